@@ -1,0 +1,147 @@
+"""What the core asks of a runtime, and how it finds one.
+
+A runtime opens a network from a folder of a bundle. The core speaks to it in one language: arrays
+by input *name*, NCHW, float32, ids and timesteps int64 with a timestep of shape [1]. Order, layout,
+dtype and rank of the file behind it are the runtime's own business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lcmcore.errors import NetworkError, RuntimeUnavailableError, first_line
+
+ENTRY_POINTS = "lcmcore.runtimes"
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a network, in the core's terms (NCHW); None is a free dimension.
+
+    `dtype` is numpy's name of what the file declares, e.g. "float16"; the core still hands over
+    float32 and int64, and the runtime casts.
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
+
+    def __str__(self) -> str:
+        dims = ", ".join("?" if dim is None else str(dim) for dim in self.shape)
+        return f"{self.name} [{dims}] {self.dtype}"
+
+    def fits(self, array: Array) -> bool:
+        """Whether the array's rank and dimensions are acceptable here."""
+        return len(self.shape) == array.ndim and all(
+            want is None or want == got for want, got in zip(self.shape, array.shape, strict=True)
+        )
+
+
+class Network(Protocol):
+    """An opened network."""
+
+    @property
+    def inputs(self) -> Sequence[TensorSpec]:
+        """What it takes."""
+
+    @property
+    def outputs(self) -> Sequence[TensorSpec]:
+        """What it returns; the first one is what the core uses."""
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by name, float32 NCHW; raises NetworkError when the device or library fails."""
+
+    def close(self) -> None:
+        """Give back memory and device; calling it twice does no harm."""
+
+
+@runtime_checkable
+class Runtime(Protocol):
+    """A way to run networks, e.g. `runtimes.onnx.OnnxRuntime`."""
+
+    name: str
+    filename: str  # what it looks for in a component's folder, e.g. "model.onnx"
+    priority: int  # among those that can serve a component, "auto" takes the highest
+    options: frozenset[str]  # keys that `open` understands
+
+    def available(self) -> str | None:
+        """None if it can work on this machine, else why not and what to do, in one line."""
+
+    def open(self, component: str, folder: Path, options: Mapping[str, Any]) -> Network:
+        """Open the component's network; raises NetworkError or RuntimeUnavailableError."""
+
+
+def installed() -> dict[str, metadata.EntryPoint]:
+    """Every runtime registered in the entry-point group `lcmcore.runtimes`, by name."""
+    return {entry.name: entry for entry in metadata.entry_points(group=ENTRY_POINTS)}
+
+
+def find(name: str) -> Runtime:
+    """The runtime of that name; raises RuntimeUnavailableError if there is none that imports."""
+    entries = installed()
+    if name not in entries:
+        known = ", ".join(sorted(entries)) or "none (is lcmcore installed with pip?)"
+        raise RuntimeUnavailableError(f"unknown runtime {name!r}: installed are auto, {known}")
+    try:
+        runtime = entries[name].load()()
+    except Exception as error:  # a third party's import can fail in any way
+        raise RuntimeUnavailableError(
+            f"runtime {name!r} does not import: {first_line(error)}"
+        ) from error
+    if not isinstance(runtime, Runtime):
+        raise RuntimeUnavailableError(f"runtime {name!r} does not follow lcmcore.runtime.Runtime")
+    return runtime
+
+
+def require_available(runtime: Runtime) -> None:
+    """Raise RuntimeUnavailableError if the runtime cannot work on this machine."""
+    reason = runtime.available()
+    if reason is not None:
+        raise RuntimeUnavailableError(f"runtime {runtime.name!r} cannot be used here: {reason}")
+
+
+def require_file(component: str, folder: Path, filename: str) -> Path:
+    """The component's file; raises NetworkError with the path where it was sought."""
+    path = folder / filename
+    if not path.is_file():
+        raise NetworkError(component, f"no {filename} in {folder}")
+    return path
+
+
+def check_inputs(component: str, specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> None:
+    """Compare arrays with what a network takes, by name, kind and shape; raises NetworkError."""
+    expected = {spec.name: spec for spec in specs}
+    for name in expected.keys() ^ inputs.keys():
+        verb = "is missing" if name in expected else "is not one that it takes"
+        raise NetworkError(component, f"input {name} {verb}; expected {', '.join(expected)}")
+    for name, array in inputs.items():
+        spec = expected[name]
+        floats_into_ints = array.dtype.kind == "f" and np.dtype(spec.dtype).kind in "iu"
+        if floats_into_ints or not spec.fits(array):
+            got = TensorSpec(name, array.shape, array.dtype.name)
+            raise NetworkError(component, f"input {got} does not fit: expected {spec}")
+
+
+def check_outputs(component: str, specs: Sequence[TensorSpec], outputs: Mapping[str, Array]) -> None:
+    """Compare what a network returned with what it declared, and with reason: all finite."""
+    for spec in specs:
+        array = outputs.get(spec.name)
+        if array is None:
+            raise NetworkError(component, f"returned no output {spec.name}")
+        if not spec.fits(array):
+            got = TensorSpec(spec.name, array.shape, array.dtype.name)
+            raise NetworkError(component, f"returned {got}: expected {spec}")
+        if not np.isfinite(array).all():
+            raise NetworkError(
+                component,
+                f"output {spec.name} holds NaN or infinity"
+                " (in half precision: an overflow; try this network on another runtime)",
+            )

@@ -1,0 +1,1 @@
+"""The RKNN runtime: Rockchip NPUs through rknn-toolkit-lite2."""
