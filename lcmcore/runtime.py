@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lcmcore.errors import NetworkError, RuntimeUnavailableError, first_line
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 ENTRY_POINTS = "lcmcore.runtimes"
 Array = NDArray[Any]
@@ -79,8 +81,10 @@ class Runtime(Protocol):
         """Open the component's network; raises NetworkError or RuntimeUnavailableError."""
 
 
-def installed() -> dict[str, metadata.EntryPoint]:
+def installed() -> dict[str, EntryPoint]:
     """Every runtime registered in the entry-point group `lcmcore.runtimes`, by name."""
+    from importlib import metadata  # costs more than numpy's share of a bare import
+
     return {entry.name: entry for entry in metadata.entry_points(group=ENTRY_POINTS)}
 
 

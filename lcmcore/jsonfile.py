@@ -1,0 +1,30 @@
+"""Reading the JSON files of a bundle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lcmcore.errors import BundleError, first_line
+
+
+def read_text(path: Path) -> str:
+    """The file as UTF-8 text; raises BundleError that names it."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise BundleError(f"no such file: {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path}: cannot be read: {first_line(error)}") from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in the file; raises BundleError that names it."""
+    try:
+        value = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path}: not valid JSON: {first_line(error)}") from error
+    if not isinstance(value, dict):
+        raise BundleError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value

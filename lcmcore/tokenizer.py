@@ -1,0 +1,211 @@
+"""CLIP's byte-pair tokenizer, as the fast one of transformers does it.
+
+Sennrich et al., "Neural Machine Translation of Rare Words with Subword Units" (arXiv:1508.07909),
+over the byte alphabet of GPT-2; the reference implementation is `CLIPTokenizerFast`.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lcmcore.errors import ArgumentError, BundleError
+from lcmcore.jsonfile import read_object, read_text
+
+log = logging.getLogger(__name__)
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+_WORD_END = "</w>"
+_LENGTH = 77
+
+# Unicode's White_Space property; Python's str.isspace() and \s also count U+001C to U+001F.
+_SPACES = "\t\n\v\f\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+_SPACE_RUN = re.compile(f"[{_SPACES}]+")
+_SPECIAL = re.compile("|".join(map(re.escape, (START, END))))
+_CONTRACTION = re.compile("'s|'t|'re|'ve|'m|'ll|'d")
+
+
+@dataclass(frozen=True)
+class CLIPTokenizer:
+    """Text to ids; make one with `from_dir`.
+
+    `ranks` gives each merge its order, `vocab` each token its id; `pad` is the id that fills up
+    to `length`.
+    """
+
+    vocab: Mapping[str, int]
+    ranks: Mapping[tuple[str, str], int]
+    pad: int
+    length: int = _LENGTH
+
+    @classmethod
+    def from_dir(cls, folder: str | Path) -> CLIPTokenizer:
+        """From a `tokenizer` folder: vocab.json and merges.txt, or tokenizer.json.
+
+        The padding token comes from tokenizer_config.json where there is one. Raises BundleError
+        that names the file which is missing or broken.
+        """
+        folder = Path(folder)
+        if (folder / "vocab.json").exists() or not (folder / "tokenizer.json").exists():
+            vocab = read_object(folder / "vocab.json")
+            merges = _merge_lines(read_text(folder / "merges.txt"))
+        else:
+            vocab, merges = _single_file(folder / "tokenizer.json")
+        _check_vocab(vocab, merges, folder)
+        settings = folder / "tokenizer_config.json"
+        config = read_object(settings) if settings.exists() else {}
+        pad = _content(config.get("pad_token")) or END
+        if pad not in vocab:
+            raise BundleError(f"{settings}: pad_token {pad!r} is not in the vocabulary")
+        ranks = {pair: rank for rank, pair in enumerate(merges)}
+        return cls(vocab, ranks, vocab[pad], _model_length(config))
+
+    def __call__(self, text: str | Sequence[str]) -> NDArray[np.int64]:
+        """Ids of shape [batch, length]: start, tokens, end, padding.
+
+        What does not fit is cut, the end token kept, and a warning logged.
+        """
+        texts = [text] if isinstance(text, str) else list(text)
+        rows = np.full((len(texts), self.length), self.pad, np.int64)
+        for row, item in zip(rows, texts, strict=True):
+            ids = self._row(item)
+            row[: len(ids)] = ids
+        return rows
+
+    def _row(self, text: str) -> list[int]:
+        if not isinstance(text, str):
+            raise ArgumentError(f"a prompt must be text, not {type(text).__name__}")
+        ids = [self.vocab[START]]
+        for word in _words(text):
+            tokens = [word] if word in (START, END) else self._merge(word)
+            ids += [self.vocab[token] for token in tokens]
+            if len(ids) > self.length - 1:
+                log.warning("the prompt is too long: cut in %r, after %d tokens", word, self.length)
+                break
+        return [*ids[: self.length - 1], self.vocab[END]]
+
+    def _merge(self, word: str) -> list[str]:
+        """Join the word's bytes, the earliest learned pair first."""
+        parts = [_ALPHABET[byte] for byte in word.encode("utf-8", "replace")]
+        parts[-1] += _WORD_END
+        while len(parts) > 1:
+            pair = min(zip(parts, parts[1:], strict=False), key=self._rank)
+            if pair not in self.ranks:
+                break
+            parts = _join(parts, pair)
+        return parts
+
+    def _rank(self, pair: tuple[str, str]) -> float:
+        return self.ranks.get(pair, float("inf"))
+
+
+def _words(text: str) -> Iterator[str]:
+    """The special tokens of a text, as they stand in it, and its normalized words."""
+    position = 0
+    for special in _SPECIAL.finditer(text):
+        yield from _split(_normalize(text[position : special.start()]))
+        yield special.group()
+        position = special.end()
+    yield from _split(_normalize(text[position:]))
+
+
+def _normalize(text: str) -> str:
+    """NFC, single spaces, lower case letter by letter (no final sigma rule)."""
+    text = _SPACE_RUN.sub(" ", unicodedata.normalize("NFC", text))
+    return "".join(map(str.lower, text))
+
+
+def _split(text: str) -> Iterator[str]:
+    r"""CLIP's pattern: contractions | \p{L}+ | \p{N} | [^\s\p{L}\p{N}]+ .
+
+    Python's `re` has no \p{..}, so runs are found by Unicode category.
+    """
+    position = 0
+    while position < len(text):
+        match = _CONTRACTION.match(text, position)
+        end = match.end() if match else _run_end(text, position)
+        if text[position] != " ":
+            yield text[position:end]
+        position = end
+
+
+def _run_end(text: str, start: int) -> int:
+    kind = _kind(text[start])
+    end = start + 1
+    if kind in ("letter", "other"):
+        while end < len(text) and _kind(text[end]) == kind:
+            end += 1
+    return end
+
+
+def _kind(char: str) -> str:
+    if char == " ":
+        return "space"
+    return {"L": "letter", "N": "number"}.get(unicodedata.category(char)[0], "other")
+
+
+def _join(parts: list[str], pair: tuple[str, str]) -> list[str]:
+    joined: list[str] = []
+    position = 0
+    while position < len(parts):
+        width = 2 if tuple(parts[position : position + 2]) == pair else 1
+        joined.append("".join(parts[position : position + width]))
+        position += width
+    return joined
+
+
+def _byte_alphabet() -> list[str]:
+    """GPT-2's printable stand-in for each byte: itself, or the next free one from U+0100 on."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    spare = iter(range(0x100, 0x200))
+    return [chr(byte if byte in printable else next(spare)) for byte in range(256)]
+
+
+_ALPHABET = _byte_alphabet()
+
+
+def _merge_lines(text: str) -> list[tuple[str, str]]:
+    lines = (line for line in text.splitlines() if line and not line.startswith("#version"))
+    return [_pair(line.split(" ")) for line in lines]
+
+
+def _pair(parts: Any) -> tuple[str, str]:
+    if isinstance(parts, str):
+        parts = parts.split(" ")
+    if not isinstance(parts, list) or len(parts) != 2:
+        raise BundleError(f"merges: {parts!r} is not a pair of tokens")
+    return parts[0], parts[1]
+
+
+def _single_file(path: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    model = read_object(path).get("model")
+    if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict):
+        raise BundleError(f"{path}: holds no byte-pair model")
+    return model["vocab"], [_pair(merge) for merge in model.get("merges", [])]
+
+
+def _check_vocab(vocab: dict[str, Any], merges: list[tuple[str, str]], folder: Path) -> None:
+    """Every token that a text can become must have an id."""
+    bytes_alone = [char + tail for char in _ALPHABET for tail in ("", _WORD_END)]
+    for token in [START, END, *bytes_alone, *map("".join, merges)]:
+        if type(vocab.get(token)) is not int:
+            raise BundleError(f"{folder}: token {token!r} has no id in the vocabulary")
+
+
+def _content(token: Any) -> str | None:
+    """A special token is written as text, or as an object with its text in `content`."""
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def _model_length(config: Mapping[str, Any]) -> int:
+    """model_max_length; transformers writes a huge number for 'not set'."""
+    length = config.get("model_max_length")
+    return length if isinstance(length, int) and 2 < length <= 4096 else _LENGTH
