@@ -1,3 +1,32 @@
 """Latent Consistency Model image generation on small machines; image-to-image above all."""
 
+from lcmcore.bundle import demo_dir
+from lcmcore.errors import (
+    ArgumentError,
+    BundleError,
+    Cancelled,
+    ImageError,
+    LcmError,
+    NetworkError,
+    OutputError,
+    RuntimeUnavailableError,
+)
+from lcmcore.pipeline import Pipeline, Result, Step, load
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "ArgumentError",
+    "BundleError",
+    "Cancelled",
+    "ImageError",
+    "LcmError",
+    "NetworkError",
+    "OutputError",
+    "Pipeline",
+    "Result",
+    "RuntimeUnavailableError",
+    "Step",
+    "demo_dir",
+    "load",
+]

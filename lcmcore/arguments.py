@@ -16,7 +16,7 @@ def whole_number(name: str, value: Any, low: int, high: int) -> int:
     """An integer in [low, high]; raises ArgumentError for another, a bool or a float."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise ArgumentError(f"{name} must be a whole number, not {value!r}")
-    if not low <= value <= high:
+    if not low <= int(value) <= high:
         raise ArgumentError(f"{name} must be from {low} to {high}, not {value}")
     return int(value)
 
@@ -25,7 +25,7 @@ def real_number(name: str, value: Any, low: float, high: float) -> float:
     """A finite number in [low, high]; raises ArgumentError for another, NaN or a bool."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise ArgumentError(f"{name} must be a number, not {value!r}")
-    if not (math.isfinite(value) and low <= value <= high):
+    if not (math.isfinite(value) and low <= float(value) <= high):
         raise ArgumentError(f"{name} must be from {low:g} to {high:g}, not {value}")
     return float(value)
 

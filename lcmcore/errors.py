@@ -1,4 +1,4 @@
-"""Every exception that lcmcore raises on purpose; each message is one line that a user can act on."""
+"""Every exception that lcmcore raises on purpose; each message is one line to act upon."""
 
 from __future__ import annotations
 

@@ -134,7 +134,9 @@ def check_inputs(component: str, specs: Sequence[TensorSpec], inputs: Mapping[st
             raise NetworkError(component, f"input {got} does not fit: expected {spec}")
 
 
-def check_outputs(component: str, specs: Sequence[TensorSpec], outputs: Mapping[str, Array]) -> None:
+def check_outputs(
+    component: str, specs: Sequence[TensorSpec], outputs: Mapping[str, Array]
+) -> None:
     """Compare what a network returned with what it declared, and with reason: all finite."""
     for spec in specs:
         array = outputs.get(spec.name)

@@ -28,13 +28,22 @@ _QUARTERED = _SIGMA_DATA**2
 
 # Discrete-time schedulers that share LCM's noise schedule: their betas carry over, and the rest of
 # their settings does not concern a consistency model.
-_KIN = frozenset(
-    f"{name}Scheduler"
-    for name in (
-        "DDIM DDPM DEISMultistep DPMSolverMultistep DPMSolverSDE DPMSolverSinglestep "
-        "EulerAncestralDiscrete EulerDiscrete HeunDiscrete KDPM2AncestralDiscrete KDPM2Discrete "
-        "LMSDiscrete PNDM TCD UniPCMultistep"
-    ).split()
+_KIN = (
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSDEScheduler",
+    "DPMSolverSinglestepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "LMSDiscreteScheduler",
+    "PNDMScheduler",
+    "TCDScheduler",
+    "UniPCMultistepScheduler",
 )
 _SHARED_KEYS = (
     "num_train_timesteps",
@@ -204,6 +213,7 @@ class LCMScheduler:
 
     def _predict_original(self, model_output: Floats, timestep: int, sample: Floats) -> Floats:
         alpha, sigma = self._alpha_sigma(timestep)
+        original: NDArray[Any]
         if self.prediction_type == "epsilon":
             original = (sample - sigma * model_output) / alpha
         elif self.prediction_type == "sample":
@@ -222,7 +232,8 @@ class LCMScheduler:
         limit = np.quantile(flat, self.dynamic_thresholding_ratio, axis=1)
         limit = limit.clip(1, max(1, self.sample_max_value)).astype(np.float32)
         limit = limit.reshape(-1, *[1] * (original.ndim - 1))
-        return original.clip(-limit, limit) / limit
+        thresholded: Floats = original.clip(-limit, limit) / limit
+        return thresholded
 
 
 def _smallest_strength(original: int, steps: int) -> float:
@@ -238,7 +249,8 @@ def _linear(start: float, end: float, count: int) -> Floats:
 
 
 def _scaled_linear(start: float, end: float, count: int) -> Floats:
-    return np.linspace(math.sqrt(start), math.sqrt(end), count, dtype=np.float32) ** 2
+    roots: Floats = np.linspace(math.sqrt(start), math.sqrt(end), count, dtype=np.float32)
+    return np.square(roots)
 
 
 def _squared_cosine(_start: float, _end: float, count: int) -> Floats:

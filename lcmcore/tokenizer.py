@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,10 @@ _LENGTH = 77
 # Unicode's White_Space property; Python's str.isspace() and \s also count U+001C to U+001F.
 _SPACES = "\t\n\v\f\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 _SPACE_RUN = re.compile(f"[{_SPACES}]+")
-_SPECIAL = re.compile("|".join(map(re.escape, (START, END))))
-_CONTRACTION = re.compile("'s|'t|'re|'ve|'m|'ll|'d")
+_SPECIAL = re.compile(f"({re.escape(START)}|{re.escape(END)})")
+# What CLIP's pattern takes before it looks at runs: a special token that only lower case made (no
+# longer special: it is then split in three), and contractions.
+_LITERAL = re.compile(r"(<\|)(startoftext|endoftext)(\|>)|'s|'t|'re|'ve|'m|'ll|'d")
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ class CLIPTokenizer:
         parts = [_ALPHABET[byte] for byte in word.encode("utf-8", "replace")]
         parts[-1] += _WORD_END
         while len(parts) > 1:
-            pair = min(zip(parts, parts[1:], strict=False), key=self._rank)
+            pair = min(pairwise(parts), key=self._rank)
             if pair not in self.ranks:
                 break
             parts = _join(parts, pair)
@@ -109,12 +112,8 @@ class CLIPTokenizer:
 
 def _words(text: str) -> Iterator[str]:
     """The special tokens of a text, as they stand in it, and its normalized words."""
-    position = 0
-    for special in _SPECIAL.finditer(text):
-        yield from _split(_normalize(text[position : special.start()]))
-        yield special.group()
-        position = special.end()
-    yield from _split(_normalize(text[position:]))
+    for part in _SPECIAL.split(text):
+        yield from [part] if part in (START, END) else _split(_normalize(part))
 
 
 def _normalize(text: str) -> str:
@@ -124,15 +123,17 @@ def _normalize(text: str) -> str:
 
 
 def _split(text: str) -> Iterator[str]:
-    r"""CLIP's pattern: contractions | \p{L}+ | \p{N} | [^\s\p{L}\p{N}]+ .
+    r"""CLIP's pattern: literals | \p{L}+ | \p{N} | [^\s\p{L}\p{N}]+ .
 
     Python's `re` has no \p{..}, so runs are found by Unicode category.
     """
     position = 0
     while position < len(text):
-        match = _CONTRACTION.match(text, position)
-        end = match.end() if match else _run_end(text, position)
-        if text[position] != " ":
+        literal = _LITERAL.match(text, position)
+        end = literal.end() if literal else _run_end(text, position)
+        if literal and literal[1]:
+            yield from literal.groups()
+        elif text[position] != " ":
             yield text[position:end]
         position = end
 

@@ -1,0 +1,99 @@
+"""The items of one call: which prompt, image and seed belong together."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lcmcore.arguments import whole_number
+from lcmcore.errors import ArgumentError
+from lcmcore.image import ImageLike, read_images
+from lcmcore.noise import TorchGenerator
+
+_MOST = 1024
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`items` prompts and images, each made `repeats` times; a seed for every picture.
+
+    `prompts`, `negative_prompts` and `images` have one entry for all items, or one for each.
+    """
+
+    items: int
+    repeats: int
+    prompts: list[str]
+    negative_prompts: list[str]
+    images: list[Image.Image]
+    seeds: list[int]
+
+    @classmethod
+    def of_call(
+        cls,
+        prompt: str | Sequence[str] | None,
+        negative_prompt: str | Sequence[str] | None,
+        image: ImageLike | Sequence[ImageLike] | None,
+        prompt_embeds: NDArray[np.float32] | None,
+        seed: int | Sequence[int] | None,
+        repeats: int,
+    ) -> Batch:
+        """Read a call's arguments; raises ArgumentError where they do not go together."""
+        repeats = whole_number("num_images_per_prompt", repeats, 1, _MOST)
+        prompts = _texts("prompt", prompt)
+        negatives = _texts("negative_prompt", negative_prompt)
+        images = read_images(image)
+        if (prompt is None) == (prompt_embeds is None):
+            raise ArgumentError("give either a prompt or prompt_embeds")
+        counts = {
+            "prompts": len(prompts) if prompt_embeds is None else len(prompt_embeds),
+            "negative prompts": len(negatives),
+            "images": len(images),
+        }
+        items = max(counts.values())
+        for name, count in counts.items():
+            if count not in (0, 1, items):
+                raise ArgumentError(f"{count} {name} do not go with a batch of {items}")
+        whole_number("the number of pictures", items * repeats, 1, _MOST)
+        return cls(items, repeats, prompts, negatives, images, _seeds(seed, items * repeats))
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """(width, height) of the first image, None without one."""
+        return self.images[0].size if self.images else None
+
+    def generators(self) -> list[TorchGenerator]:
+        """A fresh source of noise for each picture, so that each can be made again alone."""
+        return [TorchGenerator(seed) for seed in self.seeds]
+
+
+def repeat_to(rows: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    """Repeat each row in place until there are `count`; raises ArgumentError if they don't go."""
+    if not len(rows) or count % len(rows):
+        raise ArgumentError(f"{len(rows)} rows do not go with {count} pictures")
+    return rows if len(rows) == count else np.repeat(rows, count // len(rows), axis=0)
+
+
+def _texts(name: str, value: str | Sequence[str] | None) -> list[str]:
+    if value is None:
+        return []
+    texts = [value] if isinstance(value, str) else list(value)
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise ArgumentError(f"{name} must be text or a list of texts, not {value!r}")
+    return texts
+
+
+def _seeds(seed: int | Sequence[int] | None, count: int) -> list[int]:
+    """One seed counts up from picture to picture; None draws one."""
+    if seed is None:
+        seed = secrets.randbelow(2**32)
+    if isinstance(seed, (list, tuple)):
+        if len(seed) != count:
+            raise ArgumentError(f"{len(seed)} seeds do not go with {count} pictures")
+        return [TorchGenerator(each).seed for each in seed]
+    first = TorchGenerator(seed).seed  # type: ignore[arg-type]  # checked there
+    return [TorchGenerator(first + index).seed for index in range(count)]

@@ -1,0 +1,237 @@
+"""A model directory: where its pieces lie, and what its configs say.
+
+The layout is diffusers' and optimum's, used unmodified. An optional `lcm.toml` at the root says
+what cannot be inferred.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lcmcore.arguments import real_number, whole_number
+from lcmcore.errors import ArgumentError, BundleError, first_line
+from lcmcore.jsonfile import read_object, read_text
+from lcmcore.scheduler import LCMScheduler
+from lcmcore.tokenizer import CLIPTokenizer
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+COMPONENTS = ("text_encoder", "unet", "vae_encoder", "vae_decoder")
+_DEFAULTS = ("num_inference_steps", "guidance_scale")
+_OURS = ("runtime", "sha256", "build")  # keys of a component's table that are no runtime's options
+
+
+@dataclass(frozen=True)
+class ModelPaths:
+    """Where the pieces of a model directory lie; whether they exist is another question."""
+
+    root: Path
+
+    def __init__(self, root: str | Path) -> None:
+        object.__setattr__(self, "root", Path(root))
+
+    @property
+    def text_encoder(self) -> Path:
+        """Folder of the text encoder: config.json and a model file a runtime."""
+        return self.root / "text_encoder"
+
+    @property
+    def unet(self) -> Path:
+        """Folder of the denoising UNet."""
+        return self.root / "unet"
+
+    @property
+    def vae_encoder(self) -> Path:
+        """Folder of the VAE encoder; only image-to-image needs it."""
+        return self.root / "vae_encoder"
+
+    @property
+    def vae_decoder(self) -> Path:
+        """Folder of the VAE decoder."""
+        return self.root / "vae_decoder"
+
+    @property
+    def scheduler_config(self) -> Path:
+        """The scheduler's JSON file."""
+        return self.root / "scheduler" / "scheduler_config.json"
+
+    @property
+    def tokenizer(self) -> Path:
+        """Folder of the CLIP tokenizer's vocabulary."""
+        return self.root / "tokenizer"
+
+    @property
+    def settings(self) -> Path:
+        """The optional lcm.toml."""
+        return self.root / "lcm.toml"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What lcm.toml says: defaults of a call, and for each component a runtime and its options."""
+
+    runtime: str = "auto"
+    num_inference_steps: int = 4
+    guidance_scale: float | None = None
+    scaling_factor: float | None = None
+    components: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def runtime_of(self, component: str) -> str:
+        """The runtime that the file names for a component, else its general one."""
+        return str(self.components.get(component, {}).get("runtime", self.runtime))
+
+    def options_of(self, component: str) -> dict[str, Any]:
+        """Options for the component's runtime."""
+        table = self.components.get(component, {})
+        return {key: value for key, value in table.items() if key not in _OURS}
+
+    @classmethod
+    def read(cls, path: Path) -> Settings:
+        """From a TOML file; raises BundleError that names an unknown key or a bad value."""
+        try:
+            table = tomllib.loads(read_text(path))
+            return cls._from_table(table)
+        except tomllib.TOMLDecodeError as error:
+            raise BundleError(f"{path}: not valid TOML: {first_line(error)}") from error
+        except ArgumentError as error:
+            raise BundleError(f"{path}: {error}") from error
+
+    @classmethod
+    def _from_table(cls, table: Mapping[str, Any]) -> Settings:
+        _only("", table, ("runtime", "defaults", "scaling_factor", *COMPONENTS))
+        defaults = _table(table, "defaults")
+        _only("defaults.", defaults, _DEFAULTS)
+        components = {name: _table(table, name) for name in COMPONENTS if name in table}
+        settings: dict[str, Any] = {**defaults, "components": components}
+        for where in (table, *components.values()):
+            if not isinstance(where.get("runtime", ""), str):
+                raise ArgumentError(f"runtime must be a name, not {where['runtime']!r}")
+        settings |= {key: table[key] for key in ("runtime", "scaling_factor") if key in table}
+        if "num_inference_steps" in settings:
+            whole_number("num_inference_steps", settings["num_inference_steps"], 1, 1_000_000)
+        for key in ("guidance_scale", "scaling_factor"):
+            if key in settings:
+                real_number(key, settings[key], 0, 1000)
+        return cls(**settings)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A model directory, opened: paths, settings and the parsed configs, read when asked for."""
+
+    paths: ModelPaths
+    settings: Settings
+    tokenizer_dir: Path
+
+    @classmethod
+    def open(
+        cls,
+        root: str | Path,
+        config: str | Path | None = None,
+        tokenizer: str | Path | None = None,
+    ) -> Bundle:
+        """Open a directory; `config` replaces its lcm.toml, `tokenizer` its tokenizer folder.
+
+        Raises BundleError if it is no directory, or lcm.toml is broken.
+        """
+        paths = ModelPaths(root)
+        if not paths.root.is_dir():
+            raise BundleError(f"no model directory at {paths.root}")
+        settings = Settings()
+        if config is not None or paths.settings.exists():
+            settings = Settings.read(Path(config) if config is not None else paths.settings)
+        return cls(paths, settings, Path(tokenizer) if tokenizer else paths.tokenizer)
+
+    @cached_property
+    def scheduler(self) -> LCMScheduler:
+        """The noise schedule; raises BundleError if its config is missing or not understood."""
+        return LCMScheduler.from_config(self.paths.scheduler_config)
+
+    @cached_property
+    def tokenizer(self) -> CLIPTokenizer:
+        """The tokenizer; raises BundleError that says where it was sought."""
+        if not self.tokenizer_dir.is_dir():
+            raise BundleError(
+                f"no tokenizer at {self.tokenizer_dir}: name a folder that holds vocab.json and"
+                " merges.txt with --tokenizer DIR (in Python: tokenizer=DIR)"
+            )
+        return CLIPTokenizer.from_dir(self.tokenizer_dir)
+
+    def folder(self, component: str) -> Path:
+        """The folder of one of COMPONENTS."""
+        return self.paths.root / component
+
+    def config(self, component: str) -> dict[str, Any]:
+        """The component's config.json, empty where there is none; raises BundleError."""
+        path = self.folder(component) / "config.json"
+        return read_object(path) if path.exists() else {}
+
+    @cached_property
+    def vae(self) -> VaeConfig:
+        """What the VAE's config says."""
+        config = self.config("vae_decoder") or self.config("vae_encoder")
+        try:
+            return VaeConfig.from_config(config, self.settings.scaling_factor)
+        except ArgumentError as error:
+            raise BundleError(f"{self.paths.vae_decoder / 'config.json'}: {error}") from error
+
+
+@dataclass(frozen=True)
+class VaeConfig:
+    """Latents are `factor` times smaller than the image, and `scaling_factor` times the VAE's."""
+
+    factor: int = 8
+    scaling_factor: float = 0.18215
+    channels: tuple[int, ...] = (128, 256, 512, 512)
+
+    @classmethod
+    def from_config(
+        cls, config: Mapping[str, Any], scaling_factor: float | None = None
+    ) -> VaeConfig:
+        """From an AutoencoderKL's or AutoencoderTiny's config; `scaling_factor` overrides it.
+
+        Some exporters write the spatial factor in place of the scaling factor: where they are
+        equal, Stable Diffusion's 0.18215 is taken. Raises ArgumentError.
+        """
+        listed = config.get("block_out_channels") or config.get("decoder_block_out_channels")
+        if listed is not None and not isinstance(listed, list):
+            raise ArgumentError(f"block_out_channels must be a list, not {listed!r}")
+        channels = tuple(
+            whole_number("block_out_channels", count, 1, 2**20) for count in listed or cls.channels
+        )
+        factor = 2 ** (len(channels) - 1)
+        scale = scaling_factor or config.get("scaling_factor") or cls.scaling_factor
+        if scale == factor and factor > 1:
+            scale = cls.scaling_factor
+        return cls(factor, real_number("scaling_factor", scale, 1e-6, 1000), channels)
+
+
+def demo_dir() -> Path:
+    """The demo bundle: inside the installed package, or beside it in a source tree."""
+    package = Path(__file__).parent
+    candidates = (package / "demo", package.parent / "assets" / "demo")
+    for folder in candidates:
+        if folder.is_dir():
+            return folder
+    raise BundleError(f"the demo bundle is missing: no folder {candidates[0]}")
+
+
+def _only(prefix: str, table: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    for key in table:
+        if key not in known:
+            raise ArgumentError(f"unknown key {prefix}{key}; known are {', '.join(known)}")
+
+
+def _table(table: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = table.get(key, {})
+    if not isinstance(value, dict):
+        raise ArgumentError(f"{key} must be a table [{key}], not {value!r}")
+    return value

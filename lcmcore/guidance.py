@@ -1,0 +1,24 @@
+"""The guidance scale, as an input of a UNet that was distilled with it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def guidance_embedding(guidance_scale: float, width: int) -> NDArray[np.float32]:
+    """The sinusoidal embedding of the guidance scale, float32 [width], for `timestep_cond`.
+
+    Reference: `get_guidance_scale_embedding` of diffusers' LCM pipelines, after
+    google-research/vdm; the networks were trained on `guidance_scale - 1`, times 1000.
+    """
+    half = width // 2
+    frequencies = np.exp(
+        np.arange(half, dtype=np.float32) * np.float32(-math.log(1e4) / (half - 1))
+    )
+    angles = np.float32((guidance_scale - 1) * 1000) * frequencies
+    embedding = np.zeros(width, np.float32)
+    embedding[: 2 * half] = np.concatenate([np.sin(angles), np.cos(angles)])
+    return embedding

@@ -1,0 +1,142 @@
+"""Pillow <-> tensor.
+
+Tensors are NCHW float32 in [-1, 1], as the VAE takes and gives them; the reference is diffusers'
+`VaeImageProcessor`. Sizes are (width, height) as in Pillow, shapes (height, width) as in numpy.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from lcmcore.arguments import one_of
+from lcmcore.errors import ArgumentError, ImageError, first_line
+
+Floats = NDArray[np.float32]
+ImageLike: TypeAlias = "Image.Image | NDArray[Any] | bytes | str | os.PathLike[str]"
+
+FITS = ("stretch", "cover", "contain")
+MAX_PIXELS = 2**27  # 134 million: more is taken for a decompression bomb
+_LANCZOS = Image.Resampling.LANCZOS
+
+
+def read_image(source: ImageLike) -> Image.Image:
+    """An image from a path, encoded bytes, Pillow or an array: RGB, upright by its EXIF tag.
+
+    Transparent pixels are laid over white; of 16 bits a channel the upper 8 are kept; of an
+    animation the first frame. Arrays are [height, width, 3], uint8, or floats in [0, 1].
+    Raises ImageError if it cannot be read, ArgumentError if it is no image at all.
+    """
+    if isinstance(source, Image.Image):
+        return _decode(source, "image")
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    if isinstance(source, bytes):
+        return _decode(_open(io.BytesIO(source), "image"), "image")
+    if isinstance(source, (str, os.PathLike)):
+        return _decode(_open(source, os.fspath(source)), os.fspath(source))
+    raise ArgumentError(
+        f"image must be a path, bytes, a Pillow image or an array, not {type(source).__name__}"
+    )
+
+
+def read_images(source: ImageLike | Sequence[ImageLike] | None) -> list[Image.Image]:
+    """One image or a list of them, read; None is no image. Raises as `read_image` does."""
+    if source is None:
+        return []
+    if not isinstance(source, (list, tuple)):
+        return [read_image(source)]  # type: ignore[arg-type]  # checked there
+    if not source:
+        raise ArgumentError("image is an empty list")
+    return [read_image(each) for each in source]
+
+
+def fit_image(image: Image.Image, size: tuple[int, int], fit: str = "stretch") -> Image.Image:
+    """Resize to (width, height) with LANCZOS.
+
+    "stretch" changes the proportions, "cover" crops what hangs over, "contain" shows all of it,
+    centred on black.
+    """
+    one_of("fit", fit, FITS)
+    if image.size == size:
+        return image
+    if fit == "cover":
+        return ImageOps.fit(image, size, _LANCZOS)
+    if fit == "contain":
+        return ImageOps.pad(image, size, _LANCZOS)
+    return image.resize(size, _LANCZOS)
+
+
+def to_tensor(images: Sequence[Image.Image]) -> Floats:
+    """RGB images of one size to [batch, 3, height, width] in [-1, 1]."""
+    pixels = np.stack([np.asarray(image, np.float32) for image in images])
+    return np.ascontiguousarray((pixels / np.float32(127.5) - 1).transpose(0, 3, 1, 2))
+
+
+def to_array(tensor: Floats) -> Floats:
+    """[batch, 3, height, width] in [-1, 1] to [batch, height, width, 3] in [0, 1], clipped."""
+    return (tensor / 2 + np.float32(0.5)).clip(0, 1).transpose(0, 2, 3, 1)
+
+
+def to_pil(array: Floats) -> list[Image.Image]:
+    """[batch, height, width, 3] in [0, 1] to Pillow images, rounded half to even."""
+    return [Image.fromarray(pixels) for pixels in (array * 255).round().astype(np.uint8)]
+
+
+def _open(file: str | os.PathLike[str] | io.BytesIO, name: str) -> Image.Image:
+    try:
+        return Image.open(file)
+    except FileNotFoundError:
+        raise ImageError(f"{name}: no such file") from None
+    except IsADirectoryError:
+        raise ImageError(f"{name}: is a folder, not an image") from None
+    except UnidentifiedImageError:
+        raise ImageError(f"{name}: not an image of a known format, or empty") from None
+    except Exception as error:  # Pillow's format plugins raise whatever they meet
+        raise ImageError(f"{name}: cannot be read: {first_line(error)}") from error
+
+
+def _decode(image: Image.Image, name: str) -> Image.Image:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"{name}: {width}x{height} pixels are more than {MAX_PIXELS} (a decompression bomb?);"
+            " make it smaller first"
+        )
+    if not image.size[0] or not image.size[1]:
+        raise ImageError(f"{name}: has no pixels ({width}x{height})")
+    try:
+        return _to_rgb(ImageOps.exif_transpose(image))
+    except Exception as error:  # as above: a cut or damaged file fails here
+        raise ImageError(f"{name}: cannot be read: {first_line(error)}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image.copy()
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        grey = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        grey = np.nan_to_num(np.asarray(image)).clip(0, 1) * 255
+        return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_array(array: NDArray[Any]) -> Image.Image:
+    if array.ndim != 3 or array.shape[2] != 3 or not array.size:
+        raise ArgumentError(f"an image array is [height, width, 3], not {list(array.shape)}")
+    if array.dtype == np.uint8:
+        return Image.fromarray(array)
+    if array.dtype.kind != "f" or not ((array >= 0) & (array <= 1)).all():
+        raise ArgumentError("an image array holds uint8, or floats from 0 to 1")
+    return Image.fromarray((array * 255).round().astype(np.uint8))

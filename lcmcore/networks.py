@@ -1,0 +1,218 @@
+"""The four networks of a bundle: chosen, opened when first used, and called with checks."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lcmcore import runtime as runtimes
+from lcmcore.bundle import COMPONENTS, Bundle
+from lcmcore.errors import ArgumentError, LcmError, NetworkError, RuntimeUnavailableError
+from lcmcore.runtime import Array, Network, Runtime, TensorSpec
+
+Floats = NDArray[np.float32]
+RuntimeChoice: TypeAlias = "str | Runtime | Mapping[str, str | Runtime]"
+
+# What tells one network from another: its inputs, and the channels of the image-like one.
+_UNET_INPUTS = ("sample", "timestep", "encoder_hidden_states")
+_CHANNELS = {"unet": 4, "vae_encoder": 3, "vae_decoder": 4}
+
+
+class Networks:
+    """Opens each component on its own runtime, and runs it with every array checked.
+
+    `runtime` is a name or a Runtime for all, or a mapping from component (or "default") to one.
+    Options go to every runtime that declares them. Nothing is opened before it is used; choices
+    that cannot work are refused at once, but for vae_encoder, which text-to-image can do without.
+    """
+
+    def __init__(self, bundle: Bundle, runtime: RuntimeChoice, options: Mapping[str, Any]) -> None:
+        self._bundle = bundle
+        self._options = dict(options)
+        self._opened: dict[str, Network] = {}
+        self._closed = False
+        self._lock = threading.Lock()
+        wanted = _per_component(bundle, runtime)
+        self._check_options(wanted.values())
+        self.runtimes: dict[str, Runtime] = {}
+        self._missing: dict[str, LcmError] = {}
+        for component in COMPONENTS:
+            try:
+                self.runtimes[component] = _choose(bundle, component, wanted[component])
+            except (NetworkError, RuntimeUnavailableError) as error:
+                if component != "vae_encoder":
+                    raise
+                self._missing[component] = error
+
+    def __enter__(self) -> Networks:
+        """Return itself; the end of the block closes every network."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close every network."""
+        self.close()
+
+    def close(self) -> None:
+        """Close what was opened; no network can be used any more."""
+        with self._lock:
+            self._closed = True
+            for network in self._opened.values():
+                network.close()
+            self._opened.clear()
+
+    def open(self, component: str) -> Network:
+        """The component's network, opened if it is not yet; raises NetworkError."""
+        with self._lock:
+            if self._closed:
+                raise NetworkError(component, "the pipeline is closed")
+            if component not in self._opened:
+                self._opened[component] = self._open(component)
+            return self._opened[component]
+
+    def run(self, component: str, **inputs: Array) -> Floats:
+        """The first output for a batch; a network compiled for fewer items is called repeatedly.
+
+        Raises NetworkError when an input does not fit, the network fails, or returns something
+        other than finite numbers of the shape that it declares.
+        """
+        network = self.open(component)
+        if len(network.inputs) == len(inputs) == 1:  # whatever an exporter called it
+            inputs = dict(zip([network.inputs[0].name], inputs.values(), strict=True))
+        parts = [self._call(component, network, part) for part in _parts(network.inputs, inputs)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _call(self, component: str, network: Network, inputs: Mapping[str, Array]) -> Floats:
+        runtimes.check_inputs(component, network.inputs, inputs)
+        outputs = network.run(inputs)
+        runtimes.check_outputs(component, network.outputs, outputs)
+        return outputs[network.outputs[0].name]
+
+    def _open(self, component: str) -> Network:
+        if component in self._missing:
+            hint = " (without it only text-to-image works)" if component == "vae_encoder" else ""
+            raise NetworkError(component, f"{_bare(self._missing[component], component)}{hint}")
+        runtime = self.runtimes[component]
+        settings = {**self._bundle.settings.options_of(component), **self._options}
+        options = {key: value for key, value in settings.items() if key in runtime.options}
+        network = runtime.open(component, self._bundle.folder(component), options)
+        try:
+            _check_signature(component, network)
+        except NetworkError:
+            network.close()
+            raise
+        return network
+
+    def _check_options(self, wanted: Any) -> None:
+        """Every option must be one that some runtime knows, whichever is chosen here."""
+        known: set[str] = set()
+        for choice in (*runtimes.installed(), *wanted):
+            try:
+                runtime = runtimes.find(choice) if isinstance(choice, str) else choice
+            except RuntimeUnavailableError:
+                continue
+            known |= runtime.options
+        for key in self._options:
+            if key not in known:
+                raise ArgumentError(f"unknown option {key!r}; runtimes know {_listed(known)}")
+        for component in COMPONENTS:
+            for key in self._bundle.settings.options_of(component):
+                if key not in known:
+                    raise ArgumentError(
+                        f"lcm.toml: unknown key {component}.{key}; known are"
+                        f" runtime, sha256, build, {_listed(known)}"
+                    )
+
+
+def _per_component(bundle: Bundle, runtime: RuntimeChoice) -> dict[str, str | Runtime]:
+    """The caller's choice for each component; where it is "auto", lcm.toml's."""
+    if not isinstance(runtime, Mapping):
+        runtime = {"default": runtime}
+    for key in runtime:
+        if key not in ("default", *COMPONENTS):
+            raise ArgumentError(f"runtime for {key!r}: components are {', '.join(COMPONENTS)}")
+    choices: dict[str, str | Runtime] = {}
+    for component in COMPONENTS:
+        choice = runtime.get(component, runtime.get("default", "auto"))
+        choices[component] = bundle.settings.runtime_of(component) if choice == "auto" else choice
+    return choices
+
+
+def _choose(bundle: Bundle, component: str, choice: str | Runtime) -> Runtime:
+    if choice == "auto":
+        return _automatic(bundle, component)
+    runtime = runtimes.find(choice) if isinstance(choice, str) else choice
+    runtimes.require_available(runtime)
+    if runtime.filename:
+        runtimes.require_file(component, bundle.folder(component), runtime.filename)
+    return runtime
+
+
+def _automatic(bundle: Bundle, component: str) -> Runtime:
+    """Of the runtimes whose file is there and that work here, the one of highest priority."""
+    folder = bundle.folder(component)
+    usable: list[Runtime] = []
+    sought: list[str] = []
+    refused: list[str] = []
+    for name in runtimes.installed():
+        try:
+            runtime = runtimes.find(name)
+            if runtime.priority < 0:
+                continue
+            sought.append(runtime.filename)
+            if (folder / runtime.filename).is_file():
+                runtimes.require_available(runtime)
+                usable.append(runtime)
+        except RuntimeUnavailableError as error:
+            refused.append(str(error))
+    if usable:
+        return max(usable, key=lambda runtime: runtime.priority)
+    if refused:
+        raise NetworkError(component, "; ".join(refused))
+    raise NetworkError(component, f"no {' or '.join(sought)} in {folder}")
+
+
+def _check_signature(component: str, network: Network) -> None:
+    """Catch a file that is another network, e.g. two folders swapped."""
+    names = [spec.name for spec in network.inputs]
+    first = network.inputs[0]
+    if component == "unet":
+        looks_right = set(_UNET_INPUTS) <= set(names) <= {*_UNET_INPUTS, "timestep_cond"}
+        first = next((spec for spec in network.inputs if spec.name == "sample"), first)
+    else:
+        looks_right = len(names) == 1 and len(first.shape) == (
+            2 if component == "text_encoder" else 4
+        )
+    if looks_right and component in _CHANNELS:
+        looks_right = first.shape[1] in (None, _CHANNELS[component])
+    if not looks_right:
+        found = ", ".join(map(str, network.inputs))
+        raise NetworkError(component, f"the file holds another network: it takes {found}")
+
+
+def _parts(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
+    """Cut a batch to what the network was compiled for; a timestep serves all items."""
+    batched = {name: array for name, array in inputs.items() if name != "timestep"}
+    total = len(next(iter(batched.values())))
+    fixed = (spec.shape[0] for spec in specs if spec.name in batched and spec.shape)
+    size = next((count for count in fixed if count is not None), None) or total
+    for start in range(0, total, size):
+        cut = {name: array[start : start + size] for name, array in batched.items()}
+        yield {**inputs, **cut}
+
+
+def _bare(error: LcmError, component: str) -> str:
+    return str(error).removeprefix(f"{component}: ")
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(sorted(names)) or "none"

@@ -1,0 +1,396 @@
+"""Prompt and image to image.
+
+The reference is diffusers' `LatentConsistencyModelImg2ImgPipeline` (and
+`StableDiffusionImg2ImgPipeline` with `LCMScheduler`): the same seed gives the same picture.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lcmcore.arguments import one_of, real_number
+from lcmcore.batch import Batch, repeat_to
+from lcmcore.bundle import Bundle
+from lcmcore.errors import ArgumentError, Cancelled
+from lcmcore.guidance import guidance_embedding
+from lcmcore.image import FITS, ImageLike, fit_image, read_images, to_array, to_pil, to_tensor
+from lcmcore.networks import Networks, RuntimeChoice
+from lcmcore.noise import TorchGenerator
+from lcmcore.runtime import TensorSpec
+from lcmcore.sizes import Size, Sizes
+
+Floats = NDArray[np.float32]
+Callback = Callable[["Pipeline", int, int, dict[str, Any]], "Mapping[str, Any] | bool | None"]
+
+LATENT_SAMPLINGS = ("mean", "sample")
+OUTPUT_TYPES = ("pil", "np", "latent")
+_LATENT_CHANNELS = 4
+_LCM_GUIDANCE = 8.5  # diffusers' default for a UNet that was distilled with guidance
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of `Pipeline.denoise`: `latents` go on to the next, `denoised` is a preview."""
+
+    number: int  # from 0
+    timestep: int
+    latents: Floats
+    denoised: Floats
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a call made.
+
+    `images` are Pillow images, an array [batch, height, width, 3] in [0, 1], or the latents, as
+    `output_type` asked. `seeds` make each picture again alone, `latents` are those decoded,
+    `timings` are seconds by stage.
+    """
+
+    images: Any
+    seeds: list[int]
+    latents: Floats
+    timings: dict[str, float]
+
+
+@dataclass
+class _Stopwatch:
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = time.perf_counter() - start
+
+
+def load(
+    model_dir: str | Path,
+    runtime: RuntimeChoice = "auto",
+    *,
+    config: str | Path | None = None,
+    tokenizer: str | Path | None = None,
+    **options: Any,
+) -> Pipeline:
+    """Open a model directory; use it in a `with` block, or close it.
+
+    `runtime` is a name ("auto", "onnx", ...), a Runtime, or a mapping from component (or
+    "default") to either. `config` is a file in place of the directory's lcm.toml, `tokenizer` a
+    folder in place of its tokenizer. `options` go to the runtimes, e.g. threads=2.
+    Raises BundleError, RuntimeUnavailableError, NetworkError or ArgumentError.
+    """
+    bundle = Bundle.open(model_dir, config, tokenizer)
+    return Pipeline(bundle, Networks(bundle, runtime, options))
+
+
+class Pipeline:
+    """Image generation with one bundle. It keeps no state between calls but opened networks."""
+
+    def __init__(self, bundle: Bundle, networks: Networks) -> None:
+        self.bundle = bundle
+        self.networks = networks
+        self.scheduler = bundle.scheduler
+
+    def __enter__(self) -> Pipeline:
+        """Return itself; the end of the block closes it."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def close(self) -> None:
+        """Give back what the networks hold."""
+        self.networks.close()
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        image: ImageLike | Sequence[ImageLike] | None = None,
+        strength: float = 0.8,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        seed: int | Sequence[int] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        *,
+        negative_prompt: str | Sequence[str] | None = None,
+        strength_mode: str = "truncate",
+        latent_sampling: str = "mean",
+        fit: str = "stretch",
+        num_images_per_prompt: int = 1,
+        original_inference_steps: int | None = None,
+        latents: Floats | None = None,
+        prompt_embeds: Floats | None = None,
+        output_type: str = "pil",
+        callback_on_step_end: Callback | None = None,
+    ) -> Result:
+        """Make pictures from prompts and, with `image`, from other pictures.
+
+        Lists of prompts and images make a batch; each picture has a seed of its own, counting up
+        from `seed`. Steps and guidance left None come from lcm.toml, else are 4 and diffusers'
+        defaults; sizes left None from the image, fitted to what the model can do. `strength` 0
+        returns the image through the VAE. `latents` [batch, 4, height / 8, width / 8] replace the
+        noise (with an image: the noised start), `prompt_embeds` [batch, 77, width] the prompt.
+        `callback_on_step_end(pipe, step, timestep, {"latents": ..., "denoised": ...})` may return
+        a dict with other latents, or False to stop.
+        Raises ArgumentError, ImageError, NetworkError, and Cancelled if the callback stopped it.
+        """
+        one_of("output_type", output_type, OUTPUT_TYPES)
+        one_of("fit", fit, FITS)
+        one_of("latent_sampling", latent_sampling, LATENT_SAMPLINGS)
+        batch = Batch.of_call(
+            prompt, negative_prompt, image, prompt_embeds, seed, num_images_per_prompt
+        )
+        timesteps = self.scheduler.schedule(
+            self._steps(num_inference_steps),
+            strength if batch.images else 1.0,
+            strength_mode,
+            original_inference_steps,
+        )
+        generators = batch.generators()
+        watch = _Stopwatch()
+        with watch("load"):
+            self._open(batch)
+            size = self.sizes.choose(width, height, batch.image_size)
+            guidance_scale = self._guidance_scale(guidance_scale, bool(batch.negative_prompts))
+        with watch("text_encoder"):
+            if prompt_embeds is None:
+                prompt_embeds = self.encode_prompt(batch.prompts)
+            negative_embeds = None
+            if guidance_scale > 1 and not self.guidance_width:
+                negative_embeds = self.encode_prompt(batch.negative_prompts or "")
+        with watch("vae_encoder"):
+            if batch.images:
+                encoded = self.encode_image(batch.images, size, fit, latent_sampling, generators)
+                start = self.prepare_latents_img2img(encoded, timesteps, generators, latents)
+            else:
+                start = self.prepare_latents(size, generators, latents)
+        with watch("unet"):
+            steps = self.denoise(
+                start, timesteps, prompt_embeds, guidance_scale, generators, negative_embeds
+            )
+            final = self._follow(steps, start, callback_on_step_end)
+        with watch("vae_decoder"):
+            images = self._finish(final, output_type)
+        return Result(images, batch.seeds, final, watch.seconds)
+
+    def encode_prompt(self, prompt: str | Sequence[str]) -> Floats:
+        """The text encoder's last hidden state, [batch, 77, width]."""
+        return self.networks.run("text_encoder", input_ids=self.bundle.tokenizer(prompt))
+
+    def encode_image(
+        self,
+        image: ImageLike | Sequence[ImageLike],
+        size: Size | None = None,
+        fit: str = "stretch",
+        latent_sampling: str = "mean",
+        generators: Sequence[TorchGenerator] | None = None,
+    ) -> Floats:
+        """Images to latents [batch, 4, height / 8, width / 8], scaled as the UNet expects them.
+
+        `size` is (width, height), None the first image's own, fitted. "mean" takes the middle of
+        the encoder's distribution, "sample" draws from it with one generator a latent; several
+        generators to an image make several latents of it.
+        """
+        images = read_images(image)
+        size = size or self.sizes.choose(None, None, images[0].size)
+        fitted = to_tensor([fit_image(each, size, fit) for each in images])
+        moments = self.networks.run("vae_encoder", sample=fitted)
+        if generators is not None:
+            moments = repeat_to(moments, len(generators))
+        return self._draw_latents(moments, latent_sampling, generators) * self._scaling_factor
+
+    def prepare_latents(
+        self, size: Size, generators: Sequence[TorchGenerator], latents: Floats | None = None
+    ) -> Floats:
+        """Pure noise to start from, [batch, 4, height / 8, width / 8], or the `latents` given."""
+        factor = self.bundle.vae.factor
+        shape = (len(generators), _LATENT_CHANNELS, size[1] // factor, size[0] // factor)
+        return _noise(shape, generators) if latents is None else _checked(latents, shape)
+
+    def prepare_latents_img2img(
+        self,
+        image_latents: Floats,
+        timesteps: NDArray[np.int64],
+        generators: Sequence[TorchGenerator],
+        latents: Floats | None = None,
+    ) -> Floats:
+        """Image latents, noised to the first timestep, or the `latents` given in their place."""
+        if latents is not None:
+            return _checked(latents, image_latents.shape)
+        if not len(timesteps):
+            return image_latents
+        noise = _noise(image_latents.shape, generators)
+        return self.scheduler.add_noise(image_latents, noise, int(timesteps[0]))
+
+    def denoise(
+        self,
+        latents: Floats,
+        timesteps: NDArray[np.int64],
+        prompt_embeds: Floats,
+        guidance_scale: float,
+        generators: Sequence[TorchGenerator],
+        negative_prompt_embeds: Floats | None = None,
+    ) -> Iterator[Step]:
+        """Run the schedule, a step at a time: stop iterating to cancel.
+
+        What the caller writes into a step's `latents` is what the next step starts from.
+        `negative_prompt_embeds` asks for classifier-free guidance, two passes a step; without them
+        the guidance scale goes to the UNet, if that was distilled with it.
+        """
+        condition = self._condition(
+            repeat_to(prompt_embeds, len(latents)), guidance_scale, negative_prompt_embeds
+        )
+        pairs = zip_longest(timesteps.tolist(), timesteps[1:].tolist())
+        for index, (timestep, prev_timestep) in enumerate(pairs):
+            output = self._predict(latents, timestep, condition, guidance_scale)
+            noise = None if prev_timestep is None else _noise(latents.shape, generators)
+            latents, denoised = self.scheduler.step(output, timestep, prev_timestep, latents, noise)
+            yield Step(index, timestep, latents, denoised)
+
+    def decode(self, latents: Floats) -> Floats:
+        """Latents to pictures, [batch, height, width, 3] in [0, 1]."""
+        return to_array(
+            self.networks.run("vae_decoder", latent_sample=latents / self._scaling_factor)
+        )
+
+    @property
+    def sizes(self) -> Sizes:
+        """Which sizes the networks can make; opens the UNet."""
+        sample = self._unet_input("sample")
+        factor = self.bundle.vae.factor
+        height, width = (sample.shape[2], sample.shape[3]) if sample else (None, None)
+        compiled = (width * factor, height * factor) if width and height else None
+        return Sizes.of_model(self.bundle.config("unet"), self.bundle.vae, compiled)
+
+    @property
+    def guidance_width(self) -> int:
+        """Width of the UNet's `timestep_cond`, 0 if it has none; opens the UNet."""
+        spec = self._unet_input("timestep_cond")
+        if spec is None:
+            return 0
+        return spec.shape[-1] or self.bundle.config("unet").get("time_cond_proj_dim") or 256
+
+    @property
+    def _scaling_factor(self) -> np.float32:
+        return np.float32(self.bundle.vae.scaling_factor)
+
+    def _unet_input(self, name: str) -> TensorSpec | None:
+        return next((spec for spec in self.networks.open("unet").inputs if spec.name == name), None)
+
+    def _open(self, batch: Batch) -> None:
+        """Open what the call needs before the first of them runs: a broken one is told at once."""
+        self.networks.open("unet")
+        self.networks.open("vae_decoder")
+        if batch.prompts:
+            self.networks.open("text_encoder")
+        if batch.images:
+            self.networks.open("vae_encoder")
+
+    def _steps(self, asked: int | None) -> int:
+        return self.bundle.settings.num_inference_steps if asked is None else asked
+
+    def _guidance_scale(self, asked: float | None, negative_prompt: bool) -> float:
+        if negative_prompt and self.guidance_width:
+            raise ArgumentError(
+                "negative_prompt has no effect here: this UNet takes the guidance scale as an"
+                " input (timestep_cond); leave it out"
+            )
+        default = self.bundle.settings.guidance_scale
+        if default is None:
+            default = _LCM_GUIDANCE if self.guidance_width else 1.0
+        return real_number("guidance_scale", default if asked is None else asked, 0, 100)
+
+    def _draw_latents(
+        self,
+        moments: Floats,
+        latent_sampling: str,
+        generators: Sequence[TorchGenerator] | None,
+    ) -> Floats:
+        """Mean or sample of the encoder's Gaussian; an encoder of 4 channels gives latents."""
+        if moments.shape[1] == _LATENT_CHANNELS:
+            return moments
+        mean, logvar = np.split(moments, 2, axis=1)
+        if latent_sampling == "mean":
+            return mean
+        if generators is None:
+            raise ArgumentError("latent_sampling 'sample' needs generators")
+        deviation: Floats = np.exp(logvar.clip(-30, 20) / 2)
+        return mean + deviation * _noise(mean.shape, generators)
+
+    def _condition(
+        self, prompt_embeds: Floats, guidance_scale: float, negative_embeds: Floats | None
+    ) -> dict[str, Floats]:
+        """What the UNet gets at every step beside the latents."""
+        if negative_embeds is not None:
+            negative_embeds = repeat_to(negative_embeds, len(prompt_embeds))
+            return {"encoder_hidden_states": np.concatenate([negative_embeds, prompt_embeds])}
+        condition = {"encoder_hidden_states": prompt_embeds}
+        if self.guidance_width:
+            embedding = guidance_embedding(guidance_scale, self.guidance_width)
+            condition["timestep_cond"] = np.tile(embedding, (len(prompt_embeds), 1))
+        return condition
+
+    def _predict(
+        self, latents: Floats, timestep: int, condition: dict[str, Floats], guidance_scale: float
+    ) -> Floats:
+        time_input = np.array([timestep], np.int64)
+        passes = len(condition["encoder_hidden_states"]) // len(latents)
+        sample = np.concatenate([latents] * passes)
+        output = self.networks.run("unet", sample=sample, timestep=time_input, **condition)
+        if passes == 1:
+            return output
+        negative, positive = np.split(output, passes)
+        guided: Floats = negative + np.float32(guidance_scale) * (positive - negative)
+        return guided
+
+    def _follow(self, steps: Iterator[Step], start: Floats, callback: Callback | None) -> Floats:
+        """Run the steps, telling the callback of each; the last step's latents."""
+        final = start
+        for step in steps:
+            final = step.latents
+            if callback is None:
+                continue
+            told = {"latents": step.latents, "denoised": step.denoised}
+            answer = callback(self, step.number, step.timestep, told)
+            if answer is False:
+                raise Cancelled(f"stopped by the callback after step {step.number + 1}")
+            if isinstance(answer, Mapping) and "latents" in answer:
+                step.latents[:] = _checked(answer["latents"], step.latents.shape)
+        return final
+
+    def _finish(self, latents: Floats, output_type: str) -> Any:
+        if output_type == "latent":
+            return latents
+        images = self.decode(latents)
+        return to_pil(images) if output_type == "pil" else images
+
+
+def _noise(shape: Sequence[int], generators: Sequence[TorchGenerator]) -> Floats:
+    """[batch, ...] of noise, each item from its own generator."""
+    return np.stack([generator.randn(shape[1:]) for generator in generators])
+
+
+def _checked(latents: Any, shape: Sequence[int]) -> Floats:
+    array = np.array(latents, np.float32)
+    if array.shape != tuple(shape):
+        raise ArgumentError(f"latents must be {list(shape)}, not {list(array.shape)}")
+    return array

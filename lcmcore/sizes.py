@@ -1,0 +1,104 @@
+"""Which picture sizes a model can make, and which one a call gets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lcmcore.arguments import whole_number
+from lcmcore.bundle import VaeConfig
+from lcmcore.errors import ArgumentError
+from lcmcore.memory import available_bytes
+
+Size = tuple[int, int]  # (width, height) in pixels
+
+_LARGEST = 2**16
+_FLOAT = 4
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes of one model.
+
+    `compiled` is the only one of a network with fixed shapes. Otherwise both sides are multiples
+    of `multiple` (each level of the VAE and the UNet halves them), and `native` is the side that
+    the model was trained for.
+    """
+
+    compiled: Size | None
+    native: int
+    multiple: int
+    vae: VaeConfig
+
+    @classmethod
+    def of_model(cls, unet: Mapping[str, Any], vae: VaeConfig, compiled: Size | None) -> Sizes:
+        """From the UNet's config.json; where it is silent, Stable Diffusion 1.5's figures."""
+        levels = len(unet.get("block_out_channels") or range(4))
+        sample = unet.get("sample_size") or 64
+        side = max(sample) if isinstance(sample, list) else sample
+        return cls(compiled, side * vae.factor, vae.factor * 2 ** (levels - 1), vae)
+
+    def choose(self, width: int | None, height: int | None, image: Size | None) -> Size:
+        """The (width, height) of a call.
+
+        What the caller leaves None comes from the compiled size, else from the init image, scaled
+        down to the native area if it is larger, else from the native size. Raises ArgumentError
+        for a size that the model or the machine cannot do.
+        """
+        for name, side in (("width", width), ("height", height)):
+            if side is not None:
+                whole_number(name, side, 1, _LARGEST)
+        if self.compiled:
+            return self._compiled(width, height)
+        default = self._fitted(image) if image else (self.native, self.native)
+        size = (width or default[0], height or default[1])
+        self._check_multiple(size)
+        self._check_memory(size)
+        return size
+
+    def _compiled(self, width: int | None, height: int | None) -> Size:
+        assert self.compiled is not None
+        asked = (width or self.compiled[0], height or self.compiled[1])
+        if asked != self.compiled:
+            raise ArgumentError(
+                f"size {_text(asked)} cannot be had: the networks are compiled for"
+                f" {_text(self.compiled)}"
+            )
+        return self.compiled
+
+    def _fitted(self, image: Size) -> Size:
+        """The image's own size or less, of about its proportions, at most 4 : 1."""
+        scale = min(1.0, self.native / math.sqrt(image[0] * image[1]))
+        width, height = (self._nearest(side * scale) for side in image)
+        return width, height
+
+    def _nearest(self, side: float) -> int:
+        side = min(side, 2 * self.native)
+        return max(1, round(side / self.multiple)) * self.multiple
+
+    def _check_multiple(self, size: Size) -> None:
+        if size[0] % self.multiple or size[1] % self.multiple:
+            near = (self._near(size[0]), self._near(size[1]))
+            raise ArgumentError(
+                f"size {_text(size)}: width and height must be multiples of {self.multiple}"
+                f" for this model, e.g. {_text(near)}"
+            )
+
+    def _near(self, side: int) -> int:
+        return max(1, round(side / self.multiple)) * self.multiple
+
+    def _check_memory(self, size: Size) -> None:
+        """Refuse what cannot fit: the decoder's two largest feature maps alone, in float32."""
+        needed = size[0] * size[1] * sum(self.vae.channels[:2]) * _FLOAT
+        free = available_bytes()
+        if free is not None and needed > free:
+            raise ArgumentError(
+                f"size {_text(size)} needs more than {needed / 2**30:.1f} GiB of memory and"
+                f" {free / 2**30:.1f} GiB is free: take a smaller one"
+            )
+
+
+def _text(size: Size) -> str:
+    return f"{size[0]}x{size[1]}"

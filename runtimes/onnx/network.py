@@ -1,0 +1,74 @@
+"""One ONNX Runtime session, spoken to in the core's terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lcmcore.errors import NetworkError, first_line
+from lcmcore.runtime import Array, TensorSpec
+
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(int64)": "int64",
+    "tensor(int32)": "int32",
+}
+
+
+class OnnxNetwork:
+    """Names, ranks and dtypes come from the session; exports of any age look alike from outside.
+
+    A timestep that the file declares with rank 0, or one a batch item, is still [1] to the core,
+    and arrays are cast to what the file declares (float32 to float16, int64 to int32 or float32).
+    """
+
+    def __init__(self, component: str, session: Any) -> None:
+        self._component = component
+        self._session: Any = session
+        self._declared = [_spec(component, node) for node in session.get_inputs()]
+        self.inputs = [_core_spec(spec) for spec in self._declared]
+        self.outputs = [_spec(component, node) for node in session.get_outputs()]
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """All outputs, float32; raises NetworkError."""
+        if self._session is None:
+            raise NetworkError(self._component, "the network is closed")
+        batch = max(len(array) for array in inputs.values())
+        feed = {spec.name: _native(spec, inputs[spec.name], batch) for spec in self._declared}
+        try:
+            outputs = self._session.run(None, feed)
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            message = f"ONNX Runtime failed: {first_line(error)}"
+            raise NetworkError(self._component, message) from error
+        names = [spec.name for spec in self.outputs]
+        return {
+            name: array.astype(np.float32, copy=False)
+            for name, array in zip(names, outputs, strict=True)
+        }
+
+    def close(self) -> None:
+        """Drop the session and its memory."""
+        self._session = None
+
+
+def _spec(component: str, node: Any) -> TensorSpec:
+    if node.type not in _DTYPES:
+        raise NetworkError(component, f"{node.name} is of a type not supported: {node.type}")
+    shape = tuple(dim if isinstance(dim, int) else None for dim in node.shape)
+    return TensorSpec(node.name, shape, _DTYPES[node.type])
+
+
+def _core_spec(spec: TensorSpec) -> TensorSpec:
+    return TensorSpec(spec.name, (1,), spec.dtype) if spec.name == "timestep" else spec
+
+
+def _native(spec: TensorSpec, array: Array, batch: int) -> Array:
+    """The array as the file wants it."""
+    if spec.name == "timestep":
+        shape = (spec.shape[0] or batch,) if spec.shape else ()
+        array = np.full(shape, array[0])
+    return array.astype(spec.dtype, copy=False)
