@@ -1,0 +1,42 @@
+"""Latents and captions, drawn at random for training."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+PAIRED = 0.2  # share of a batch
+PAIR_FROM = 200  # the timestep from which a pair's noise hides enough of its wrong colours
+
+
+class Examples:
+    """Batches of latents to reach, latents to start from, and captions.
+
+    The first PAIRED of each batch start from a scene's counterpart: the same layout in other colours. Trained on
+    these, the networks give a noisy picture the colours that the caption says, as img2img wants them to.
+    """
+
+    def __init__(self, run: Path, device: torch.device) -> None:
+        def load(name: str) -> Tensor:
+            return torch.from_numpy(np.load(run / f"{name}.npy")).to(device)
+
+        self.latents, self.pairs, self.tokens = load("latents"), load("pairs"), load("tokens")
+        self.device = device
+
+    def draw(self, size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents to reach and to start from (size, 4, 32, 32) and token ids (size, 77)."""
+        paired = int(PAIRED * size)
+        index = torch.randint(self.latents.shape[1], (size,), device=self.device)
+        index[:paired] %= self.pairs.shape[1]
+        side = torch.randint(2, (size,), device=self.device)
+        goal = self.latents[side, index].float()
+        start = torch.cat([self.pairs[side[:paired], index[:paired]].float(), goal[paired:]])
+        which = torch.randint(self.tokens.shape[1], (size,), device=self.device)
+        return goal, start, self.tokens[index, which].long()
+
+
+def spread(size: int, device: torch.device) -> Tensor:
+    """Stratified numbers in [0, 1): one in each of `size` equal parts, in the order of a random permutation."""
+    parts = torch.rand(size, device=device).argsort()
+    return (parts + torch.rand(size, device=device)) / size
