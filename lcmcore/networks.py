@@ -43,7 +43,7 @@ class Networks:
         self._missing: dict[str, LcmError] = {}
         for component in COMPONENTS:
             try:
-                self.runtimes[component] = _choose(bundle, component, wanted[component])
+                self.runtimes[component] = choose_runtime(bundle, component, wanted[component])
             except (NetworkError, RuntimeUnavailableError) as error:
                 if component != "vae_encoder":
                     raise
@@ -147,7 +147,11 @@ def _per_component(bundle: Bundle, runtime: RuntimeChoice) -> dict[str, str | Ru
     return choices
 
 
-def _choose(bundle: Bundle, component: str, choice: str | Runtime) -> Runtime:
+def choose_runtime(bundle: Bundle, component: str, choice: str | Runtime) -> Runtime:
+    """The runtime for a component, by name or "auto".
+
+    Raises RuntimeUnavailableError, or NetworkError if the runtime's file is not there.
+    """
     if choice == "auto":
         return _automatic(bundle, component)
     runtime = runtimes.find(choice) if isinstance(choice, str) else choice
@@ -178,7 +182,10 @@ def _automatic(bundle: Bundle, component: str) -> Runtime:
         return max(usable, key=lambda runtime: runtime.priority)
     if refused:
         raise NetworkError(component, "; ".join(refused))
-    raise NetworkError(component, f"no {' or '.join(sought)} in {folder}")
+    raise NetworkError(
+        component,
+        f"no {' or '.join(sorted(sought))} in {folder}; is {bundle.paths.root} a model directory?",
+    )
 
 
 def _check_signature(component: str, network: Network) -> None:

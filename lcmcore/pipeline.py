@@ -124,7 +124,7 @@ class Pipeline:
         self,
         prompt: str | Sequence[str] | None = None,
         image: ImageLike | Sequence[ImageLike] | None = None,
-        strength: float = 0.8,
+        strength: float = 0.75,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         seed: int | Sequence[int] | None = None,
@@ -160,7 +160,7 @@ class Pipeline:
             prompt, negative_prompt, image, prompt_embeds, seed, num_images_per_prompt
         )
         timesteps = self.scheduler.schedule(
-            self._steps(num_inference_steps),
+            self.default_steps if num_inference_steps is None else num_inference_steps,
             strength if batch.images else 1.0,
             strength_mode,
             original_inference_steps,
@@ -290,6 +290,18 @@ class Pipeline:
         return spec.shape[-1] or self.bundle.config("unet").get("time_cond_proj_dim") or 256
 
     @property
+    def default_guidance_scale(self) -> float:
+        """What lcm.toml says, else diffusers' default if the UNet takes it, else none (1)."""
+        if self.bundle.settings.guidance_scale is not None:
+            return self.bundle.settings.guidance_scale
+        return _LCM_GUIDANCE if self.guidance_width else 1.0
+
+    @property
+    def default_steps(self) -> int:
+        """The number of inference steps of a call that names none."""
+        return self.bundle.settings.num_inference_steps
+
+    @property
     def _scaling_factor(self) -> np.float32:
         return np.float32(self.bundle.vae.scaling_factor)
 
@@ -305,19 +317,14 @@ class Pipeline:
         if batch.images:
             self.networks.open("vae_encoder")
 
-    def _steps(self, asked: int | None) -> int:
-        return self.bundle.settings.num_inference_steps if asked is None else asked
-
     def _guidance_scale(self, asked: float | None, negative_prompt: bool) -> float:
         if negative_prompt and self.guidance_width:
             raise ArgumentError(
                 "negative_prompt has no effect here: this UNet takes the guidance scale as an"
                 " input (timestep_cond); leave it out"
             )
-        default = self.bundle.settings.guidance_scale
-        if default is None:
-            default = _LCM_GUIDANCE if self.guidance_width else 1.0
-        return real_number("guidance_scale", default if asked is None else asked, 0, 100)
+        scale = self.default_guidance_scale if asked is None else asked
+        return real_number("guidance_scale", scale, 0, 100)
 
     def _draw_latents(
         self,

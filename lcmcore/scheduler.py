@@ -213,7 +213,7 @@ class LCMScheduler:
 
     def _predict_original(self, model_output: Floats, timestep: int, sample: Floats) -> Floats:
         alpha, sigma = self._alpha_sigma(timestep)
-        original: NDArray[Any]
+        original: Any  # numpy's stubs lose float32 here
         if self.prediction_type == "epsilon":
             original = (sample - sigma * model_output) / alpha
         elif self.prediction_type == "sample":
@@ -221,12 +221,12 @@ class LCMScheduler:
         else:
             original = alpha * sample - sigma * model_output
         if self.thresholding:
-            return self._threshold(original)
-        if self.clip_sample:
-            return original.clip(-self.clip_sample_range, self.clip_sample_range)
-        return original
+            original = self._threshold(original)
+        elif self.clip_sample:
+            original = original.clip(-self.clip_sample_range, self.clip_sample_range)
+        return np.asarray(original, np.float32)
 
-    def _threshold(self, original: Floats) -> Floats:
+    def _threshold(self, original: NDArray[Any]) -> Floats:
         """Dynamic thresholding per item (Saharia et al., Imagen, arXiv:2205.11487)."""
         flat = np.abs(original.reshape(len(original), -1))
         limit = np.quantile(flat, self.dynamic_thresholding_ratio, axis=1)
@@ -249,8 +249,8 @@ def _linear(start: float, end: float, count: int) -> Floats:
 
 
 def _scaled_linear(start: float, end: float, count: int) -> Floats:
-    roots: Floats = np.linspace(math.sqrt(start), math.sqrt(end), count, dtype=np.float32)
-    return np.square(roots)
+    betas: Floats = _linear(math.sqrt(start), math.sqrt(end), count) ** 2
+    return betas
 
 
 def _squared_cosine(_start: float, _end: float, count: int) -> Floats:

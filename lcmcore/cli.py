@@ -1,0 +1,137 @@
+"""The `lcm` command: its arguments, and how it ends."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import lcmcore
+from lcmcore.bundle import COMPONENTS
+from lcmcore.errors import LcmError
+from lcmcore.generate import generate
+from lcmcore.image import FITS
+from lcmcore.info import describe
+from lcmcore.pipeline import LATENT_SAMPLINGS
+from lcmcore.scheduler import STRENGTH_MODES
+
+_FAILED, _INTERRUPTED = 1, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0 done, 1 an error told in one line on stderr, 2 wrong usage."""
+    args = _parser().parse_args(argv)
+    warnings.simplefilter("ignore")  # Pillow warns of files that then work, or fail by our error
+    level = logging.CRITICAL if getattr(args, "quiet", False) else logging.WARNING
+    logging.basicConfig(format="lcm: warning: %(message)s", level=level)
+    try:
+        args.run(args)
+    except LcmError as error:
+        return _fail(str(error))
+    except MemoryError:
+        return _fail("out of memory: take a smaller size")
+    except KeyboardInterrupt:
+        print("lcm: interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:  # the reader of `lcm info | head` has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _FAILED
+    except Exception as error:  # a fault of ours; still no traceback unless asked for
+        if os.environ.get("LCM_TRACEBACK"):
+            traceback.print_exc()
+        return _fail(
+            f"{type(error).__name__}: {error} (a bug in lcmcore: please report it with what"
+            " LCM_TRACEBACK=1 shows)"
+        )
+    return 0
+
+
+def _fail(message: str) -> int:
+    print(f"lcm: error: {' '.join(message.split())}", file=sys.stderr)
+    return _FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lcm", description="Latent Consistency Model image generation on small machines."
+    )
+    parser.add_argument("--version", action="version", version=f"lcmcore {lcmcore.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    img2img = commands.add_parser("img2img", help="turn a picture into another")
+    img2img.add_argument("init", metavar="INIT", type=Path, help="the picture to start from")
+    _add_generation(img2img)
+    _add_image_options(img2img)
+    txt2img = commands.add_parser("txt2img", help="make a picture from words alone")
+    _add_generation(txt2img)
+    txt2img.set_defaults(init=None)
+    info = commands.add_parser("info", help="describe a model directory, or how a PNG was made")
+    info.add_argument("path", metavar="DIR_OR_PNG", type=Path)
+    info.set_defaults(run=_info)
+    return parser
+
+
+def _add_generation(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=generate)
+    parser.add_argument("prompt", metavar="PROMPT")
+    add = parser.add_argument
+    add("-o", "--output", metavar="OUT", type=Path, required=True, help="PNG file to write")
+    add("-q", "--quiet", action="store_true", help="say nothing but errors")
+    add("--steps", type=int, metavar="N", help="inference steps (the model's default, else 4)")
+    add("--guidance", type=float, metavar="F", help="guidance scale (the model's default)")
+    add("--negative-prompt", metavar="TEXT", help="for a UNet without guidance input")
+    add("--seed", type=int, metavar="N", help="makes the picture again (default: drawn)")
+    add("--size", type=_size, metavar="WxH", help="default: the init image's, fitted to the model")
+    models = parser.add_argument_group("model and runtime")
+    add = models.add_argument
+    add("--model", type=Path, metavar="DIR", help="default: $LCM_MODEL, else the demo model")
+    add("--config", type=Path, metavar="FILE", help="in place of the model's lcm.toml")
+    add("--tokenizer", type=Path, metavar="DIR", help="in place of the model's tokenizer")
+    add("--runtime", default="auto", metavar="NAME", help="auto (default), onnx, ...")
+    add(
+        "--component-runtime",
+        type=_component_runtime,
+        action="append",
+        default=[],
+        metavar="COMPONENT=NAME",
+        help=f"for one of {', '.join(COMPONENTS)}; may be repeated",
+    )
+    add("--threads", type=int, metavar="N", help="CPU threads of the onnx runtime")
+    add("--provider", action="append", metavar="NAME", help="execution provider of onnx")
+
+
+def _add_image_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("the init image's part")
+    add = group.add_argument
+    add("--strength", type=float, default=0.75, metavar="F", help="0 keeps it, 1 ignores it")
+    add("--fit", choices=FITS, default="stretch", help="how it is brought to size")
+    add("--strength-mode", choices=STRENGTH_MODES, default="truncate")
+    add("--latent-sampling", choices=LATENT_SAMPLINGS, default="mean")
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, cross, height = text.lower().partition("x")
+    if not (cross and width.isdecimal() and height.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT, like 512x384")
+    return int(width), int(height)
+
+
+def _component_runtime(text: str) -> tuple[str, str]:
+    component, equals, name = text.partition("=")
+    if component not in COMPONENTS or not (equals and name):
+        raise argparse.ArgumentTypeError(f"{text!r} is not COMPONENT=NAME, like vae_encoder=onnx")
+    return component, name
+
+
+def _info(args: argparse.Namespace) -> None:
+    for line in describe(args.path):
+        print(line)
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

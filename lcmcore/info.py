@@ -1,0 +1,84 @@
+"""What `lcm info` says about a model directory or a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from lcmcore.bundle import COMPONENTS, Bundle
+from lcmcore.errors import BundleError, LcmError
+from lcmcore.files import sha256
+from lcmcore.networks import choose_runtime
+from lcmcore.picture import SOFTWARE, command_of, read_record
+
+_MEBI = 2**20
+
+
+def describe(path: Path) -> Iterator[str]:
+    """Lines about a model directory, or a PNG that lcmcore wrote; raises LcmError."""
+    if not path.exists():
+        raise BundleError(f"{path}: no such file or folder")
+    return _describe_bundle(path) if path.is_dir() else _describe_picture(path)
+
+
+def _describe_picture(path: Path) -> Iterator[str]:
+    record = read_record(path)
+    yield f"{path}: made by {record.pop(SOFTWARE)}"
+    for key, value in record.items():
+        yield f"  {key}: {value}"
+    yield "make it again:"
+    yield command_of(record, path.name)
+
+
+def _describe_bundle(path: Path) -> Iterator[str]:
+    bundle = Bundle.open(path)
+    steps, guidance = bundle.settings.num_inference_steps, bundle.settings.guidance_scale
+    yield f"{path}: a latent consistency model"
+    yield f"  defaults: {steps} steps, guidance {guidance or 'by the kind of UNet'}"
+    yield f"  scheduler: {_or_problem(_scheduler, bundle)}"
+    yield f"  tokenizer: {_or_problem(_tokenizer, bundle)}"
+    for component in COMPONENTS:
+        yield from _describe_component(bundle, component)
+
+
+def _or_problem(describer: Callable[[Bundle], str], bundle: Bundle) -> str:
+    try:
+        return describer(bundle)
+    except BundleError as error:
+        return str(error)
+
+
+def _scheduler(bundle: Bundle) -> str:
+    scheduler = bundle.scheduler
+    return (
+        f"{scheduler.beta_schedule} betas, predicts {scheduler.prediction_type},"
+        f" {scheduler.original_inference_steps} original steps"
+    )
+
+
+def _tokenizer(bundle: Bundle) -> str:
+    return f"{len(bundle.tokenizer.vocab)} tokens, {bundle.tokenizer.length} a prompt"
+
+
+def _describe_component(bundle: Bundle, component: str) -> Iterator[str]:
+    try:
+        runtime = choose_runtime(bundle, component, bundle.settings.runtime_of(component))
+        network = runtime.open(component, bundle.folder(component), {})
+    except LcmError as error:
+        yield f"  {error}"
+        return
+    path = bundle.folder(component) / runtime.filename
+    size = sum(file.stat().st_size for file in path.parent.iterdir()) / _MEBI
+    yield f"  {component}: {path.name} on {runtime.name}, {size:.1f} MiB{_checked(bundle, path)}"
+    for verb, specs in (("takes", network.inputs), ("gives", network.outputs)):
+        yield from (f"    {verb} {spec}" for spec in specs)
+    network.close()
+
+
+def _checked(bundle: Bundle, path: Path) -> str:
+    """Whether the file is the one whose SHA-256 lcm.toml tells."""
+    wanted = bundle.settings.components.get(path.parent.name, {}).get("sha256")
+    if wanted is None:
+        return ""
+    found = sha256(path)
+    return ", checksum right" if found == wanted else f", CHECKSUM WRONG: {found}"

@@ -1,0 +1,67 @@
+"""PNG files that say how they were made."""
+
+from __future__ import annotations
+
+import io
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+from PIL import Image, PngImagePlugin
+
+from lcmcore.errors import ImageError, first_line
+
+SOFTWARE = "Software"  # the PNG specification's keyword for the program
+
+# Text chunks that are options of the command, in the order in which it prints them.
+_OPTIONS = (
+    "strength",
+    "steps",
+    "guidance",
+    "seed",
+    "size",
+    "fit",
+    "strength-mode",
+    "latent-sampling",
+    "negative-prompt",
+    "model",
+    "config",
+    "tokenizer",
+    "runtime",
+)
+
+
+def encode_png(image: Image.Image, record: Mapping[str, str]) -> bytes:
+    """The image as PNG with each entry of the record as a text chunk (iTXt, UTF-8)."""
+    chunks = PngImagePlugin.PngInfo()
+    for key, text in record.items():
+        chunks.add_itxt(key, text.encode("utf-8", "replace").decode())
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", pnginfo=chunks)
+    return buffer.getvalue()
+
+
+def read_record(path: Path) -> dict[str, str]:
+    """The text chunks of a PNG that lcmcore made; raises ImageError for any other file."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            texts = {key: str(text) for key, text in getattr(image, "text", {}).items()}
+    except Exception as error:  # Pillow's plugins raise whatever they meet
+        raise ImageError(f"{path}: not a picture: {first_line(error)}") from error
+    if not texts.get(SOFTWARE, "").startswith("lcmcore ") or "prompt" not in texts:
+        raise ImageError(f"{path}: holds no record of how it was made; lcmcore did not write it")
+    return texts
+
+
+def command_of(record: Mapping[str, str], output: str) -> str:
+    """The shell command that makes the recorded picture again."""
+    init = record.get("init")
+    words = ["lcm", "txt2img"] if init is None else ["lcm", "img2img", init]
+    words += [record["prompt"], "-o", output]
+    for key in _OPTIONS:
+        if key in record:
+            words.append(f"--{key}={record[key]}")
+    for choice in record.get("component-runtime", "").split():
+        words.append(f"--component-runtime={choice}")
+    return shlex.join(words)
