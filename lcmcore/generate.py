@@ -25,7 +25,6 @@ def generate(args: argparse.Namespace) -> None:
     init = None if args.init is None else read_image(args.init)
     start = time.perf_counter()
     with Progress(args.quiet) as progress, _load(args) as pipe:
-        progress.say(f"model {pipe.bundle.paths.root}")
         settings = _settings(args, pipe)
         total = len(pipe.scheduler.schedule(**_schedule(settings)))
         result = pipe(
@@ -38,7 +37,10 @@ def generate(args: argparse.Namespace) -> None:
         record = _record(args, settings, result)
         write_whole(args.output, encode_png(result.images[0], record))
         seconds = time.perf_counter() - start
-        progress.say(f"wrote {args.output}, seed {result.seeds[0]}, {seconds:.1f} s")
+        progress.say(
+            f"wrote {args.output} with {pipe.bundle.paths.root},"
+            f" seed {result.seeds[0]}, in {seconds:.1f} s"
+        )
 
 
 def _load(args: argparse.Namespace) -> Pipeline:

@@ -56,12 +56,11 @@ def read_record(path: Path) -> dict[str, str]:
 
 def command_of(record: Mapping[str, str], output: str) -> str:
     """The shell command that makes the recorded picture again."""
-    init = record.get("init")
-    words = ["lcm", "txt2img"] if init is None else ["lcm", "img2img", init]
-    words += [record["prompt"], "-o", output]
-    for key in _OPTIONS:
-        if key in record:
-            words.append(f"--{key}={record[key]}")
-    for choice in record.get("component-runtime", "").split():
-        words.append(f"--component-runtime={choice}")
-    return shlex.join(words)
+    words = ["lcm", "img2img" if "init" in record else "txt2img", "-o", output]
+    words += [f"--{key}={record[key]}" for key in _OPTIONS if key in record]
+    choices = record.get("component-runtime", "").split()
+    words += [f"--component-runtime={choice}" for choice in choices]
+    named = [record[key] for key in ("init", "prompt") if key in record]
+    if any(word.startswith("-") for word in named):
+        words.append("--")
+    return shlex.join(words + named)

@@ -249,14 +249,14 @@ def _linear(start: float, end: float, count: int) -> Floats:
 
 
 def _scaled_linear(start: float, end: float, count: int) -> Floats:
-    betas: Floats = _linear(math.sqrt(start), math.sqrt(end), count) ** 2
-    return betas
+    return np.square(_linear(math.sqrt(start), math.sqrt(end), count))
 
 
 def _squared_cosine(_start: float, _end: float, count: int) -> Floats:
     """Nichol & Dhariwal, "Improved DDPM" (arXiv:2102.09672), capped at 0.999."""
     remaining = np.cos((np.arange(count + 1) / count + 0.008) / 1.008 * math.pi / 2) ** 2
-    return np.minimum(1 - remaining[1:] / remaining[:-1], 0.999).astype(np.float32)
+    betas: Floats = np.minimum(1 - remaining[1:] / remaining[:-1], 0.999).astype(np.float32)
+    return betas
 
 
 _BETAS = {
