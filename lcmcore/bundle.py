@@ -6,7 +6,6 @@ what cannot be inferred.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,15 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from lcmcore.arguments import real_number, whole_number
-from lcmcore.errors import ArgumentError, BundleError, first_line
-from lcmcore.jsonfile import read_object, read_text
+from lcmcore.configfile import read_object, read_table
+from lcmcore.errors import ArgumentError, BundleError
 from lcmcore.scheduler import LCMScheduler
 from lcmcore.tokenizer import CLIPTokenizer
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 COMPONENTS = ("text_encoder", "unet", "vae_encoder", "vae_decoder")
 _DEFAULTS = ("num_inference_steps", "guidance_scale")
@@ -96,11 +90,9 @@ class Settings:
     @classmethod
     def read(cls, path: Path) -> Settings:
         """From a TOML file; raises BundleError that names an unknown key or a bad value."""
+        table = read_table(path)
         try:
-            table = tomllib.loads(read_text(path))
             return cls._from_table(table)
-        except tomllib.TOMLDecodeError as error:
-            raise BundleError(f"{path}: not valid TOML: {first_line(error)}") from error
         except ArgumentError as error:
             raise BundleError(f"{path}: {error}") from error
 

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcmcore.arguments import one_of, real_number, whole_number
+from lcmcore.configfile import read_object
 from lcmcore.errors import ArgumentError, BundleError
-from lcmcore.jsonfile import read_object
 
 Floats = NDArray[np.float32]
 

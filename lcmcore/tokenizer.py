@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lcmcore.configfile import read_object, read_text
 from lcmcore.errors import ArgumentError, BundleError
-from lcmcore.jsonfile import read_object, read_text
 
 log = logging.getLogger(__name__)
 

@@ -1,8 +1,9 @@
-"""Reading the JSON files of a bundle."""
+"""Reading the JSON and TOML files of a bundle."""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,3 +29,16 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BundleError(f"{path}: expected a JSON object, found {type(value).__name__}")
     return value
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """The TOML document in the file; raises BundleError that names it."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+
+    try:
+        return tomllib.loads(read_text(path))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise BundleError(f"{path}: not valid TOML: {first_line(error)}") from error
