@@ -1,0 +1,38 @@
+"""Make the golden files that the parity tests read, from torch, diffusers and transformers.
+
+    python tests/goldens/make.py [NAME ...]
+
+Without a name all of them. `requirements.txt` lists what must be installed; `make goldens` does both.
+"""
+
+import argparse
+
+import demo
+import guidance
+import noise
+import pipelines
+import schedules
+import tokenizer
+import torch
+import trajectories
+
+MAKERS = {
+    module.__name__: module.make
+    for module in (noise, schedules, trajectories, guidance, tokenizer, pipelines, demo)
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name", nargs="*", help=f"one of {', '.join(MAKERS)}")
+    names = parser.parse_args().name or list(MAKERS)
+    for name in names:
+        if name not in MAKERS:
+            parser.error(f"no golden is called {name!r}")
+    torch.set_num_threads(1)
+    for name in names:
+        print(f"{name}: {MAKERS[name]()}")
+
+
+if __name__ == "__main__":
+    main()
