@@ -23,14 +23,11 @@ _DEFAULTS = ("num_inference_steps", "guidance_scale")
 _OURS = ("runtime", "sha256", "build")  # keys of a component's table that are no runtime's options
 
 
-@dataclass(frozen=True)
 class ModelPaths:
     """Where the pieces of a model directory lie; whether they exist is another question."""
 
-    root: Path
-
     def __init__(self, root: str | Path) -> None:
-        object.__setattr__(self, "root", Path(root))
+        self.root = Path(root)
 
     @property
     def text_encoder(self) -> Path:

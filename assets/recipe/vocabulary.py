@@ -2,10 +2,11 @@
 
     python vocabulary.py CAPTIONS.txt TOKENIZER_DIR
 
-CLIP's tokenizer is a byte-pair encoding of lower-case words: an alphabet of 256 bytes, the same 256 again as the
-last of a word (`</w>`), then merges in rank order (Sennrich et al., 2016, "Neural Machine Translation of Rare Words
-with Subword Units"). Trained to its end on a few words, its merges spell each of them out completely; any other
-word falls into the pieces that those merges reach, in the worst case single bytes.
+CLIP's tokenizer is a byte-pair encoding of lower-case words: an alphabet of 256 bytes, the same 256
+again as the last of a word (`</w>`), then merges in rank order (Sennrich et al., 2016, "Neural
+Machine Translation of Rare Words with Subword Units"). Trained to its end on a few words, its merges
+spell each of them out completely; any other word falls into the pieces that those merges reach, in
+the worst case single bytes.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from pathlib import Path
 
 BOS = "<|startoftext|>"
@@ -31,33 +33,52 @@ def count_words(captions: Iterable[str]) -> Counter[str]:
     return Counter(word for caption in captions for word in WORD.findall(caption.lower()))
 
 
-def byte_characters() -> dict[int, str]:
-    """Map each byte to the character that stands for it, in the order of CLIP's ids.
-
-    Bytes that print in Latin-1 stand for themselves and come first; the others become U+0100, U+0101, ...
-    """
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
+def write_tokenizer(counts: Mapping[str, int], folder: Path) -> dict[str, int]:
+    """Train on the counted words, write the files of a CLIPTokenizer, return its vocabulary."""
+    merges = train_merges(counts)
+    vocabulary = number_tokens(merges)
+    special = {"bos_token": BOS, "eos_token": EOS, "pad_token": EOS, "unk_token": EOS}
+    config = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": MAX_LENGTH,
+        "do_lower_case": True,
+        "add_prefix_space": False,
+        "errors": "replace",
+        **special,
+    }
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
+    files = {
+        "merges.txt": "\n".join(lines),
+        "vocab.json": json.dumps(vocabulary, ensure_ascii=False),
+        "tokenizer_config.json": json.dumps(config, indent=2),
+        "special_tokens_map.json": json.dumps(special, indent=2),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name).write_text(text + "\n", encoding="utf-8")
+    return vocabulary
 
 
 def train_merges(counts: Mapping[str, int]) -> list[Pair]:
-    """Merge the most frequent neighbours (ties in alphabetical order) until each word is one piece."""
-    characters = byte_characters()
-    pieces: dict[str, list[str]] = {}
-    for word in counts:
-        *head, last = (characters[byte] for byte in word.encode())
-        pieces[word] = [*head, last + END_OF_WORD]
+    """Merge the most frequent neighbours, ties by alphabet, until each word is a single piece."""
+    pieces = {word: spell(word) for word in counts}
     merges: list[Pair] = []
     while True:
         pairs: Counter[Pair] = Counter()
         for word, parts in pieces.items():
-            for pair in zip(parts, parts[1:]):
+            for pair in pairwise(parts):
                 pairs[pair] += counts[word]
         if not pairs:
             return merges
         merges.append(min(pairs, key=lambda pair: (-pairs[pair], pair)))
         pieces = {word: merge(parts, merges[-1]) for word, parts in pieces.items()}
+
+
+def spell(word: str) -> list[str]:
+    """Write a word as the tokens of its bytes."""
+    characters = byte_characters()
+    *head, last = (characters[byte] for byte in word.encode())
+    return [*head, last + END_OF_WORD]
 
 
 def merge(parts: list[str], pair: Pair) -> list[str]:
@@ -71,50 +92,27 @@ def merge(parts: list[str], pair: Pair) -> list[str]:
     return joined
 
 
-def build_vocabulary(merges: Iterable[Pair]) -> dict[str, int]:
+def number_tokens(merges: Iterable[Pair]) -> dict[str, int]:
     """Number the tokens as CLIP does: bytes, bytes that end a word, merges, start, end."""
-    alphabet = list(byte_characters().values())
+    alphabet = byte_characters().values()
     endings = [character + END_OF_WORD for character in alphabet]
     tokens = [*alphabet, *endings, *("".join(pair) for pair in merges), BOS, EOS]
-    return {token: index for index, token in enumerate(tokens)}
+    distinct = dict.fromkeys(tokens)  # two merges may arrive at the same token
+    return {token: index for index, token in enumerate(distinct)}
 
 
-def token_rows(words: Mapping[str, int], unknown: int, vocabulary: Mapping[str, int]) -> list[int]:
-    """Say which row of a word-by-word embedding each token of the vocabulary takes.
+def byte_characters() -> dict[int, str]:
+    """Map each byte to the character that stands for it, in the order of CLIP's ids.
 
-    `words` maps the words, BOS and EOS to their rows. A token that is not a whole word takes the row `unknown`.
+    Bytes that print in Latin-1 stand for themselves and come first; the others follow as U+0100 on.
     """
-    characters = byte_characters()
-    rows = [unknown] * len(vocabulary)
-    for word, row in words.items():
-        token = "".join(characters[byte] for byte in word.encode()) + END_OF_WORD
-        rows[vocabulary[word if word in (BOS, EOS) else token]] = row
-    return rows
-
-
-def write_tokenizer(counts: Mapping[str, int], folder: Path) -> dict[str, int]:
-    """Train on the counted words, write the files of a CLIPTokenizer, return its vocabulary."""
-    merges = train_merges(counts)
-    vocabulary = build_vocabulary(merges)
-    special = {"bos_token": BOS, "eos_token": EOS, "pad_token": EOS, "unk_token": EOS}
-    config = {
-        "tokenizer_class": "CLIPTokenizer",
-        "model_max_length": MAX_LENGTH,
-        "do_lower_case": True,
-        "add_prefix_space": False,
-        "errors": "replace",
-        **special,
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
-    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False) + "\n", encoding="utf-8")
-    for name, content in ("tokenizer_config", config), ("special_tokens_map", special):
-        (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    return vocabulary
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return dict(zip([*printable, *others], map(chr, [*printable, *range(256, 512)]), strict=False))
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("captions", type=Path, help="text file, a caption or a word a line")
     parser.add_argument("tokenizer_dir", type=Path)
