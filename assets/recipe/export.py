@@ -85,9 +85,8 @@ def export(run: Path, out: Path) -> None:
 
 def write_weights(run: Path, out: Path) -> None:
     """Write all of a bundle but its graphs."""
-    (out / "model_index.json").write_text(
-        json.dumps(MODEL_INDEX, indent=2) + "\n", encoding="utf-8"
-    )
+    index = json.dumps(MODEL_INDEX, indent=2) + "\n"
+    (out / "model_index.json").write_text(index, encoding="utf-8")
     LCMScheduler().save_pretrained(out / "scheduler")
     shutil.copytree(run / "tokenizer", out / "tokenizer")
     # Published checkpoints have this prefix in their keys; transformers 5 has dropped it.
@@ -219,9 +218,7 @@ def write_graph(component: Component, folder: Path) -> None:
     """Write a network's model.onnx beside its weights."""
     inputs = component.inputs(*TRACED_SIZE)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # torch's deprecations of its own; check_graph sees the rest
+        warnings.simplefilter("ignore")  # torch's deprecations of its own parts
         program = torch.onnx.export(
             component.module.eval(),
             tuple(inputs.values()),

@@ -4,9 +4,9 @@
 
 CLIP's tokenizer is a byte-pair encoding of lower-case words: an alphabet of 256 bytes, the same 256
 again as the last of a word (`</w>`), then merges in rank order (Sennrich et al., 2016, "Neural
-Machine Translation of Rare Words with Subword Units"). Trained to its end on a few words, its merges
-spell each of them out completely; any other word falls into the pieces that those merges reach, in
-the worst case single bytes.
+Machine Translation of Rare Words with Subword Units"). Trained to its end on a few words, its
+merges spell each of them out completely; any other word falls into the pieces that those merges
+reach, in the worst case single bytes.
 """
 
 import argparse
