@@ -30,7 +30,6 @@ _LENGTH = 77
 # Unicode's White_Space property; Python's str.isspace() and \s also count U+001C to U+001F.
 _SPACES = "\t\n\v\f\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 _SPACE_RUN = re.compile(f"[{_SPACES}]+")
-_SPECIAL = re.compile(f"({re.escape(START)}|{re.escape(END)})")
 # What CLIP's pattern takes before it looks at runs: a special token that only lower case made (no
 # longer special: it is then split in three), and contractions.
 _LITERAL = re.compile(r"(<\|)(startoftext|endoftext)(\|>)|'s|'t|'re|'ve|'m|'ll|'d")
@@ -41,13 +40,15 @@ class CLIPTokenizer:
     """Text to ids; make one with `from_dir`.
 
     `ranks` gives each merge its order, `vocab` each token its id; `pad` is the id that fills up
-    to `length`.
+    to `length`. `specials` are taken as they stand in a text, before it is split: the padding token
+    is one of them, so that each "!" of a prompt stands alone where "!" pads (Stable Diffusion 2).
     """
 
     vocab: Mapping[str, int]
     ranks: Mapping[tuple[str, str], int]
     pad: int
     length: int = _LENGTH
+    specials: tuple[str, ...] = (START, END)
 
     @classmethod
     def from_dir(cls, folder: str | Path) -> CLIPTokenizer:
@@ -69,7 +70,7 @@ class CLIPTokenizer:
         if pad not in vocab:
             raise BundleError(f"{settings}: pad_token {pad!r} is not in the vocabulary")
         ranks = {pair: rank for rank, pair in enumerate(merges)}
-        return cls(vocab, ranks, vocab[pad], _model_length(config))
+        return cls(vocab, ranks, vocab[pad], _model_length(config), (START, END, pad))
 
     def __call__(self, text: str | Sequence[str]) -> NDArray[np.int64]:
         """Ids of shape [batch, length]: start, tokens, end, padding.
@@ -87,13 +88,18 @@ class CLIPTokenizer:
         if not isinstance(text, str):
             raise ArgumentError(f"a prompt must be text, not {type(text).__name__}")
         ids = [self.vocab[START]]
-        for word in _words(text):
-            tokens = [word] if word in (START, END) else self._merge(word)
+        for word in self._words(text):
+            tokens = [word] if word in self.specials else self._merge(word)
             ids += [self.vocab[token] for token in tokens]
             if len(ids) > self.length - 1:
                 log.warning("the prompt is too long: cut in %r, after %d tokens", word, self.length)
                 break
         return [*ids[: self.length - 1], self.vocab[END]]
+
+    def _words(self, text: str) -> Iterator[str]:
+        """The special tokens of a text, as they stand in it, and its normalized words."""
+        for part in re.split(f"({'|'.join(map(re.escape, self.specials))})", text):
+            yield from [part] if part in self.specials else _split(_normalize(part))
 
     def _merge(self, word: str) -> list[str]:
         """Join the word's bytes, the earliest learned pair first."""
@@ -108,12 +114,6 @@ class CLIPTokenizer:
 
     def _rank(self, pair: tuple[str, str]) -> float:
         return self.ranks.get(pair, float("inf"))
-
-
-def _words(text: str) -> Iterator[str]:
-    """The special tokens of a text, as they stand in it, and its normalized words."""
-    for part in _SPECIAL.split(text):
-        yield from [part] if part in (START, END) else _split(_normalize(part))
 
 
 def _normalize(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Where the goldens lie, and how they are written: small, and the same bytes for the same content."""
+"""Where the goldens lie, and how they are written: small, same content same bytes."""
 
 import gzip
 import json

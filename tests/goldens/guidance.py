@@ -3,7 +3,7 @@
 import torch
 from diffusers import LatentConsistencyModelPipeline
 
-from files import save_arrays
+from .files import save_arrays
 
 SCALES = (1.0, 1.1, 1.5, 2.0, 4.0, 7.3, 8.0, 8.5, 12.0)
 WIDTHS = (256, 32, 33)

@@ -1,23 +1,18 @@
 """Make the golden files that the parity tests read, from torch, diffusers and transformers.
 
-    python tests/goldens/make.py [NAME ...]
+    python -m tests.goldens.make [NAME ...]
 
-Without a name all of them. `requirements.txt` lists what must be installed; `make goldens` does both.
+Without a name all of them. `requirements.txt` says what must be installed; `make goldens` does it.
 """
 
 import argparse
 
-import demo
-import guidance
-import noise
-import pipelines
-import schedules
-import tokenizer
 import torch
-import trajectories
+
+from . import demo, guidance, noise, pipelines, schedules, tokenizer, trajectories
 
 MAKERS = {
-    module.__name__: module.make
+    module.__name__.rpartition(".")[2]: module.make
     for module in (noise, schedules, trajectories, guidance, tokenizer, pipelines, demo)
 }
 

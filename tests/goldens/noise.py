@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from files import save_arrays
+from .files import save_arrays
 
 SEEDS = (
     *(0, 1, 42, 2**31, 2**32 - 1, 2**33 + 7, 2**63 - 1, 2**63, 2**64 - 1),

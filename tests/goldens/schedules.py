@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from diffusers import LCMScheduler, StableDiffusionImg2ImgPipeline
 
-from files import save_arrays
+from .files import save_arrays
 
 # num_train_timesteps, original_inference_steps
 ORIGINALS = ((1000, 50), (1000, 25), (1000, 100), (1000, 30), (500, 50), (1000, 1000))

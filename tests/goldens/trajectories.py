@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from diffusers import LCMScheduler
 
-from files import DATA, save_arrays, save_json
+from .files import DATA, save_arrays, save_json
 
 SHAPE = (2, 4, 3, 4)
 STEPS = 4

@@ -1,5 +1,6 @@
 """Our numbers against those of torch, diffusers and transformers.
 
 The goldens in `tests/goldens/data` were written by the scripts beside it; `make goldens` writes
-them again (with the versions that `tests/goldens/requirements.txt` names). Nothing here needs torch.
+them again (with the versions that `tests/goldens/requirements.txt` names). Nothing here
+needs torch.
 """

@@ -1,4 +1,4 @@
-"""Against the timesteps of diffusers. Golden: tests/goldens/schedules.py; again with `make goldens`.
+"""Against the timesteps of diffusers. Golden: tests/goldens/schedules.py; again: `make goldens`.
 
 "rescale" is LCMScheduler.set_timesteps with a strength (LCM img2img), "truncate" is
 StableDiffusionImg2ImgPipeline.get_timesteps where steps times strength is whole.
