@@ -4,12 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= out
 
-.PHONY: demo test check bench goldens bundle dist clean
+.PHONY: demo test check bench goldens pictures dist clean
 
 demo: $(VENV)/.installed
 	@mkdir -p $(OUT)
-	$(BIN)/lcm img2img docs/pictures/scribble.png "a snowy landscape with mountains and a lake at sunset" \
-		--strength 0.75 --seed 7 -o $(OUT)/demo.png
+	$(BIN)/lcm img2img docs/pictures/scribble.png --seed 7 -o $(OUT)/demo.png \
+		"a snowy landscape with mountains and a lake at night"
 	@echo "The picture is $(OUT)/demo.png, made from docs/pictures/scribble.png"
 
 test: $(VENV)/.installed
@@ -27,8 +27,11 @@ bench: $(VENV)/.installed
 goldens: .venv-build/.installed
 	.venv-build/bin/python -m tests.goldens.make
 
+pictures: $(VENV)/.installed
+	$(BIN)/python docs/pictures/make.py
+
 dist: $(VENV)/.installed
-	$(BIN)/python -m build --wheel --no-isolation
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

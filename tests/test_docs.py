@@ -1,0 +1,98 @@
+"""Every command and snippet of the README and of docs/ does what it is there for."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lcmcore
+from lcmcore.bundle import Settings
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SCRIBBLE = ROOT / "docs" / "pictures" / "scribble.png"
+LCM = Path(sys.executable).with_name("lcm")
+
+
+def blocks(language):
+    """(page:line, text) of each fenced block of a language."""
+    for page in PAGES:
+        text = page.read_text()
+        for match in re.finditer(rf"^```{language}\n(.*?)^```", text, re.M | re.S):
+            line = text.count("\n", 0, match.start()) + 1
+            yield pytest.param(match[1], id=f"{page.name}:{line}")
+
+
+def commands(program):
+    """(page:line, words) of each shell line that runs a program."""
+    for block in blocks("sh"):
+        for number, line in enumerate(block.values[0].splitlines(), start=1):
+            words = shlex.split(line, comments=True)
+            if words[:1] == [program]:
+                yield pytest.param(words, id=f"{block.id}+{number}")
+
+
+@pytest.fixture
+def desk(tmp_path):
+    """An empty folder with the scribble and a model in it, as the pages take for granted."""
+    shutil.copy(SCRIBBLE, tmp_path)
+    (tmp_path / "MODEL").symlink_to(lcmcore.demo_dir())
+    return tmp_path
+
+
+@pytest.mark.parametrize("code", [*blocks("python")])
+def test_python_snippet_runs(code, desk):
+    done = subprocess.run([sys.executable, "-c", code], cwd=desk, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def pages_with_lcm():
+    return [page for page in PAGES if any(p.id.startswith(page.name) for p in commands("lcm"))]
+
+
+@pytest.mark.parametrize("page", pages_with_lcm(), ids=lambda page: page.name)
+def test_lcm_commands_run_in_the_order_of_the_page(page, desk):
+    for words in (p.values[0] for p in commands("lcm") if p.id.startswith(page.name)):
+        done = subprocess.run([LCM, *words[1:]], cwd=desk, capture_output=True, text=True)
+        assert done.returncode == 0, (words, done.stderr)
+        if "-o" in words:
+            assert (desk / words[words.index("-o") + 1]).stat().st_size > 1000
+
+
+@pytest.mark.parametrize("words", [*commands("make")])
+def test_make_targets_exist(words):
+    done = subprocess.run(
+        ["make", "--dry-run", *words[1:]], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("words", [*commands("pip")])
+def test_pip_installs_an_extra_that_exists(words):
+    (extra,) = re.fullmatch(r"lcmcore\[(\w+)\]", words[-1]).groups()
+    assert f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text()
+
+
+def test_lcm_toml_of_the_page_is_accepted(tmp_path):
+    (page,) = [p for p in PAGES if p.name == "models.md"]
+    (text,) = re.findall(r"^```toml\n(.*?)^```", page.read_text(), re.M | re.S)
+    path = tmp_path / "lcm.toml"
+    path.write_text(text)
+    with lcmcore.load(lcmcore.demo_dir(), config=path) as pipe:
+        pipe(prompt="a lake", image=SCRIBBLE, strength=0.1, seed=1)
+    assert Settings.read(path).components["vae_encoder"]["threads"] == 2
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_environment_has_the_command():
+    assert os.access(LCM, os.X_OK)
