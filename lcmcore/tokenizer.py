@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from heapq import heappop, heappush
 from pathlib import Path
 from typing import Any
 
@@ -60,14 +60,14 @@ class CLIPTokenizer:
         folder = Path(folder)
         if (folder / "vocab.json").exists() or not (folder / "tokenizer.json").exists():
             vocab = read_object(folder / "vocab.json")
-            merges = _merge_lines(read_text(folder / "merges.txt"))
+            merges = _merge_lines(folder / "merges.txt")
         else:
             vocab, merges = _single_file(folder / "tokenizer.json")
         _check_vocab(vocab, merges, folder)
         settings = folder / "tokenizer_config.json"
         config = read_object(settings) if settings.exists() else {}
         pad = _content(config.get("pad_token")) or END
-        if pad not in vocab:
+        if not isinstance(pad, str) or pad not in vocab:
             raise BundleError(f"{settings}: pad_token {pad!r} is not in the vocabulary")
         ranks = {pair: rank for rank, pair in enumerate(merges)}
         return cls(vocab, ranks, vocab[pad], _model_length(config), (START, END, pad))
@@ -77,7 +77,9 @@ class CLIPTokenizer:
 
         What does not fit is cut, the end token kept, and a warning logged.
         """
-        texts = [text] if isinstance(text, str) else list(text)
+        if not isinstance(text, (str, list, tuple)):
+            raise ArgumentError(f"a prompt must be text, not {type(text).__name__}")
+        texts = [text] if isinstance(text, str) else text
         rows = np.full((len(texts), self.length), self.pad, np.int64)
         for row, item in zip(rows, texts, strict=True):
             ids = self._row(item)
@@ -92,7 +94,9 @@ class CLIPTokenizer:
             tokens = [word] if word in self.specials else self._merge(word)
             ids += [self.vocab[token] for token in tokens]
             if len(ids) > self.length - 1:
-                log.warning("the prompt is too long: cut in %r, after %d tokens", word, self.length)
+                log.warning(
+                    "the prompt is too long: cut in %r, after %d tokens", word[:40], self.length
+                )
                 break
         return [*ids[: self.length - 1], self.vocab[END]]
 
@@ -102,18 +106,31 @@ class CLIPTokenizer:
             yield from [part] if part in self.specials else _split(_normalize(part))
 
     def _merge(self, word: str) -> list[str]:
-        """Join the word's bytes, the earliest learned pair first."""
+        """Join the word's bytes, the earliest learned pair first, the leftmost of those."""
         parts = [_ALPHABET[byte] for byte in word.encode("utf-8", "replace")]
         parts[-1] += _WORD_END
-        while len(parts) > 1:
-            pair = min(pairwise(parts), key=self._rank)
-            if pair not in self.ranks:
-                break
-            parts = _join(parts, pair)
-        return parts
+        after = [*range(1, len(parts)), 0]  # a ring: the first part follows the last
+        before = [len(parts) - 1, *range(len(parts) - 1)]
+        queue: list[tuple[int, int, tuple[str, str]]] = []
 
-    def _rank(self, pair: tuple[str, str]) -> float:
-        return self.ranks.get(pair, float("inf"))
+        def offer(left: int) -> None:
+            pair = parts[left], parts[after[left]]
+            if after[left] and pair in self.ranks:
+                heappush(queue, (self.ranks[pair], left, pair))
+
+        for left in range(len(parts)):
+            offer(left)
+        while queue:
+            _, left, pair = heappop(queue)
+            right = after[left]
+            if not right or (parts[left], parts[right]) != pair:
+                continue  # one of the two was joined with another neighbour since
+            parts[left], parts[right] = "".join(pair), ""
+            after[left], before[after[right]] = after[right], left
+            offer(left)
+            if left:
+                offer(before[left])
+        return [part for part in parts if part]
 
 
 def _normalize(text: str) -> str:
@@ -153,16 +170,6 @@ def _kind(char: str) -> str:
     return {"L": "letter", "N": "number"}.get(unicodedata.category(char)[0], "other")
 
 
-def _join(parts: list[str], pair: tuple[str, str]) -> list[str]:
-    joined: list[str] = []
-    position = 0
-    while position < len(parts):
-        width = 2 if tuple(parts[position : position + 2]) == pair else 1
-        joined.append("".join(parts[position : position + width]))
-        position += width
-    return joined
-
-
 def _byte_alphabet() -> list[str]:
     """GPT-2's printable stand-in for each byte: itself, or the next free one from U+0100 on."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
@@ -173,31 +180,34 @@ def _byte_alphabet() -> list[str]:
 _ALPHABET = _byte_alphabet()
 
 
-def _merge_lines(text: str) -> list[tuple[str, str]]:
-    lines = (line for line in text.splitlines() if line and not line.startswith("#version"))
-    return [_pair(line.split(" ")) for line in lines]
+def _merge_lines(path: Path) -> list[tuple[str, str]]:
+    lines = read_text(path).splitlines()
+    return [_pair(line, path) for line in lines if line and not line.startswith("#version")]
 
 
-def _pair(parts: Any) -> tuple[str, str]:
-    if isinstance(parts, str):
-        parts = parts.split(" ")
-    if not isinstance(parts, list) or len(parts) != 2:
-        raise BundleError(f"merges: {parts!r} is not a pair of tokens")
+def _pair(merge: Any, path: Path) -> tuple[str, str]:
+    """A merge is written as text, or in newer files as a list of two."""
+    parts = merge.split(" ") if isinstance(merge, str) else merge
+    if not isinstance(parts, list) or [type(part) for part in parts] != [str, str]:
+        raise BundleError(f"{path}: the merge {merge!r} is not a pair of tokens")
     return parts[0], parts[1]
 
 
 def _single_file(path: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     model = read_object(path).get("model")
-    if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict):
+    if not isinstance(model, dict):
         raise BundleError(f"{path}: holds no byte-pair model")
-    return model["vocab"], [_pair(merge) for merge in model.get("merges", [])]
+    vocab, merges = model.get("vocab"), model.get("merges")
+    if not isinstance(vocab, dict) or not isinstance(merges, list):
+        raise BundleError(f"{path}: holds no byte-pair model")
+    return vocab, [_pair(merge, path) for merge in merges]
 
 
 def _check_vocab(vocab: dict[str, Any], merges: list[tuple[str, str]], folder: Path) -> None:
     """Every token that a text can become must have an id."""
     bytes_alone = [char + tail for char in _ALPHABET for tail in ("", _WORD_END)]
     for token in [START, END, *bytes_alone, *map("".join, merges)]:
-        if type(vocab.get(token)) is not int:
+        if type(vocab.get(token)) is not int or not 0 <= vocab[token] < 2**31:
             raise BundleError(f"{folder}: token {token!r} has no id in the vocabulary")
 
 
