@@ -19,6 +19,7 @@ from lcmcore.scheduler import LCMScheduler
 from lcmcore.tokenizer import CLIPTokenizer
 
 COMPONENTS = ("text_encoder", "unet", "vae_encoder", "vae_decoder")
+_TOP_LEVEL = ("runtime", "scaling_factor", "size_multiple")
 _DEFAULTS = ("num_inference_steps", "guidance_scale")
 _OURS = ("runtime", "sha256", "build")  # keys of a component's table that are no runtime's options
 
@@ -73,6 +74,7 @@ class Settings:
     num_inference_steps: int = 4
     guidance_scale: float | None = None
     scaling_factor: float | None = None
+    size_multiple: int | None = None
     components: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def runtime_of(self, component: str) -> str:
@@ -95,7 +97,7 @@ class Settings:
 
     @classmethod
     def _from_table(cls, table: Mapping[str, Any]) -> Settings:
-        _only("", table, ("runtime", "defaults", "scaling_factor", *COMPONENTS))
+        _only("", table, ("defaults", *_TOP_LEVEL, *COMPONENTS))
         defaults = _table(table, "defaults")
         _only("defaults.", defaults, _DEFAULTS)
         components = {name: _table(table, name) for name in COMPONENTS if name in table}
@@ -103,9 +105,10 @@ class Settings:
         for where in (table, *components.values()):
             if not isinstance(where.get("runtime", ""), str):
                 raise ArgumentError(f"runtime must be a name, not {where['runtime']!r}")
-        settings |= {key: table[key] for key in ("runtime", "scaling_factor") if key in table}
-        if "num_inference_steps" in settings:
-            whole_number("num_inference_steps", settings["num_inference_steps"], 1, 1_000_000)
+        settings |= {key: table[key] for key in _TOP_LEVEL if key in table}
+        for key in ("num_inference_steps", "size_multiple"):
+            if key in settings:
+                whole_number(key, settings[key], 1, 1_000_000)
         for key in ("guidance_scale", "scaling_factor"):
             if key in settings:
                 real_number(key, settings[key], 0, 1000)

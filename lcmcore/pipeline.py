@@ -279,7 +279,8 @@ class Pipeline:
         factor = self.bundle.vae.factor
         height, width = (sample.shape[2], sample.shape[3]) if sample else (None, None)
         compiled = (width * factor, height * factor) if width and height else None
-        return Sizes.of_model(self.bundle.config("unet"), self.bundle.vae, compiled)
+        unet, multiple = self.bundle.config("unet"), self.bundle.settings.size_multiple
+        return Sizes.of_model(unet, self.bundle.vae, compiled, multiple)
 
     @property
     def guidance_width(self) -> int:

@@ -23,8 +23,7 @@ class Sizes:
     """The sizes of one model.
 
     `compiled` is the only one of a network with fixed shapes. Otherwise both sides are multiples
-    of `multiple` (each level of the VAE and the UNet halves them), and `native` is the side that
-    the model was trained for.
+    of `multiple`, and `native` is the side that the model was trained for.
     """
 
     compiled: Size | None
@@ -33,12 +32,23 @@ class Sizes:
     vae: VaeConfig
 
     @classmethod
-    def of_model(cls, unet: Mapping[str, Any], vae: VaeConfig, compiled: Size | None) -> Sizes:
-        """From the UNet's config.json; where it is silent, Stable Diffusion 1.5's figures."""
+    def of_model(
+        cls,
+        unet: Mapping[str, Any],
+        vae: VaeConfig,
+        compiled: Size | None,
+        multiple: int | None = None,
+    ) -> Sizes:
+        """From the UNet's config.json; where it is silent, Stable Diffusion 1.5's figures.
+
+        The VAE halves a side at each level, and so does the UNet; most exports of one work only
+        where nothing is left over at any level. `multiple` is for those that are less strict.
+        """
         levels = len(unet.get("block_out_channels") or range(4))
         sample = unet.get("sample_size") or 64
         side = max(sample) if isinstance(sample, list) else sample
-        return cls(compiled, side * vae.factor, vae.factor * 2 ** (levels - 1), vae)
+        multiple = multiple or vae.factor * 2 ** (levels - 1)
+        return cls(compiled, side * vae.factor, multiple, vae)
 
     def choose(self, width: int | None, height: int | None, image: Size | None) -> Size:
         """The (width, height) of a call.
