@@ -38,9 +38,9 @@ def read_image(source: ImageLike) -> Image.Image:
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, bytes):
-        return _decode(_open(io.BytesIO(source), "image"), "image")
+        return _read_file(io.BytesIO(source), "image")
     if isinstance(source, (str, os.PathLike)):
-        return _decode(_open(source, os.fspath(source)), os.fspath(source))
+        return _read_file(source, os.fspath(source))
     raise ArgumentError(
         f"image must be a path, bytes, a Pillow image or an array, not {type(source).__name__}"
     )
@@ -89,6 +89,11 @@ def to_pil(array: Floats) -> list[Image.Image]:
     return [Image.fromarray(pixels) for pixels in (array * 255).round().astype(np.uint8)]
 
 
+def _read_file(file: str | os.PathLike[str] | io.BytesIO, name: str) -> Image.Image:
+    with _open(file, name) as image:
+        return _decode(image, name)
+
+
 def _open(file: str | os.PathLike[str] | io.BytesIO, name: str) -> Image.Image:
     try:
         return Image.open(file)
@@ -126,10 +131,16 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         grey = np.nan_to_num(np.asarray(image)).clip(0, 1) * 255
         return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
+    if _is_transparent(image):
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    """Pillow's has_transparency_data, which came with 10.1."""
+    alpha_palette = image.palette is not None and image.palette.mode.endswith("A")
+    return image.mode[-1] in "Aa" or alpha_palette or "transparency" in image.info
 
 
 def _from_array(array: NDArray[Any]) -> Image.Image:

@@ -67,8 +67,8 @@ class CLIPTokenizer:
         settings = folder / "tokenizer_config.json"
         config = read_object(settings) if settings.exists() else {}
         pad = _content(config.get("pad_token")) or END
-        if not isinstance(pad, str) or pad not in vocab:
-            raise BundleError(f"{settings}: pad_token {pad!r} is not in the vocabulary")
+        if not isinstance(pad, str) or type(vocab.get(pad)) is not int:
+            raise BundleError(f"{settings}: pad_token {pad!r} has no id in the vocabulary")
         ranks = {pair: rank for rank, pair in enumerate(merges)}
         return cls(vocab, ranks, vocab[pad], _model_length(config), (START, END, pad))
 
