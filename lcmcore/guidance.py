@@ -15,10 +15,11 @@ def guidance_embedding(guidance_scale: float, width: int) -> NDArray[np.float32]
     google-research/vdm; the networks were trained on `guidance_scale - 1`, times 1000.
     """
     half = width // 2
-    frequencies = np.exp(
-        np.arange(half, dtype=np.float32) * np.float32(-math.log(1e4) / (half - 1))
-    )
-    angles = np.float32((guidance_scale - 1) * 1000) * frequencies
+    exponents = np.arange(half, dtype=np.float32) * np.float32(-math.log(1e4) / (half - 1))
+    # Angles reach thousands of radians, so the last bit of a frequency shows. torch's float32 exp
+    # rounds correctly, as double precision does; numpy's does not.
+    frequencies = np.exp(exponents, dtype=np.float64).astype(np.float32)
+    angles = np.float32(guidance_scale - 1) * np.float32(1000) * frequencies
     embedding = np.zeros(width, np.float32)
     embedding[: 2 * half] = np.concatenate([np.sin(angles), np.cos(angles)])
     return embedding

@@ -1,5 +1,5 @@
 """Prompts for the tokenizer goldens: picked by hand, and random ones."""
-# ruff: noqa: RUF001  (ambiguous characters are the point)
+# ruff: noqa: RUF001, SIM905  (ambiguous characters are the point; words read better as a line)
 
 import random
 import unicodedata
