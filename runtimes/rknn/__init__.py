@@ -1,1 +1,6 @@
-"""The RKNN runtime: Rockchip NPUs through rknn-toolkit-lite2."""
+"""The RKNN runtimes: Rockchip NPUs through rknn-toolkit-lite2, and rknn-toolkit2's simulator."""
+
+from runtimes.rknn.runtime import RknnRuntime
+from runtimes.rknn.simulator import RknnSimulator
+
+__all__ = ["RknnRuntime", "RknnSimulator"]

@@ -1,0 +1,203 @@
+"""`lcm build onnx`: exports the networks of a diffusers checkpoint to ONNX, for both runtimes.
+
+The graphs have the names of optimum's exports, a timestep of shape [1], an encoder that returns the
+moments, and an opset that rknn-toolkit2 converts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import hashlib
+import logging
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lcmcore.bundle import COMPONENTS
+from lcmcore.errors import (
+    ArgumentError,
+    BundleError,
+    LcmError,
+    NetworkError,
+    RuntimeUnavailableError,
+    first_line,
+)
+from lcmcore.progress import Progress
+from runtimes.staging import copy_new, copy_shared, staged
+
+if TYPE_CHECKING:
+    from runtimes.onnx.checkpoint import Export, LatentSize
+
+OPSET = 18  # rknn-toolkit2 takes up to 19
+TOLERANCE = 1e-4  # of ONNX Runtime from torch, relative to the largest value
+
+_FILENAME = "model.onnx"
+_IR_VERSION = 8  # what opset 18 needs; ONNX Runtime 1.17 reads up to 9
+_NEEDED = ("torch", "diffusers", "transformers", "onnx", "onnxruntime", "onnxscript")
+_STAMP = "lcmcore.source"
+_FREE = "free"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `lcm build onnx`."""
+    parser.add_argument("checkpoint", type=Path, help="a folder in diffusers' layout")
+    parser.add_argument("out", type=Path, help="the bundle to write")
+    parser.add_argument("--size", metavar="WxH", help="fix the graphs to it; default: any size")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Export all four networks; those that are there already, from the same source, stay.
+
+    Raises RuntimeUnavailableError if the extra `build` is not installed, BundleError, NetworkError,
+    ArgumentError or OutputError.
+    """
+    missing = [name for name in _NEEDED if find_spec(name) is None]
+    if missing:
+        raise RuntimeUnavailableError(
+            f"{', '.join(missing)} missing: pip install 'lcmcore[build,onnx]'"
+        )
+    for folder in ("text_encoder", "unet", "vae"):
+        if not (args.checkpoint / folder / "config.json").is_file():
+            raise BundleError(
+                f"{args.checkpoint}: no {folder}/config.json: a checkpoint in diffusers' layout"
+                " is needed (a single .safetensors file is not one)"
+            )
+    with Progress() as progress:
+        for component in COMPONENTS:
+            progress.say(f"{component}: {_export(component, args.checkpoint, args.out, args.size)}")
+    copy_shared(args.checkpoint, args.out)
+
+
+def _export(component: str, checkpoint: Path, out: Path, size: str | None) -> str:
+    """Export one network and return what to say about it."""
+    from runtimes.onnx.checkpoint import CONFIG_SOURCES, load_export
+
+    start = time.perf_counter()
+    source = checkpoint / CONFIG_SOURCES[component]
+    stamp = _stamp(source, size)
+    target = out / component
+    if _stamp_of(target / _FILENAME) == stamp:
+        return "kept, it is there already"
+    with _quiet(), staged(target, last=_FILENAME) as stage:
+        with _named(component, "cannot be loaded"):
+            export = load_export(component, checkpoint)
+        sizes = _latent_sizes(export, size)
+        with _named(component, "torch cannot export it"):
+            examples = [_example(export, latents) for latents in sizes]
+            _write(export, examples[0][0], stage / _FILENAME, size is None, stamp)
+        del export
+        gc.collect()  # the weights: ONNX Runtime has its own
+        difference = _largest_difference(stage / _FILENAME, examples)
+        if not difference <= TOLERANCE:
+            raise NetworkError(
+                component, f"ONNX Runtime differs from torch by {difference:.1e} of the largest"
+                f" value, more than {TOLERANCE:g}: report this with the versions of both",
+            )  # fmt: skip
+        copy_new(source / "config.json", stage / "config.json")
+    seconds = time.perf_counter() - start
+    return f"exported in {seconds:.0f} s, {difference:.1e} of the largest value from torch"
+
+
+def _latent_sizes(export: Export, size: str | None) -> list[LatentSize]:
+    """What to trace with, then what else to compare with: (batch, height, width) of latents."""
+    unit = export.multiple
+    if size is None:
+        return [(1, 4 * unit, 4 * unit), (2, 3 * unit, 5 * unit)]
+    side = unit * export.factor
+    width, cross, height = size.lower().partition("x")
+    if not (cross and width.isdecimal() and height.isdecimal()):
+        raise ArgumentError(f"size must be WIDTHxHEIGHT like 512x384, not {size!r}")
+    if not int(width) or not int(height) or int(width) % side or int(height) % side:
+        raise ArgumentError(f"size {size}: both must be multiples of {side} for this model")
+    return [(1, int(height) // export.factor, int(width) // export.factor)]
+
+
+def _example(export: Export, size: LatentSize) -> tuple[dict[str, Any], Any]:
+    """Random inputs, and what torch makes of them."""
+    import torch
+
+    inputs = export.example(size)
+    with torch.no_grad():
+        return inputs, export.module(*inputs.values()).numpy()
+
+
+def _write(export: Export, inputs: dict[str, Any], path: Path, free: bool, stamp: str) -> None:
+    """Export to a graph and, beside it, one file of weights."""
+    import torch
+
+    axes = [export.axes.get(name, {}) if free else {} for name in inputs]
+    program = torch.onnx.export(
+        export.module,
+        tuple(inputs.values()),
+        input_names=list(inputs),
+        output_names=[export.output],
+        dynamic_shapes=axes,
+        opset_version=OPSET,
+        dynamo=True,
+        verbose=False,
+    )
+    program.model.ir_version = _IR_VERSION
+    program.model.metadata_props[_STAMP] = stamp
+    for node in program.model.graph:
+        node.metadata_props.clear()  # where on this machine the source of torch lies
+    program.save(str(path), external_data=True)
+
+
+def _largest_difference(path: Path, examples: list[tuple[dict[str, Any], Any]]) -> float:
+    """Between ONNX Runtime and torch, relative to the largest value of torch's output."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    differences = []
+    for inputs, expected in examples:
+        got = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})[0]
+        differences.append(np.abs(got - expected).max() / np.abs(expected).max())
+    return float(max(differences))
+
+
+def _stamp(source: Path, size: str | None) -> str:
+    """Tells exports apart that differ in weights, config or size."""
+    files = sorted(path for path in source.iterdir() if path.is_file())
+    facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return hashlib.sha256(repr((facts, size or _FREE, OPSET)).encode()).hexdigest()
+
+
+def _stamp_of(path: Path) -> str | None:
+    """The stamp in an exported file, None if there is none or no such file."""
+    import onnx
+
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception:  # missing, broken, not ours: it is exported again
+        return None
+    return next((entry.value for entry in model.metadata_props if entry.key == _STAMP), None)
+
+
+@contextmanager
+def _named(component: str, what: str) -> Iterator[None]:
+    """Turn a foreign exception into a NetworkError."""
+    try:
+        yield
+    except LcmError:
+        raise
+    except Exception as error:
+        raise NetworkError(component, f"{what}: {first_line(error)}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings and bars of torch, diffusers and transformers."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,176 @@
+"""Reads a .rknn file without vendor code: what it takes, what it returns, what it is built for.
+
+The format is undocumented; these offsets were found on files of rknn-toolkit2 2.3.2 and 2.5.0
+(file version 6) and serve for diagnosis and for the order of the inputs:
+
+    0   "RKNN" and 4 zero bytes          64      body of N bytes; near its top the inputs' dtypes
+    8   file version, u64                        and layouts, as plain JSON
+    16  length N of the body, u64        64 + N  length J, u64, then J bytes of JSON: the graph
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from lcmcore.errors import BundleError, first_line
+
+KNOWN_VERSION = 6
+OLDEST_TOOLKIT = (2, 3, 0)  # before it, LayerNorm in half precision went wrong
+
+_HEADER = 64
+_PREAMBLE = 1 << 16  # where dtypes and layouts are sought, from the body's start
+_LARGEST_JSON = 1 << 28
+
+logger = logging.getLogger("lcmcore.rknn")
+
+
+@dataclass(frozen=True)
+class RknnTensor:
+    """An input or output: `shape` as the ONNX file had it, None for what the file does not say."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str | None = None  # as numpy calls it
+    layout: str | None = None  # "NHWC" or "NCHW" where it matters
+
+    def __str__(self) -> str:
+        shape = ", ".join(map(str, self.shape))
+        kind = " ".join(filter(None, (self.dtype, self.layout)))
+        return f"{self.name} [{shape}] {kind}".rstrip()
+
+
+@dataclass(frozen=True)
+class RknnFile:
+    """What a .rknn file says about itself; inputs and outputs in the order of the device's calls.
+
+    They are empty for a file of a version that this reader does not understand.
+    """
+
+    path: Path
+    version: int
+    size: int  # bytes
+    toolkit: str = ""  # e.g. "2.5.0"
+    platforms: tuple[str, ...] = ()  # e.g. ("rk3588",)
+    inputs: tuple[RknnTensor, ...] = ()
+    outputs: tuple[RknnTensor, ...] = ()
+
+    @classmethod
+    def read(cls, path: Path) -> RknnFile:
+        """Read a file; raises BundleError if it is missing, no .rknn, encrypted, cut or damaged.
+
+        A file version that is not known is logged as a warning, and read as far as it goes.
+        """
+        try:
+            size = path.stat().st_size
+            with path.open("rb") as file:
+                return cls._parse(path, size, file)
+        except OSError as error:
+            raise BundleError(f"{path}: cannot be read: {error.strerror}") from error
+
+    @classmethod
+    def _parse(cls, path: Path, size: int, file: BinaryIO) -> RknnFile:
+        header = file.read(_HEADER)
+        _check_magic(path, header)
+        version = int.from_bytes(header[8:16], "little")
+        if version != KNOWN_VERSION:
+            logger.warning(
+                "%s: file version %d is not known here (%d is); reading it may go wrong",
+                path, version, KNOWN_VERSION,
+            )  # fmt: skip
+        try:
+            preamble, graph = _sections(file, header, size)
+            inputs, outputs = (_tensors(graph, preamble, side) for side in ("input", "output"))
+            toolkit, platforms = str(graph["version"]), tuple(graph["target_platform"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if version != KNOWN_VERSION:
+                return cls(path, version, size)
+            reason = first_line(error) if isinstance(error, _DamagedError) else "damaged"
+            raise BundleError(f"{path}: {reason}: copy or build it again") from error
+        return cls(path, version, size, toolkit, platforms, inputs, outputs)
+
+    @property
+    def too_old(self) -> bool:
+        """Whether a toolkit older than OLDEST_TOOLKIT built it."""
+        numbers = re.match(r"(\d+)\.(\d+)\.(\d+)", self.toolkit)
+        return numbers is not None and tuple(map(int, numbers.groups())) < OLDEST_TOOLKIT
+
+
+class _DamagedError(ValueError):
+    """The file is not whole; the message says in what way."""
+
+
+def _check_magic(path: Path, header: bytes) -> None:
+    if header.startswith(b"RKCE"):
+        raise BundleError(f"{path}: encrypted (RKCE): get the plain .rknn file from its maker")
+    if header.startswith(b"version https://git-lfs"):
+        raise BundleError(f"{path}: a Git LFS pointer, not the file itself: run `git lfs pull`")
+    if not header:
+        raise BundleError(f"{path}: empty: copy or build it again")
+    if not header.startswith(b"RKNN"):
+        raise BundleError(f"{path}: not an RKNN file: it begins with {header[:4]!r}")
+    if len(header) < _HEADER:
+        raise BundleError(f"{path}: cut after {len(header)} bytes: copy or build it again")
+
+
+def _sections(file: BinaryIO, header: bytes, size: int) -> tuple[bytes, Mapping[str, Any]]:
+    """The body's beginning, and the JSON object that follows the body."""
+    start = _HEADER + int.from_bytes(header[16:24], "little")
+    if start + 8 > size:
+        raise _DamagedError(f"cut: it has {size} bytes and should have more than {start}")
+    preamble = file.read(min(_PREAMBLE, start - _HEADER))
+    file.seek(start)
+    length = int.from_bytes(file.read(8), "little")
+    if start + 8 + length > size:
+        raise _DamagedError(f"cut: it has {size} bytes and should have {start + 8 + length}")
+    if length > _LARGEST_JSON:
+        raise _DamagedError(f"damaged: it claims {length} bytes of description")
+    return preamble, json.loads(file.read(length))
+
+
+def _tensors(
+    graph: Mapping[str, Any], preamble: bytes, side: str
+) -> tuple[RknnTensor, ...]:
+    """Inputs or outputs by position, with dtype and layout where the preamble has them."""
+    edges = [edge for edge in graph["graph"] if edge["left"] == side]
+    edges.sort(key=lambda edge: edge["left_tensor_id"])
+    by_id = {tensor["tensor_id"]: tensor for tensor in graph["norm_tensor"]}
+    declared = [by_id[edge["right_tensor_id"]] for edge in edges]
+    if not declared:
+        raise _DamagedError(f"damaged: it has no {side}")
+    formats = _formats(preamble, [tensor["url"] for tensor in declared])
+    return tuple(_tensor(tensor, formats.get(tensor["url"], {})) for tensor in declared)
+
+
+def _tensor(declared: Mapping[str, Any], form: Mapping[str, str]) -> RknnTensor:
+    layout = form.get("layout")
+    return RknnTensor(
+        name=str(declared["url"]),
+        shape=tuple(int(dim) for dim in declared["size"]),
+        dtype=form.get("dtype"),
+        layout=layout if layout in {"NHWC", "NCHW"} else None,
+    )
+
+
+def _formats(preamble: bytes, names: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
+    """The {name: {"dtype", "layout"}} for exactly these tensors, or nothing."""
+    for candidate in _json_objects(preamble):
+        if candidate.keys() == set(names) and all(isinstance(v, dict) for v in candidate.values()):
+            return candidate
+    return {}
+
+
+def _json_objects(data: bytes) -> Iterator[dict[str, Any]]:
+    text = data.decode("latin-1")  # a byte a character; names in other alphabets are escaped
+    decoder = json.JSONDecoder()
+    for match in re.finditer(r'\{"', text):
+        try:
+            value, _ = decoder.raw_decode(text, match.start())
+        except (ValueError, RecursionError):
+            continue
+        yield value

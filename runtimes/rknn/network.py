@@ -1,0 +1,135 @@
+"""One network on the NPU, through rknn-toolkit-lite2's RKNNLite, which reports little by itself.
+
+RKNNLite hardly ever raises: it returns -1 or None and writes the reason to a log, replaces the
+elements of the list that it is given, does not check shapes, and returns a list of arrays even if
+the run failed. So everything that goes in and comes out is checked here.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lcmcore.errors import NetworkError, first_line
+from lcmcore.runtime import Array, TensorSpec, check_inputs, check_outputs
+from runtimes.rknn.signature import Signature
+from runtimes.rknn.vendorlog import vendor_log
+
+CORE_MASKS: Mapping[str, int] = {
+    "auto": 0,
+    "0": 1,
+    "1": 2,
+    "2": 4,
+    "0_1": 3,
+    "0_1_2": 7,
+}
+_RUNS_BETWEEN_COLLECTIONS = 8  # RKNNLite leaves reference cycles of some 40 kB a run
+
+
+class RknnNetwork:
+    """A .rknn file loaded into the NPU; `make_lite` is the class RKNNLite or a double of it."""
+
+    def __init__(
+        self,
+        component: str,
+        path: Path,
+        signature: Signature,
+        core_mask: str,
+        make_lite: Callable[[], Any],
+    ) -> None:
+        self._component = component
+        self._signature = signature
+        self._lock = threading.Lock()
+        self._runs = 0
+        self._log = vendor_log()
+        self._lite = self._call("RKNNLite()", make_lite)
+        try:
+            self._require_zero("load_rknn", self._lite.load_rknn, str(path))
+            self._require_zero(
+                "init_runtime", self._lite.init_runtime, core_mask=CORE_MASKS[core_mask]
+            )
+        except BaseException:
+            self.close()
+            raise
+        if hasattr(self._lite, "rknn_data"):
+            self._lite.rknn_data = None  # the whole file, of which the driver has its own copy
+
+    @property
+    def inputs(self) -> Sequence[TensorSpec]:
+        """What it takes, in the device's order."""
+        return self._signature.inputs
+
+    @property
+    def outputs(self) -> Sequence[TensorSpec]:
+        """What it returns."""
+        return self._signature.outputs
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """All outputs, float32 NCHW; raises NetworkError also for what the driver lets pass."""
+        check_inputs(self._component, self.inputs, inputs)
+        arrays = self._signature.positional(inputs)
+        with self._lock:
+            if self._lite is None:
+                raise NetworkError(self._component, "the network is closed")
+            results = self._call(
+                "inference",
+                self._lite.inference,
+                inputs=arrays,
+                data_format=self._signature.layout,
+            )
+            self._runs += 1
+            if self._runs % _RUNS_BETWEEN_COLLECTIONS == 0:
+                gc.collect()
+        return self._checked(results)
+
+    def close(self) -> None:
+        """Release the NPU's memory."""
+        with self._lock:
+            lite, self._lite = self._lite, None
+            if lite is not None:
+                self._call("release", lite.release)
+
+    def _checked(self, results: Any) -> dict[str, Array]:
+        if results is None:
+            raise self._failure("inference failed")
+        if len(results) != len(self.outputs):
+            raise self._failure(
+                f"inference returned {len(results)} outputs in place of {len(self.outputs)}"
+            )
+        outputs = {
+            spec.name: np.asarray(array, dtype=np.float32)
+            for spec, array in zip(self.outputs, results, strict=True)
+        }
+        check_outputs(self._component, self.outputs, outputs)
+        for name, array in outputs.items():
+            if array.size > 1 and array.min() == array.max():
+                raise NetworkError(
+                    self._component,
+                    f"output {name} is {array.flat[0]:g} throughout: the run failed unnoticed, or"
+                    " half precision overflowed; look at dmesg, or try another runtime",
+                )
+        return outputs
+
+    def _require_zero(self, what: str, function: Callable[..., Any], *args: Any, **kw: Any) -> None:
+        code = self._call(what, function, *args, **kw)
+        if code != 0:
+            raise self._failure(f"{what} returned {code}")
+
+    def _call(self, what: str, function: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
+        self._log.clear()
+        try:
+            return function(*args, **keywords)
+        except Exception as error:
+            raise NetworkError(
+                self._component, f"rknn-toolkit-lite2's {what} raised {first_line(error)}"
+            ) from error
+
+    def _failure(self, what: str) -> NetworkError:
+        return NetworkError(
+            self._component, f"rknn-toolkit-lite2's {what}: {self._log.reason()}"
+        )

@@ -1,0 +1,124 @@
+"""What an ONNX file takes and returns, and what the converter needs changed in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lcmcore.errors import NetworkError, RuntimeUnavailableError, first_line
+from lcmcore.runtime import TensorSpec
+from runtimes.rknn.shapes import OPTIONAL_INPUTS, Shape
+
+if TYPE_CHECKING:
+    import onnx
+
+NEWEST_OPSET = 19  # that rknn-toolkit2 2.5.0 converts
+_TIMESTEP = "timestep"
+_SCALAR = "timestep_rank_0"
+_EMBEDDED = 2**30  # bytes of weights that fit in one file, with room below protobuf's 2 GiB
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """An ONNX file as the converter sees it; shapes as declared, None where they are free."""
+
+    component: str
+    path: Path
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    @classmethod
+    def read(cls, component: str, path: Path) -> OnnxFile:
+        """Read the graph without its weights; raises NetworkError for what cannot be converted."""
+        model = _load(component, path, weights=False)
+        opset = max((entry.version for entry in model.opset_import if not entry.domain), default=0)
+        if opset > NEWEST_OPSET:
+            raise NetworkError(
+                component,
+                f"{path} has opset {opset}, and rknn-toolkit2 converts up to {NEWEST_OPSET}:"
+                " export it again, e.g. with `lcm build onnx`",
+            )
+        weights = {tensor.name for tensor in model.graph.initializer}
+        inputs = tuple(_spec(value) for value in model.graph.input if value.name not in weights)
+        return cls(component, path, inputs, tuple(_spec(value) for value in model.graph.output))
+
+    def shapes(self, usual: Mapping[str, Shape]) -> dict[str, Shape]:
+        """The shape of each input, in the file's order; `usual` are those of the wanted size.
+
+        Raises NetworkError if the file is another network, or fixed to another size.
+        """
+        names = {spec.name for spec in self.inputs}
+        if len(usual) == len(names) == 1:
+            usual = dict(zip(names, usual.values(), strict=True))
+        if not set(usual) - OPTIONAL_INPUTS <= names <= set(usual):
+            listed = ", ".join(map(str, self.inputs))
+            raise NetworkError(
+                self.component, f"{self.path} holds another network: it takes {listed}"
+            )
+        return {spec.name: self._shape(spec, usual[spec.name]) for spec in self.inputs}
+
+    def for_converter(self, folder: Path) -> Path:
+        """The file, or a copy in `folder` whose timestep has shape [1] where it has rank 0.
+
+        rknn-toolkit2 builds a network with an input of rank 0, and then cannot run it.
+        """
+        timestep = next((spec for spec in self.inputs if spec.name == _TIMESTEP), None)
+        if timestep is None or timestep.shape:
+            return self.path
+        import onnx
+
+        model = _load(self.component, self.path, weights=True)
+        _widen_timestep(model)
+        copy = folder / "model.onnx"
+        size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+        onnx.save_model(model, str(copy), save_as_external_data=size > _EMBEDDED)
+        return copy
+
+    def _shape(self, spec: TensorSpec, usual: Shape) -> Shape:
+        if spec.name == _TIMESTEP:
+            return (1,)
+        if len(spec.shape) != len(usual) or any(
+            dim not in {None, want} for dim, want in zip(spec.shape, usual, strict=True)
+        ):
+            wanted = TensorSpec(spec.name, usual, spec.dtype)
+            raise NetworkError(
+                self.component,
+                f"{self.path} takes {spec}, and this size needs {wanted}: choose the size that"
+                " it was exported at, or export it for any size",
+            )
+        return usual
+
+
+def _load(component: str, path: Path, weights: bool) -> onnx.ModelProto:
+    try:
+        import onnx
+    except ImportError as error:
+        raise RuntimeUnavailableError("onnx is not installed: pip install onnx") from error
+    try:
+        return onnx.load(str(path), load_external_data=weights)
+    except Exception as error:  # protobuf's, onnx's and the system's errors share no base class
+        raise NetworkError(component, f"cannot read {path}: {first_line(error)}") from error
+
+
+def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    import onnx
+
+    kind = value.type.tensor_type
+    shape = tuple(d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim)
+    return TensorSpec(value.name, shape, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name)
+
+
+def _widen_timestep(model: onnx.ModelProto) -> None:
+    """Make the input `timestep` [1], and squeeze it where it is used."""
+    import onnx
+
+    graph = model.graph
+    value = next(value for value in graph.input if value.name == _TIMESTEP)
+    value.type.tensor_type.shape.dim.add().dim_value = 1
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            if name == _TIMESTEP:
+                node.input[index] = _SCALAR
+    graph.node.insert(0, onnx.helper.make_node("Squeeze", [_TIMESTEP], [_SCALAR]))

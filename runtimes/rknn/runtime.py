@@ -1,0 +1,95 @@
+"""Opens model.rknn on a Rockchip board with rknn-toolkit-lite2, which is imported only then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from lcmcore.errors import ArgumentError, BundleError, NetworkError, first_line
+from lcmcore.runtime import Network, require_available, require_file
+from runtimes.rknn import board, signature
+from runtimes.rknn.file import OLDEST_TOOLKIT, RknnFile
+from runtimes.rknn.network import CORE_MASKS, RknnNetwork
+
+
+class RknnRuntime:
+    """Networks on the NPU.
+
+    Options: `core_mask`, one of "auto", "0", "1", "2", "0_1" and "0_1_2"; and what a file that
+    cannot be read leaves unsaid: `inputs`, names in the order of the device's calls; `layout`,
+    "nhwc" or "nchw"; `size`, e.g. "512x384".
+    """
+
+    name = "rknn"
+    filename = "model.rknn"
+    priority = 10
+    options = frozenset({"core_mask", *signature.OPTIONS})
+
+    def available(self) -> str | None:
+        """None on a Rockchip board with rknn-toolkit-lite2."""
+        if board.platform() is None:
+            return "this machine is no Rockchip board with an NPU: run it there, or use onnx"
+        if find_spec("rknnlite") is None:
+            return "rknn-toolkit-lite2 is not installed: pip install 'lcmcore[rknn]'"
+        return None
+
+    def open(self, component: str, folder: Path, options: Mapping[str, Any]) -> Network:
+        """The network of folder/model.rknn; raises NetworkError, ArgumentError, or if this is no
+        board RuntimeUnavailableError.
+        """
+        require_available(self)
+        path = require_file(component, folder, self.filename)
+        core_mask = _core_mask(options)
+        try:
+            file = RknnFile.read(path)
+        except BundleError as error:
+            raise NetworkError(component, str(error)) from error
+        _require_fit(component, file)
+        layout = signature.signature(component, file, folder, options)
+        return RknnNetwork(component, path, layout, core_mask, _lite_class(component))
+
+    def describe(self, path: Path) -> Iterator[str]:
+        """Lines about a model.rknn, for `lcm info`; needs no board. Raises BundleError."""
+        file = RknnFile.read(path)
+        if not file.inputs:
+            yield f"file version {file.version} is not understood"
+            return
+        yield f"built for {', '.join(file.platforms)} by rknn-toolkit2 {file.toolkit}"
+        yield from (f"takes {tensor}" for tensor in file.inputs)
+        yield from (f"gives {tensor}" for tensor in file.outputs)
+
+
+def _core_mask(options: Mapping[str, Any]) -> str:
+    core_mask = str(options.get("core_mask", "auto"))
+    if core_mask not in CORE_MASKS:
+        raise ArgumentError(f"core_mask must be one of {', '.join(CORE_MASKS)}, not {core_mask!r}")
+    return core_mask
+
+
+def _require_fit(component: str, file: RknnFile) -> None:
+    here = board.platform()
+    if file.platforms and here is not None and not board.runs(file.platforms, here):
+        raise NetworkError(
+            component,
+            f"{file.path} was built for {', '.join(file.platforms)} and this board is {here}:"
+            f" build it with `lcm build rknn --platform {here}`",
+        )
+    if file.too_old:
+        oldest = ".".join(map(str, OLDEST_TOOLKIT))
+        raise NetworkError(
+            component,
+            f"{file.path} was built by rknn-toolkit2 {file.toolkit}, whose half-precision"
+            f" arithmetic is wrong: build it with {oldest} or newer",
+        )
+
+
+def _lite_class(component: str) -> Callable[[], Any]:
+    try:
+        from rknnlite.api import RKNNLite
+    except Exception as error:  # a broken wheel fails in any way
+        raise NetworkError(
+            component, f"rknn-toolkit-lite2 does not import: {first_line(error)}"
+        ) from error
+    return RKNNLite  # type: ignore[no-any-return]

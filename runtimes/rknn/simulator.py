@@ -1,0 +1,80 @@
+"""Opens model.onnx in rknn-toolkit2's simulator: what the NPU's half precision does, on a host."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lcmcore.errors import LcmError, NetworkError
+from lcmcore.runtime import Array, Network, TensorSpec, require_available, require_file
+from runtimes.rknn import shapes, toolkit
+from runtimes.rknn.onnxfile import OnnxFile
+
+DEFAULT_PLATFORM = "rk3588"
+
+
+class RknnSimulator:
+    """Converts each network when it is opened (the simulator takes no .rknn file), then runs it.
+
+    Options: `size`, e.g. "512x384", default the model's own; `platform`, default "rk3588".
+    It is slow, and takes part in no automatic choice.
+    """
+
+    name = "rknn-sim"
+    filename = "model.onnx"
+    priority = -1
+    options = frozenset({"size", "platform"})
+
+    def available(self) -> str | None:
+        """None where rknn-toolkit2 is installed."""
+        return toolkit.missing()
+
+    def open(self, component: str, folder: Path, options: Mapping[str, Any]) -> Network:
+        """Convert folder/model.onnx; raises NetworkError or RuntimeUnavailableError."""
+        require_available(self)
+        file = OnnxFile.read(component, require_file(component, folder, self.filename))
+        try:
+            asked = options.get("size")
+            size = shapes.parse_size(asked) if asked else shapes.native_size(folder.parent)
+            usual = shapes.input_shapes(component, folder.parent, size)
+        except LcmError as error:
+            raise NetworkError(component, str(error)) from error
+        platform = str(options.get("platform", DEFAULT_PLATFORM))
+        return SimulatedNetwork(component, file, file.shapes(usual), platform)
+
+
+class SimulatedNetwork:
+    """A network built for the NPU and run by the simulator, both in a process of its own."""
+
+    def __init__(
+        self, component: str, file: OnnxFile, at: Mapping[str, shapes.Shape], platform: str
+    ) -> None:
+        self.inputs: Sequence[TensorSpec] = [
+            TensorSpec(spec.name, at[spec.name], spec.dtype) for spec in file.inputs
+        ]
+        self.outputs: Sequence[TensorSpec] = file.outputs
+        self._toolkit = toolkit.Toolkit(component)
+        try:
+            with tempfile.TemporaryDirectory(prefix="lcm-rknn-") as folder:
+                self._toolkit.build(file.for_converter(Path(folder)), at, platform)
+        except BaseException:
+            self.close()
+            raise
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """All outputs, float32 NCHW; raises NetworkError."""
+        arrays = [inputs[spec.name].astype(spec.dtype, copy=False) for spec in self.inputs]
+        names = [spec.name for spec in self.outputs]
+        results = self._toolkit.run(arrays)
+        return {
+            name: np.asarray(array, np.float32)
+            for name, array in zip(names, results, strict=True)
+        }
+
+    def close(self) -> None:
+        """End its process."""
+        self._toolkit.close()
