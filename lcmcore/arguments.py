@@ -7,7 +7,10 @@ import numbers
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-from lcmcore.errors import ArgumentError
+import numpy as np
+from numpy.typing import NDArray
+
+from lcmcore.errors import ArgumentError, first_line
 
 T = TypeVar("T")
 
@@ -17,7 +20,7 @@ def whole_number(name: str, value: Any, low: int, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise ArgumentError(f"{name} must be a whole number, not {value!r}")
     if not low <= int(value) <= high:
-        raise ArgumentError(f"{name} must be from {low} to {high}, not {value}")
+        raise ArgumentError(f"{name} must be from {low} to {high}, not {_written(value)}")
     return int(value)
 
 
@@ -25,9 +28,29 @@ def real_number(name: str, value: Any, low: float, high: float) -> float:
     """A finite number in [low, high]; raises ArgumentError for another, NaN or a bool."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise ArgumentError(f"{name} must be a number, not {value!r}")
-    if not (math.isfinite(value) and low <= float(value) <= high):
-        raise ArgumentError(f"{name} must be from {low:g} to {high:g}, not {value}")
+    if not (low <= value <= high and math.isfinite(value)):  # type: ignore[operator]
+        raise ArgumentError(f"{name} must be from {low:g} to {high:g}, not {_written(value)}")
     return float(value)
+
+
+def float_array(name: str, value: Any) -> NDArray[np.float32]:
+    """A copy as float32; raises ArgumentError for what is no array of finite numbers."""
+    try:
+        with np.errstate(over="ignore"):
+            array = np.array(value, np.float32)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"{name} must be an array of numbers: {first_line(error)}") from error
+    if not np.isfinite(array).all():
+        raise ArgumentError(f"{name} holds NaN or infinity")
+    return array
+
+
+def texts(name: str, value: Any) -> list[str]:
+    """Text, or a list of texts, as a list; raises ArgumentError for another or an empty one."""
+    items = [value] if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple)) or not items or not all(map(_is_text, items)):
+        raise ArgumentError(f"{name} must be text or a list of texts, not {value!r}")
+    return list(items)
 
 
 def one_of(name: str, value: T, allowed: Iterable[T]) -> T:
@@ -36,3 +59,13 @@ def one_of(name: str, value: T, allowed: Iterable[T]) -> T:
     if value not in choices:
         raise ArgumentError(f"{name} must be {' or '.join(map(repr, choices))}, not {value!r}")
     return value
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _written(number: Any) -> str:
+    """As text; Python refuses to write out an integer of thousands of digits."""
+    huge = isinstance(number, numbers.Integral) and abs(int(number)) >= 10**30
+    return "so huge a number" if huge else str(number)

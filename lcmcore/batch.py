@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lcmcore.arguments import whole_number
+from lcmcore.arguments import texts, whole_number
 from lcmcore.errors import ArgumentError
 from lcmcore.image import ImageLike, read_images
 from lcmcore.noise import TorchGenerator
@@ -44,10 +44,10 @@ class Batch:
     ) -> Batch:
         """Read a call's arguments; raises ArgumentError where they do not go together."""
         repeats = whole_number("num_images_per_prompt", repeats, 1, _MOST)
-        prompts = _texts("prompt", prompt)
-        negatives = _texts("negative_prompt", negative_prompt)
+        prompts = [] if prompt is None else texts("prompt", prompt)
+        negatives = [] if negative_prompt is None else texts("negative_prompt", negative_prompt)
         images = read_images(image)
-        if (prompt is None) == (prompt_embeds is None):
+        if bool(prompts) == (prompt_embeds is not None):
             raise ArgumentError("give either a prompt or prompt_embeds")
         counts = {
             "prompts": len(prompts) if prompt_embeds is None else len(prompt_embeds),
@@ -76,15 +76,6 @@ def repeat_to(rows: NDArray[np.float32], count: int) -> NDArray[np.float32]:
     if not len(rows) or count % len(rows):
         raise ArgumentError(f"{len(rows)} rows do not go with {count} pictures")
     return rows if len(rows) == count else np.repeat(rows, count // len(rows), axis=0)
-
-
-def _texts(name: str, value: str | Sequence[str] | None) -> list[str]:
-    if value is None:
-        return []
-    texts = [value] if isinstance(value, str) else list(value)
-    if not texts or not all(isinstance(text, str) for text in texts):
-        raise ArgumentError(f"{name} must be text or a list of texts, not {value!r}")
-    return texts
 
 
 def _seeds(seed: int | Sequence[int] | None, count: int) -> list[int]:

@@ -20,6 +20,7 @@ from lcmcore.tokenizer import CLIPTokenizer
 
 COMPONENTS = ("text_encoder", "unet", "vae_encoder", "vae_decoder")
 _TOP_LEVEL = ("runtime", "scaling_factor", "size_multiple")
+_MOST_LEVELS = 8
 _DEFAULTS = ("num_inference_steps", "guidance_scale")
 _OURS = ("runtime", "sha256", "build")  # keys of a component's table that are no runtime's options
 
@@ -109,9 +110,9 @@ class Settings:
         for key in ("num_inference_steps", "size_multiple"):
             if key in settings:
                 whole_number(key, settings[key], 1, 1_000_000)
-        for key in ("guidance_scale", "scaling_factor"):
+        for key, low in (("guidance_scale", 0), ("scaling_factor", 1e-6)):
             if key in settings:
-                real_number(key, settings[key], 0, 1000)
+                real_number(key, settings[key], low, 1000)
         return cls(**settings)
 
 
@@ -167,6 +168,14 @@ class Bundle:
         return read_object(path) if path.exists() else {}
 
     @cached_property
+    def unet(self) -> UnetConfig:
+        """What the UNet's config says."""
+        try:
+            return UnetConfig.from_config(self.config("unet"))
+        except ArgumentError as error:
+            raise BundleError(f"{self.paths.unet / 'config.json'}: {error}") from error
+
+    @cached_property
     def vae(self) -> VaeConfig:
         """What the VAE's config says."""
         config = self.config("vae_decoder") or self.config("vae_encoder")
@@ -193,17 +202,47 @@ class VaeConfig:
         Some exporters write the spatial factor in place of the scaling factor: where they are
         equal, Stable Diffusion's 0.18215 is taken. Raises ArgumentError.
         """
-        listed = config.get("block_out_channels") or config.get("decoder_block_out_channels")
-        if listed is not None and not isinstance(listed, list):
-            raise ArgumentError(f"block_out_channels must be a list, not {listed!r}")
+        listed = _list(config, "block_out_channels") or _list(config, "decoder_block_out_channels")
         channels = tuple(
             whole_number("block_out_channels", count, 1, 2**20) for count in listed or cls.channels
         )
         factor = 2 ** (len(channels) - 1)
-        scale = scaling_factor or config.get("scaling_factor") or cls.scaling_factor
-        if scale == factor and factor > 1:
-            scale = cls.scaling_factor
-        return cls(factor, real_number("scaling_factor", scale, 1e-6, 1000), channels)
+        if scaling_factor is None:
+            scaling_factor = config.get("scaling_factor") or cls.scaling_factor
+            if scaling_factor == factor and factor > 1:
+                scaling_factor = cls.scaling_factor
+        return cls(factor, real_number("scaling_factor", scaling_factor, 1e-6, 1000), channels)
+
+
+@dataclass(frozen=True)
+class UnetConfig:
+    """What sizes and memory depend on; the defaults are Stable Diffusion 1.5's.
+
+    `sample_size` is the side of the latents it was trained for, and self-attention of `heads` heads
+    begins at level `attention_level`, where sides are halved that many times.
+    """
+
+    levels: int = 4
+    sample_size: int = 64
+    time_cond_proj_dim: int = 256
+    attention_level: int = 0
+    heads: int = 8
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> UnetConfig:
+        """From a UNet2DConditionModel's config; raises ArgumentError."""
+        heads = config.get("num_attention_heads") or config.get("attention_head_dim")
+        found = {
+            "levels": len(_list(config, "block_out_channels")),
+            "sample_size": _largest(config.get("sample_size")),
+            "time_cond_proj_dim": config.get("time_cond_proj_dim"),
+            "attention_level": _first_attention(_list(config, "down_block_types")),
+            "heads": _largest(heads),
+        }
+        known = {key: value for key, value in found.items() if value}
+        for key, value in known.items():
+            whole_number(key, value, 1, 2**16)
+        return cls(**known)
 
 
 def demo_dir() -> Path:
@@ -227,3 +266,22 @@ def _table(table: Mapping[str, Any], key: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ArgumentError(f"{key} must be a table [{key}], not {value!r}")
     return value
+
+
+def _list(config: Mapping[str, Any], key: str) -> list[Any]:
+    """A list of a config, empty where there is none; raises ArgumentError."""
+    value = config.get(key) or []
+    if not isinstance(value, list) or len(value) > _MOST_LEVELS:
+        raise ArgumentError(f"{key} must be a list of at most {_MOST_LEVELS}, not {value!r}")
+    return value
+
+
+def _largest(value: Any) -> Any:
+    """Some numbers of a UNet's config are written as one, or as a list."""
+    numbers = isinstance(value, list) and value and all(type(each) is int for each in value)
+    return max(value) if numbers else value
+
+
+def _first_attention(blocks: list[Any]) -> int | None:
+    levels = (level for level, name in enumerate(blocks) if "Attn" in str(name))
+    return next(levels, len(blocks)) if blocks else None

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lcmcore.arguments import one_of, real_number
+from lcmcore.arguments import float_array, one_of, real_number, texts
 from lcmcore.batch import Batch, repeat_to
 from lcmcore.bundle import Bundle
 from lcmcore.errors import ArgumentError, Cancelled
@@ -156,6 +156,10 @@ class Pipeline:
         one_of("output_type", output_type, OUTPUT_TYPES)
         one_of("fit", fit, FITS)
         one_of("latent_sampling", latent_sampling, LATENT_SAMPLINGS)
+        if callback_on_step_end is not None and not callable(callback_on_step_end):
+            raise ArgumentError("callback_on_step_end must be a function")
+        if prompt_embeds is not None:
+            prompt_embeds = _embeds(prompt_embeds)
         batch = Batch.of_call(
             prompt, negative_prompt, image, prompt_embeds, seed, num_images_per_prompt
         )
@@ -169,7 +173,7 @@ class Pipeline:
         watch = _Stopwatch()
         with watch("load"):
             self._open(batch)
-            size = self.sizes.choose(width, height, batch.image_size)
+            size = self.sizes.choose(width, height, batch.image_size, len(batch.seeds))
             guidance_scale = self._guidance_scale(guidance_scale, bool(batch.negative_prompts))
         with watch("text_encoder"):
             if prompt_embeds is None:
@@ -194,7 +198,8 @@ class Pipeline:
 
     def encode_prompt(self, prompt: str | Sequence[str]) -> Floats:
         """The text encoder's last hidden state, [batch, 77, width]."""
-        return self.networks.run("text_encoder", input_ids=self.bundle.tokenizer(prompt))
+        ids = self.bundle.tokenizer(texts("prompt", prompt))
+        return self.networks.run("text_encoder", input_ids=ids)
 
     def encode_image(
         self,
@@ -279,8 +284,8 @@ class Pipeline:
         factor = self.bundle.vae.factor
         height, width = (sample.shape[2], sample.shape[3]) if sample else (None, None)
         compiled = (width * factor, height * factor) if width and height else None
-        unet, multiple = self.bundle.config("unet"), self.bundle.settings.size_multiple
-        return Sizes.of_model(unet, self.bundle.vae, compiled, multiple)
+        multiple = self.bundle.settings.size_multiple
+        return Sizes.of_model(self.bundle.unet, self.bundle.vae, compiled, multiple)
 
     @property
     def guidance_width(self) -> int:
@@ -288,7 +293,7 @@ class Pipeline:
         spec = self._unet_input("timestep_cond")
         if spec is None:
             return 0
-        return spec.shape[-1] or self.bundle.config("unet").get("time_cond_proj_dim") or 256
+        return spec.shape[-1] or self.bundle.unet.time_cond_proj_dim
 
     @property
     def default_guidance_scale(self) -> float:
@@ -397,8 +402,15 @@ def _noise(shape: Sequence[int], generators: Sequence[TorchGenerator]) -> Floats
     return np.stack([generator.randn(shape[1:]) for generator in generators])
 
 
+def _embeds(prompt_embeds: Any) -> Floats:
+    array = float_array("prompt_embeds", prompt_embeds)
+    if array.ndim != 3:
+        raise ArgumentError(f"prompt_embeds must be [batch, 77, width], not {list(array.shape)}")
+    return array
+
+
 def _checked(latents: Any, shape: Sequence[int]) -> Floats:
-    array = np.array(latents, np.float32)
+    array = float_array("latents", latents)
     if array.shape != tuple(shape):
         raise ArgumentError(f"latents must be {list(shape)}, not {list(array.shape)}")
     return array

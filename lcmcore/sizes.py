@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from lcmcore.arguments import whole_number
-from lcmcore.bundle import VaeConfig
+from lcmcore.bundle import UnetConfig, VaeConfig
 from lcmcore.errors import ArgumentError
 from lcmcore.memory import available_bytes
 
@@ -30,32 +28,35 @@ class Sizes:
     native: int
     multiple: int
     vae: VaeConfig
+    unet: UnetConfig
 
     @classmethod
     def of_model(
         cls,
-        unet: Mapping[str, Any],
+        unet: UnetConfig,
         vae: VaeConfig,
         compiled: Size | None,
         multiple: int | None = None,
     ) -> Sizes:
-        """From the UNet's config.json; where it is silent, Stable Diffusion 1.5's figures.
+        """From the networks' configs.
 
         The VAE halves a side at each level, and so does the UNet; most exports of one work only
         where nothing is left over at any level. `multiple` is for those that are less strict.
+        Raises ArgumentError if that is none of the VAE's factor.
         """
-        levels = len(unet.get("block_out_channels") or range(4))
-        sample = unet.get("sample_size") or 64
-        side = max(sample) if isinstance(sample, list) else sample
-        multiple = multiple or vae.factor * 2 ** (levels - 1)
-        return cls(compiled, side * vae.factor, multiple, vae)
+        multiple = multiple or vae.factor * 2 ** (unet.levels - 1)
+        if multiple % vae.factor:
+            raise ArgumentError(f"size_multiple must be a multiple of {vae.factor}, not {multiple}")
+        return cls(compiled, unet.sample_size * vae.factor, multiple, vae, unet)
 
-    def choose(self, width: int | None, height: int | None, image: Size | None) -> Size:
+    def choose(
+        self, width: int | None, height: int | None, image: Size | None, pictures: int = 1
+    ) -> Size:
         """The (width, height) of a call.
 
         What the caller leaves None comes from the compiled size, else from the init image, scaled
         down to the native area if it is larger, else from the native size. Raises ArgumentError
-        for a size that the model or the machine cannot do.
+        for a size that the model cannot do, or that so many pictures at once have no memory for.
         """
         for name, side in (("width", width), ("height", height)):
             if side is not None:
@@ -65,7 +66,7 @@ class Sizes:
         default = self._fitted(image) if image else (self.native, self.native)
         size = (width or default[0], height or default[1])
         self._check_multiple(size)
-        self._check_memory(size)
+        self._check_memory(size, pictures)
         return size
 
     def _compiled(self, width: int | None, height: int | None) -> Size:
@@ -99,14 +100,22 @@ class Sizes:
     def _near(self, side: int) -> int:
         return max(1, round(side / self.multiple)) * self.multiple
 
-    def _check_memory(self, size: Size) -> None:
-        """Refuse what cannot fit: the decoder's two largest feature maps alone, in float32."""
-        needed = size[0] * size[1] * sum(self.vae.channels[:2]) * _FLOAT
+    def _check_memory(self, size: Size, pictures: int) -> None:
+        """Refuse what cannot fit: the largest single arrays alone, in float32.
+
+        Those are the decoder's two largest feature maps, and the UNet's largest attention map.
+        """
+        pixels = size[0] * size[1]
+        tokens = pixels // (self.vae.factor * 2**self.unet.attention_level) ** 2
+        decoder = pixels * sum(self.vae.channels[:2])
+        needed = _FLOAT * pictures * max(decoder, self.unet.heads * tokens**2)
         free = available_bytes()
         if free is not None and needed > free:
+            what = f"size {_text(size)}" if pictures == 1 else f"{pictures} times {_text(size)}"
             raise ArgumentError(
-                f"size {_text(size)} needs more than {needed / 2**30:.1f} GiB of memory and"
-                f" {free / 2**30:.1f} GiB is free: take a smaller one"
+                f"{what} needs more than {needed / 2**30:.1f} GiB of memory and"
+                f" {free / 2**30:.1f} GiB is free: take a smaller size"
+                + (" or fewer pictures" if pictures > 1 else "")
             )
 
 

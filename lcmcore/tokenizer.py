@@ -77,9 +77,7 @@ class CLIPTokenizer:
 
         What does not fit is cut, the end token kept, and a warning logged.
         """
-        if not isinstance(text, (str, list, tuple)):
-            raise ArgumentError(f"a prompt must be text, not {type(text).__name__}")
-        texts = [text] if isinstance(text, str) else text
+        texts = [text] if isinstance(text, str) else list(text)
         rows = np.full((len(texts), self.length), self.pad, np.int64)
         for row, item in zip(rows, texts, strict=True):
             ids = self._row(item)
