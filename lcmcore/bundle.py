@@ -15,6 +15,7 @@ from typing import Any
 from lcmcore.arguments import real_number, whole_number
 from lcmcore.configfile import read_object, read_table
 from lcmcore.errors import ArgumentError, BundleError
+from lcmcore.files import is_folder
 from lcmcore.scheduler import LCMScheduler
 from lcmcore.tokenizer import CLIPTokenizer
 
@@ -136,7 +137,7 @@ class Bundle:
         Raises BundleError if it is no directory, or lcm.toml is broken.
         """
         paths = ModelPaths(root)
-        if not paths.root.is_dir():
+        if not is_folder(paths.root):
             raise BundleError(f"no model directory at {paths.root}")
         settings = Settings()
         if config is not None or paths.settings.exists():
@@ -151,7 +152,7 @@ class Bundle:
     @cached_property
     def tokenizer(self) -> CLIPTokenizer:
         """The tokenizer; raises BundleError that says where it was sought."""
-        if not self.tokenizer_dir.is_dir():
+        if not is_folder(self.tokenizer_dir):
             raise BundleError(
                 f"no tokenizer at {self.tokenizer_dir}: name a folder that holds vocab.json and"
                 " merges.txt with --tokenizer DIR (in Python: tokenizer=DIR)"

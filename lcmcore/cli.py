@@ -13,7 +13,7 @@ from pathlib import Path
 
 import lcmcore
 from lcmcore.bundle import COMPONENTS
-from lcmcore.errors import LcmError
+from lcmcore.errors import LcmError, OutputError
 from lcmcore.generate import generate
 from lcmcore.image import FITS
 from lcmcore.info import describe
@@ -128,9 +128,12 @@ def _component_runtime(text: str) -> tuple[str, str]:
 
 
 def _info(args: argparse.Namespace) -> None:
-    for line in describe(args.path):
-        print(line)
-    sys.stdout.flush()
+    try:
+        for line in describe(args.path):
+            print(line)
+        sys.stdout.flush()
+    except UnicodeEncodeError as error:
+        raise OutputError(f"{error}: set PYTHONUTF8=1") from error
 
 
 if __name__ == "__main__":

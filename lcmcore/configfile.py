@@ -13,10 +13,10 @@ from lcmcore.errors import BundleError, first_line
 def read_text(path: Path) -> str:
     """The file as UTF-8 text; raises BundleError that names it."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # editors on Windows begin with U+FEFF
     except FileNotFoundError:
         raise BundleError(f"no such file: {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise BundleError(f"{path}: cannot be read: {first_line(error)}") from error
 
 
@@ -40,5 +40,5 @@ def read_table(path: Path) -> dict[str, Any]:
 
     try:
         return tomllib.loads(read_text(path))
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError
         raise BundleError(f"{path}: not valid TOML: {first_line(error)}") from error

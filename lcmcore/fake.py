@@ -20,7 +20,8 @@ class FakeRuntime:
     """Pass it as `runtime`: `lcmcore.load(lcmcore.demo_dir(), runtime=FakeRuntime(unet=my_unet))`.
 
     A function takes the network's inputs as keywords (`input_ids`; `sample`, `timestep`,
-    `encoder_hidden_states`, `timestep_cond`; `sample`; `latent_sample`) and returns its output.
+    `encoder_hidden_states`, `timestep_cond`; `sample`; `latent_sample`) and returns its output,
+    which is taken as float32.
     The ones that are left out average and enlarge pixels and predict no noise. `size` (width,
     height) and `batch` make it as inflexible as compiled networks are; `guidance=False` takes
     `timestep_cond` away.
@@ -73,7 +74,7 @@ class FakeNetwork:
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Call the function; whatever it raises becomes a NetworkError."""
         try:
-            return {self.outputs[0].name: self._function(**inputs)}
+            return {self.outputs[0].name: np.asarray(self._function(**inputs), np.float32)}
         except Exception as error:
             message = f"the fake function failed: {first_line(error)}"
             raise NetworkError(self._component, message) from error

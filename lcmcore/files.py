@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -11,25 +12,33 @@ from lcmcore.errors import OutputError, first_line
 
 def require_writable(path: Path) -> None:
     """Raise OutputError if a file cannot be made there; asked before the work is done."""
-    if path.is_dir():
+    if is_folder(path):
         raise OutputError(f"{path} is a folder: name a file to write")
-    if not path.parent.is_dir():
+    if not is_folder(path.parent):
         raise OutputError(f"there is no folder {path.parent} to write {path.name} to")
     if not os.access(path.parent, os.W_OK):
         raise OutputError(f"folder {path.parent} is not writable")
 
 
+def is_folder(path: Path) -> bool:
+    """Like `path.is_dir()`, which raises for a name too long or a parent that cannot be read."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write beside, then rename: `path` never holds half a file. Raises OutputError."""
-    beside = path.with_name(f".{path.name[:100]}.{os.getpid()}.part")
+    beside = path.with_name(f".lcm-{os.urandom(8).hex()}.part")
     try:
         beside.write_bytes(content)
         beside.replace(path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise OutputError(f"{path} cannot be written: {first_line(error)}") from error
-    except BaseException:
-        beside.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        if isinstance(error, OSError):
+            raise OutputError(f"{path} cannot be written: {first_line(error)}") from error
         raise
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import lcmcore
 from lcmcore.bundle import demo_dir
-from lcmcore.errors import ArgumentError
+from lcmcore.errors import ArgumentError, ImageError, first_line
 from lcmcore.files import require_writable, sha256, write_whole
 from lcmcore.image import read_image
 from lcmcore.picture import SOFTWARE, encode_png
@@ -23,6 +24,7 @@ def generate(args: argparse.Namespace) -> None:
         raise ArgumentError(f"{args.output}: the picture is a PNG: name it {args.output.stem}.png")
     require_writable(args.output)
     init = None if args.init is None else read_image(args.init)
+    digest = None if args.init is None else _digest(args.init)
     start = time.perf_counter()
     with Progress(args.quiet) as progress, _load(args) as pipe:
         settings = _settings(args, pipe)
@@ -34,7 +36,7 @@ def generate(args: argparse.Namespace) -> None:
             callback_on_step_end=lambda _, done, *__: progress.step(done + 1, total),
             **settings,
         )
-        record = _record(args, settings, result)
+        record = _record(args, settings, result, digest)
         write_whole(args.output, encode_png(result.images[0], record))
         seconds = time.perf_counter() - start
         progress.say(
@@ -82,7 +84,17 @@ def _schedule(settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _record(args: argparse.Namespace, settings: dict[str, Any], result: Result) -> dict[str, str]:
+def _digest(init: Path) -> str:
+    """Taken beside the picture itself: the file may be another one when the work is done."""
+    try:
+        return sha256(init)
+    except OSError as error:
+        raise ImageError(f"{init}: cannot be read: {first_line(error)}") from error
+
+
+def _record(
+    args: argparse.Namespace, settings: dict[str, Any], result: Result, digest: str | None
+) -> dict[str, str]:
     """What is needed to make the picture again, by the command's option names."""
     width, height = result.images[0].size
     record = {
@@ -102,7 +114,7 @@ def _record(args: argparse.Namespace, settings: dict[str, Any], result: Result) 
     if args.init is not None:
         record |= {
             "init": args.init,
-            "init-sha256": sha256(args.init),
+            "init-sha256": digest,
             "strength": args.strength,
             "strength-mode": args.strength_mode,
             "latent-sampling": args.latent_sampling,

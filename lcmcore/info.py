@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lcmcore.bundle import COMPONENTS, Bundle
 from lcmcore.errors import BundleError, LcmError
-from lcmcore.files import sha256
+from lcmcore.files import is_folder, sha256
 from lcmcore.networks import choose_runtime
 from lcmcore.picture import SOFTWARE, command_of, read_record
 
@@ -16,9 +16,7 @@ _MEBI = 2**20
 
 def describe(path: Path) -> Iterator[str]:
     """Lines about a model directory, or a PNG that lcmcore wrote; raises LcmError."""
-    if not path.exists():
-        raise BundleError(f"{path}: no such file or folder")
-    return _describe_bundle(path) if path.is_dir() else _describe_picture(path)
+    return _describe_bundle(path) if is_folder(path) else _describe_picture(path)
 
 
 def _describe_picture(path: Path) -> Iterator[str]:
@@ -32,9 +30,12 @@ def _describe_picture(path: Path) -> Iterator[str]:
 
 def _describe_bundle(path: Path) -> Iterator[str]:
     bundle = Bundle.open(path)
+    if not any(is_folder(bundle.folder(component)) for component in COMPONENTS):
+        raise BundleError(f"{path} is no model directory: it has none of {', '.join(COMPONENTS)}")
     steps, guidance = bundle.settings.num_inference_steps, bundle.settings.guidance_scale
     yield f"{path}: a latent consistency model"
-    yield f"  defaults: {steps} steps, guidance {guidance or 'by the kind of UNet'}"
+    guided = "by the kind of UNet" if guidance is None else guidance
+    yield f"  defaults: {steps} steps, guidance {guided}"
     yield f"  scheduler: {_or_problem(_scheduler, bundle)}"
     yield f"  tokenizer: {_or_problem(_tokenizer, bundle)}"
     for component in COMPONENTS:

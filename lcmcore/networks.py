@@ -95,7 +95,24 @@ class Networks:
         runtimes.check_inputs(component, network.inputs, inputs)
         outputs = network.run(inputs)
         runtimes.check_outputs(component, network.outputs, outputs)
-        return outputs[network.outputs[0].name]
+        name = network.outputs[0].name
+        expected = TensorSpec(name, self._result_shape(component, inputs), "float32")
+        if not expected.fits(outputs[name]):
+            got = TensorSpec(name, outputs[name].shape, "float32")
+            raise NetworkError(component, f"returned {got}: expected {expected}")
+        return outputs[name]
+
+    def _result_shape(self, component: str, inputs: Mapping[str, Array]) -> tuple[int | None, ...]:
+        """What the component must return for these inputs; most files declare no sizes."""
+        if component == "unet":
+            return inputs["sample"].shape
+        shape = next(iter(inputs.values())).shape
+        if component == "text_encoder":
+            return (*shape, None)
+        factor = self._bundle.vae.factor
+        if component == "vae_encoder":
+            return (shape[0], None, shape[2] // factor, shape[3] // factor)
+        return (shape[0], 3, shape[2] * factor, shape[3] * factor)
 
     def _open(self, component: str) -> Network:
         if component in self._missing:
@@ -137,9 +154,11 @@ def _per_component(bundle: Bundle, runtime: RuntimeChoice) -> dict[str, str | Ru
     """The caller's choice for each component; where it is "auto", lcm.toml's."""
     if not isinstance(runtime, Mapping):
         runtime = {"default": runtime}
-    for key in runtime:
+    for key, choice in runtime.items():
         if key not in ("default", *COMPONENTS):
             raise ArgumentError(f"runtime for {key!r}: components are {', '.join(COMPONENTS)}")
+        if not isinstance(choice, (str, Runtime)):
+            raise ArgumentError(f"runtime must be a name or a Runtime, not {choice!r}")
     choices: dict[str, str | Runtime] = {}
     for component in COMPONENTS:
         choice = runtime.get(component, runtime.get("default", "auto"))
@@ -190,6 +209,8 @@ def _automatic(bundle: Bundle, component: str) -> Runtime:
 
 def _check_signature(component: str, network: Network) -> None:
     """Catch a file that is another network, e.g. two folders swapped."""
+    if not network.inputs or not network.outputs:
+        raise NetworkError(component, "the file holds a network without inputs or outputs")
     names = [spec.name for spec in network.inputs]
     first = network.inputs[0]
     if component == "unet":

@@ -47,6 +47,8 @@ def read_record(path: Path) -> dict[str, str]:
         with Image.open(path) as image:
             image.load()
             texts = {key: str(text) for key, text in getattr(image, "text", {}).items()}
+    except FileNotFoundError:
+        raise ImageError(f"{path}: no such file or folder") from None
     except Exception as error:  # Pillow's plugins raise whatever they meet
         raise ImageError(f"{path}: not a picture: {first_line(error)}") from error
     if not texts.get(SOFTWARE, "").startswith("lcmcore ") or "prompt" not in texts:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from lcmcore.arguments import float_array, one_of, real_number, texts
 from lcmcore.batch import Batch, repeat_to
 from lcmcore.bundle import Bundle
-from lcmcore.errors import ArgumentError, Cancelled
+from lcmcore.errors import ArgumentError, Cancelled, NetworkError
 from lcmcore.guidance import guidance_embedding
 from lcmcore.image import FITS, ImageLike, fit_image, read_images, to_array, to_pil, to_tensor
 from lcmcore.networks import Networks, RuntimeChoice
@@ -341,6 +341,9 @@ class Pipeline:
         """Mean or sample of the encoder's Gaussian; an encoder of 4 channels gives latents."""
         if moments.shape[1] == _LATENT_CHANNELS:
             return moments
+        if moments.shape[1] != 2 * _LATENT_CHANNELS:
+            found = moments.shape[1]
+            raise NetworkError("vae_encoder", f"returned {found} channels: expected 4 or 8")
         mean, logvar = np.split(moments, 2, axis=1)
         if latent_sampling == "mean":
             return mean

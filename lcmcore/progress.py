@@ -15,8 +15,8 @@ class Progress:
 
     def __init__(self, quiet: bool = False, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
-        self._quiet = quiet
-        self._terminal = self._stream.isatty()
+        self._quiet = quiet or self._stream is None  # no stderr at all: `2>&-`
+        self._terminal = not self._quiet and self._stream.isatty()
         self._bar_shown = False
         self._start = time.perf_counter()
 

@@ -107,7 +107,10 @@ def find(name: str) -> Runtime:
 
 def require_available(runtime: Runtime) -> None:
     """Raise RuntimeUnavailableError if the runtime cannot work on this machine."""
-    reason = runtime.available()
+    try:
+        reason = runtime.available()
+    except Exception as error:  # a third party's
+        reason = first_line(error)
     if reason is not None:
         raise RuntimeUnavailableError(f"runtime {runtime.name!r} cannot be used here: {reason}")
 
@@ -140,11 +143,12 @@ def check_outputs(
     """Compare what a network returned with what it declared, and with reason: all finite."""
     for spec in specs:
         array = outputs.get(spec.name)
-        if array is None:
+        if not isinstance(array, np.ndarray):
             raise NetworkError(component, f"returned no output {spec.name}")
-        if not spec.fits(array):
+        if not spec.fits(array) or array.dtype != np.float32:
             got = TensorSpec(spec.name, array.shape, array.dtype.name)
-            raise NetworkError(component, f"returned {got}: expected {spec}")
+            wanted = TensorSpec(spec.name, spec.shape, "float32")
+            raise NetworkError(component, f"returned {got}: expected {wanted}")
         if not np.isfinite(array).all():
             raise NetworkError(
                 component,

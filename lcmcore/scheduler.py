@@ -151,7 +151,9 @@ class LCMScheduler:
         """
         original = whole_number(
             "original_inference_steps",
-            original_inference_steps or self.original_inference_steps,
+            self.original_inference_steps
+            if original_inference_steps is None
+            else original_inference_steps,
             1,
             self.num_train_timesteps,
         )

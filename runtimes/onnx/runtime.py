@@ -64,10 +64,12 @@ def _session_options(ort: Any, threads: Any) -> onnxruntime.SessionOptions:
 def _providers(asked: Any, available: Sequence[str]) -> list[str]:
     if asked is None:
         return list(_DEFAULT_PROVIDERS)
-    names = [asked] if isinstance(asked, str) else list(asked)
+    names = [asked] if isinstance(asked, str) else asked
+    if not isinstance(names, (list, tuple)) or not names:
+        raise ArgumentError(f"providers must be a list of names, not {asked!r}")
     for name in names:
         if name not in available:
             raise ArgumentError(
                 f"providers: {name!r} is not in this onnxruntime, which has {', '.join(available)}"
             )
-    return names
+    return list(names)
