@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import lcmcore
+from lcmcore import doctor
 from lcmcore.bundle import COMPONENTS
 from lcmcore.errors import LcmError, OutputError
 from lcmcore.generate import generate
@@ -25,7 +26,8 @@ _FAILED, _INTERRUPTED = 1, 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 done, 1 an error told in one line on stderr, 2 wrong usage."""
-    args = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    args = _parser(builders=words[:1] == ["build"]).parse_args(words)
     warnings.simplefilter("ignore")  # Pillow warns of files that then work, or fail by our error
     level = logging.CRITICAL if getattr(args, "quiet", False) else logging.WARNING
     logging.basicConfig(format="lcm: warning: %(message)s", level=level)
@@ -56,7 +58,8 @@ def _fail(message: str) -> int:
     return _FAILED
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(builders: bool) -> argparse.ArgumentParser:
+    """The whole command's; looking up the builders is left to those who build."""
     parser = argparse.ArgumentParser(
         prog="lcm", description="Latent Consistency Model image generation on small machines."
     )
@@ -72,7 +75,24 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="describe a model directory, or how a PNG was made")
     info.add_argument("path", metavar="DIR_OR_PNG", type=Path)
     info.set_defaults(run=_info)
+    doctor.add_arguments(commands.add_parser("doctor", help="check machine, runtimes and model"))
+    build = commands.add_parser("build", help="make the networks of a model for a runtime")
+    if builders:
+        _add_builders(build)
     return parser
+
+
+def _add_builders(parser: argparse.ArgumentParser) -> None:
+    """A sub-command for each module in the entry-point group `lcmcore.builders`."""
+    from importlib import metadata
+
+    kinds = parser.add_subparsers(title="what to build", metavar="KIND", required=True)
+    for entry in sorted(metadata.entry_points(group="lcmcore.builders"), key=lambda e: e.name):
+        builder = entry.load()
+        text = builder.__doc__.split(": ", 1)[-1].split("\n", 1)[0]
+        kind = kinds.add_parser(entry.name, help=text, description=builder.__doc__)
+        builder.add_arguments(kind)
+        kind.set_defaults(run=builder.run)
 
 
 def _add_generation(parser: argparse.ArgumentParser) -> None:

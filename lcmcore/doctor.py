@@ -1,0 +1,98 @@
+"""What `lcm doctor` says about this machine, the runtimes on it, and a model directory."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+from collections.abc import Iterable, Iterator
+from importlib import metadata
+from pathlib import Path
+
+import lcmcore
+from lcmcore import runtime as runtimes
+from lcmcore.bundle import COMPONENTS, Bundle, demo_dir
+from lcmcore.errors import LcmError
+from lcmcore.memory import available_bytes
+from lcmcore.networks import choose_runtime
+
+Finding = tuple[str, str, str]  # "ok", "warning" or "error"; what is so; what to do, or ""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `lcm doctor`."""
+    parser.add_argument(
+        "--model", type=Path, metavar="DIR", help="default: $LCM_MODEL, else the demo model"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print every finding with its remedy; raises LcmError if one of them is an error."""
+    root = Path(args.model or os.environ.get("LCM_MODEL") or demo_dir())
+    errors = 0
+    for level, text, remedy in findings(root):
+        print(f"{level:8} {text}" + (f"\n         -> {remedy}" if remedy else ""), flush=True)
+        errors += level == "error"
+    if errors:
+        raise LcmError(f"{errors} of these findings keep it from working")
+
+
+def findings(root: Path) -> Iterator[Finding]:
+    """Findings about the machine, the runtimes and the model directory, in this order."""
+    yield from _machine()
+    yield from _runtimes(root)
+    yield from _model(root)
+
+
+def _machine() -> Iterator[Finding]:
+    yield "ok", f"lcmcore {lcmcore.__version__}, Python {platform.python_version()}", ""
+    yield "ok", f"{platform.machine()}, {os.cpu_count()} cores, {sys.platform}", ""
+    for package in ("numpy", "Pillow"):
+        yield "ok", f"{package} {metadata.version(package)}", ""
+    free = available_bytes()
+    if free is not None:
+        yield "ok", f"{free / 2**30:.1f} GiB of memory free", ""
+
+
+def _runtimes(root: Path) -> Iterator[Finding]:
+    for name in runtimes.installed():
+        try:
+            runtime = runtimes.find(name)
+        except LcmError as error:
+            yield "warning", str(error), "install or remove it"
+            continue
+        reason = runtime.available()
+        yield "ok", f"runtime {name}: {'works here' if reason is None else reason}", ""
+        diagnose = getattr(runtime, "diagnose", None)
+        if diagnose is not None:
+            yield from _told(diagnose(root))
+
+
+def _told(found: Iterable[Finding]) -> Iterator[Finding]:
+    """What a runtime adds; one that fails to tell must not keep the others from it."""
+    try:
+        yield from found
+    except LcmError as error:
+        yield "error", str(error), ""
+
+
+def _model(root: Path) -> Iterator[Finding]:
+    try:
+        bundle = Bundle.open(root)
+    except LcmError as error:
+        yield "error", str(error), "name one with --model DIR or $LCM_MODEL"
+        return
+    yield "ok", f"model {root}", ""
+    for component in COMPONENTS:
+        try:
+            runtime = choose_runtime(bundle, component, bundle.settings.runtime_of(component))
+            yield "ok", f"{component} would run on {runtime.name}", ""
+        except LcmError as error:
+            yield "warning" if component == "vae_encoder" else "error", str(error), ""
+    for piece in ("scheduler", "tokenizer"):
+        try:
+            getattr(bundle, piece)
+        except LcmError as error:
+            yield "error", str(error), ""
