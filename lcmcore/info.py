@@ -8,8 +8,8 @@ from pathlib import Path
 from lcmcore.bundle import COMPONENTS, Bundle
 from lcmcore.errors import BundleError, LcmError
 from lcmcore.files import is_folder, sha256
-from lcmcore.networks import choose_runtime
 from lcmcore.picture import SOFTWARE, command_of, read_record
+from lcmcore.runtime import Runtime, find, installed
 
 _MEBI = 2**20
 
@@ -62,17 +62,35 @@ def _tokenizer(bundle: Bundle) -> str:
 
 
 def _describe_component(bundle: Bundle, component: str) -> Iterator[str]:
-    try:
-        runtime = choose_runtime(bundle, component, bundle.settings.runtime_of(component))
-        network = runtime.open(component, bundle.folder(component), {})
-    except LcmError as error:
-        yield f"  {error}"
+    """Every file there that an installed runtime would take."""
+    folder = bundle.folder(component)
+    kinds = [find(name) for name in installed()]
+    automatic = [runtime for runtime in kinds if runtime.priority >= 0]
+    present = [runtime for runtime in automatic if (folder / runtime.filename).is_file()]
+    if not present:
+        names = " or ".join(sorted(runtime.filename for runtime in automatic))
+        yield f"  {component}: no {names} in {folder}"
         return
-    path = bundle.folder(component) / runtime.filename
-    size = sum(file.stat().st_size for file in path.parent.iterdir()) / _MEBI
-    yield f"  {component}: {path.name} on {runtime.name}, {size:.1f} MiB{_checked(bundle, path)}"
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    yield f"  {component}: {size / _MEBI:.1f} MiB"
+    for runtime in present:
+        path = folder / runtime.filename
+        yield f"    {path.name}{_checked(bundle, path)}"
+        try:
+            yield from (f"      {line}" for line in _describe_network(runtime, component, path))
+        except LcmError as error:
+            yield f"      {error}"
+
+
+def _describe_network(runtime: Runtime, component: str, path: Path) -> Iterator[str]:
+    """What a runtime can tell of a file without the device, else of the opened network."""
+    describe = getattr(runtime, "describe", None)
+    if describe is not None:
+        yield from describe(path)
+        return
+    network = runtime.open(component, path.parent, {})
     for verb, specs in (("takes", network.inputs), ("gives", network.outputs)):
-        yield from (f"    {verb} {spec}" for spec in specs)
+        yield from (f"{verb} {spec}" for spec in specs)
     network.close()
 
 
