@@ -25,8 +25,8 @@ def staged(folder: Path, last: str) -> Iterator[Path]:
     `last` is the file that makes the others count: it moves last, and an older one goes first, so
     that it never stands beside files of another build. Raises OutputError.
     """
+    require_folder(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as name:
             stage = Path(name)
             yield stage
@@ -35,6 +35,14 @@ def staged(folder: Path, last: str) -> Iterator[Path]:
                 path.replace(folder / path.name)
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {first_line(error)}") from error
+
+
+def require_folder(folder: Path) -> None:
+    """Make a folder unless it exists; raises OutputError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be made: {first_line(error)}") from error
 
 
 def copy_shared(source: Path, out: Path) -> None:
@@ -47,8 +55,8 @@ def copy_new(source: Path, target: Path) -> None:
     """Copy a file or folder if it exists and the target does not; raises OutputError."""
     if target.exists() or not source.exists():
         return
+    require_folder(target.parent)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_file():
             write_whole(target, source.read_bytes())
             return
@@ -66,6 +74,7 @@ def read_settings(out: Path) -> dict[str, Any]:
 
 def write_settings(out: Path, tables: Mapping[str, Any]) -> None:
     """Write OUT/lcm.toml whole; comments that it had are lost. Raises OutputError."""
+    require_folder(out)
     write_whole(out / SETTINGS, "".join(_lines("", tables)).lstrip("\n").encode("utf-8"))
 
 

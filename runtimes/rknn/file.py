@@ -133,9 +133,7 @@ def _sections(file: BinaryIO, header: bytes, size: int) -> tuple[bytes, Mapping[
     return preamble, json.loads(file.read(length))
 
 
-def _tensors(
-    graph: Mapping[str, Any], preamble: bytes, side: str
-) -> tuple[RknnTensor, ...]:
+def _tensors(graph: Mapping[str, Any], preamble: bytes, side: str) -> tuple[RknnTensor, ...]:
     """Inputs or outputs by position, with dtype and layout where the preamble has them."""
     edges = [edge for edge in graph["graph"] if edge["left"] == side]
     edges.sort(key=lambda edge: edge["left_tensor_id"])

@@ -130,6 +130,4 @@ class RknnNetwork:
             ) from error
 
     def _failure(self, what: str) -> NetworkError:
-        return NetworkError(
-            self._component, f"rknn-toolkit-lite2's {what}: {self._log.reason()}"
-        )
+        return NetworkError(self._component, f"rknn-toolkit-lite2's {what}: {self._log.reason()}")

@@ -71,8 +71,7 @@ class SimulatedNetwork:
         names = [spec.name for spec in self.outputs]
         results = self._toolkit.run(arrays)
         return {
-            name: np.asarray(array, np.float32)
-            for name, array in zip(names, results, strict=True)
+            name: np.asarray(array, np.float32) for name, array in zip(names, results, strict=True)
         }
 
     def close(self) -> None:

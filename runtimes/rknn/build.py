@@ -1,0 +1,250 @@
+"""`lcm build rknn`: compiles the networks of an ONNX bundle for a Rockchip NPU, and checks them."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lcmcore.bundle import COMPONENTS
+from lcmcore.errors import (
+    ArgumentError,
+    BundleError,
+    NetworkError,
+    RuntimeUnavailableError,
+    first_line,
+)
+from lcmcore.files import sha256
+from lcmcore.progress import Progress
+from lcmcore.runtime import Array, TensorSpec, check_outputs, require_file
+from runtimes.rknn import shapes
+from runtimes.rknn.onnxfile import OnnxFile
+from runtimes.rknn.runtime import RknnRuntime
+from runtimes.rknn.simulator import RknnSimulator
+from runtimes.rknn.toolkit import Toolkit, missing
+from runtimes.staging import copy_new, copy_shared, read_settings, staged, write_settings
+
+PLATFORMS = ("rk3562", "rk3566", "rk3568", "rk3576", "rk3588")
+LEAST_COSINE = 0.99  # of half precision; a network below it draws something else
+
+_FILENAME = RknnRuntime.filename
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a compiled network was made from; the same recipe is not cooked twice."""
+
+    source: str  # SHA-256 of the ONNX file with its weights
+    platform: str
+    size: str
+    toolkit: str
+    dataset: str  # SHA-256 of the list of samples, "" for half precision
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How near the simulator comes to ONNX Runtime on random inputs."""
+
+    cosine: float
+    max_difference: float
+
+    @classmethod
+    def between(cls, got: Array, expected: Array) -> Agreement:
+        """Compare two arrays of one shape."""
+        a, b = got.astype(np.float64).ravel(), expected.astype(np.float64).ravel()
+        norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+        return cls(float(a @ b) / norms if norms else 0.0, float(np.abs(a - b).max()))
+
+    def __str__(self) -> str:
+        return f"cosine {self.cosine:.7f}, largest difference {self.max_difference:.2g}"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `lcm build rknn`."""
+    add = parser.add_argument
+    add("onnx_dir", type=Path, help="a bundle with a model.onnx a network")
+    add("out", type=Path, help="the bundle to write, or to add to")
+    add("--platform", required=True, choices=PLATFORMS, help="the board's SoC")
+    add("--size", required=True, metavar="WxH", help="of the pictures; a bundle has one")
+    add("--components", metavar="A,B", help="only these networks, e.g. vae_encoder")
+    add("--quantize", type=Path, metavar="DATASET",
+        help="int8: a text file with a line a sample, .npy files in the order of the inputs, NCHW;"
+             " for one component")  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> None:
+    """Build and check each network; those that are there already, by the same recipe, stay.
+
+    A network that fails leaves OUT without it. Raises RuntimeUnavailableError where rknn-toolkit2
+    or ONNX Runtime is missing, else NetworkError, BundleError, ArgumentError or OutputError.
+    """
+    _require_tools()
+    components = _components(args.components, args.onnx_dir)
+    size = shapes.parse_size(args.size)
+    if args.quantize is not None:
+        _check_dataset(args.quantize, components)
+    _inherit_settings(args.onnx_dir, args.out)
+    for component in COMPONENTS:
+        copy_new(args.onnx_dir / component / "config.json", args.out / component / "config.json")
+    copy_shared(args.onnx_dir, args.out)
+    with Progress() as progress:
+        for component in components:
+            progress.say(f"{component}: converting for {args.platform} at {args.size}")
+            said = _build(component, args.onnx_dir, args.out, args.platform, size, args.quantize)
+            progress.say(f"{component}: {said}")
+
+
+def _inherit_settings(source: Path, out: Path) -> None:
+    """Give a new bundle what its source's lcm.toml says about the model rather than its files."""
+    tables = read_settings(source)
+    kept = {key: tables[key] for key in tables if key not in {"runtime", *COMPONENTS}}
+    if kept and not read_settings(out):
+        write_settings(out, kept)
+
+
+def _require_tools() -> None:
+    reason = missing()
+    if reason is None and find_spec("onnxruntime") is None:
+        reason = "onnxruntime is not installed, which the result is compared with"
+    if reason is not None:
+        raise RuntimeUnavailableError(reason)
+
+
+def _components(asked: str | None, source: Path) -> list[str]:
+    """Those asked for, else all; each must have its ONNX file."""
+    if not source.is_dir():
+        raise BundleError(f"no model directory at {source}")
+    names = asked.split(",") if asked else list(COMPONENTS)
+    for name in names:
+        if name not in COMPONENTS:
+            raise ArgumentError(f"--components: {name!r} is none of {', '.join(COMPONENTS)}")
+        require_file(name, source / name, RknnSimulator.filename)
+    return names
+
+
+def _check_dataset(dataset: Path, components: list[str]) -> None:
+    if len(components) != 1:
+        raise ArgumentError("--quantize is for one network at a time: name it by --components")
+    try:
+        lines = dataset.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArgumentError(f"{dataset}: cannot be read: {first_line(error)}") from error
+    names = [name for line in lines for name in line.split()]
+    if not names:
+        raise ArgumentError(f"{dataset}: no samples in it")
+    for name in names:
+        if not (dataset.parent / name).is_file():
+            raise ArgumentError(f"{dataset}: no file {dataset.parent / name}")
+
+
+def _build(
+    component: str,
+    source: Path,
+    out: Path,
+    platform: str,
+    size: shapes.Size,
+    dataset: Path | None,
+) -> str:
+    """Build one network unless it is there; return what to say about it."""
+    start = time.perf_counter()
+    file = OnnxFile.read(component, source / component / RknnSimulator.filename)
+    inputs = file.shapes(shapes.input_shapes(component, source, size))
+    with Toolkit(component) as toolkit, tempfile.TemporaryDirectory(prefix="lcm-rknn-") as scratch:
+        recipe = Recipe(
+            source=_fingerprint(file.path),
+            platform=platform,
+            size=f"{size[0]}x{size[1]}",
+            toolkit=toolkit.version(),
+            dataset=sha256(dataset) if dataset else "",
+        )
+        if _is_built(out, component, recipe):
+            return "kept, it is there already"
+        toolkit.build(file.for_converter(Path(scratch)), inputs, platform, dataset)
+        agreement = _compare(component, toolkit, file, inputs)
+        if dataset is None and not agreement.cosine >= LEAST_COSINE:
+            raise NetworkError(
+                component, f"half precision is far from ONNX Runtime ({agreement}): keep this"
+                " network on the CPU as model.onnx",
+            )  # fmt: skip
+        _forget(out, component)
+        with staged(out / component, last=_FILENAME) as stage:
+            toolkit.export(stage / _FILENAME)
+            digest = sha256(stage / _FILENAME)
+    _remember(out, component, digest, recipe, agreement)
+    return f"{agreement}, in {time.perf_counter() - start:.0f} s"
+
+
+def _fingerprint(path: Path) -> str:
+    """SHA-256 over an ONNX file and the files of weights that it names, in the order of names."""
+    import onnx
+    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+    graph = onnx.load(str(path), load_external_data=False).graph
+    names = {ExternalDataInfo(t).location for t in graph.initializer if uses_external_data(t)}
+    digests = [sha256(path), *(sha256(path.parent / name) for name in sorted(names))]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _compare(
+    component: str, toolkit: Toolkit, file: OnnxFile, inputs: Mapping[str, shapes.Shape]
+) -> Agreement:
+    """Run simulator and ONNX Runtime on the same random inputs; the first output counts."""
+    from runtimes.onnx import OnnxRuntime
+
+    specs = [TensorSpec(spec.name, inputs[spec.name], spec.dtype) for spec in file.inputs]
+    example = _example(specs)
+    got = toolkit.run([example[spec.name].astype(spec.dtype) for spec in specs])
+    network = OnnxRuntime().open(component, file.path.parent, {})
+    expected = network.run(example)
+    network.close()
+    named = {spec.name: array for spec, array in zip(file.outputs, got, strict=True)}
+    check_outputs(component, file.outputs, named)
+    first = file.outputs[0].name
+    return Agreement.between(named[first], expected[first])
+
+
+def _example(specs: Iterable[TensorSpec]) -> dict[str, Array]:
+    """Inputs as a run has them: normal noise, token ids, a timestep from the middle."""
+    random = np.random.default_rng(0)
+    example: dict[str, Array] = {}
+    for spec in specs:
+        shape = tuple(dim or 1 for dim in spec.shape)
+        if spec.name == "timestep":
+            example[spec.name] = np.full(shape, 499, np.int64)
+        elif np.dtype(spec.dtype).kind in "iu":
+            example[spec.name] = random.integers(0, 100, shape)
+        else:
+            example[spec.name] = random.standard_normal(shape, np.float32)
+    return example
+
+
+def _is_built(out: Path, component: str, recipe: Recipe) -> bool:
+    table = read_settings(out).get(component, {})
+    path = out / component / _FILENAME
+    same = all(table.get("build", {}).get(key) == value for key, value in asdict(recipe).items())
+    return same and path.is_file() and sha256(path) == table.get("sha256")
+
+
+def _forget(out: Path, component: str) -> None:
+    """Drop an older build's checksum first, so that it never stands beside another file."""
+    tables = read_settings(out)
+    if component in tables:
+        for key in ("sha256", "build"):
+            tables[component].pop(key, None)
+        write_settings(out, tables)
+
+
+def _remember(out: Path, component: str, digest: str, recipe: Recipe, agreement: Agreement) -> None:
+    tables: dict[str, Any] = read_settings(out)
+    table = tables.setdefault(component, {})
+    table["sha256"] = digest
+    table["build"] = {**asdict(recipe), **asdict(agreement)}
+    write_settings(out, tables)
