@@ -69,8 +69,18 @@ def fit_image(image: Image.Image, size: tuple[int, int], fit: str = "stretch") -
     if fit == "cover":
         return ImageOps.fit(image, size, _LANCZOS)
     if fit == "contain":
-        return ImageOps.pad(image, size, _LANCZOS)
+        return _contain(image, size)
     return image.resize(size, _LANCZOS)
+
+
+def _contain(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """ImageOps.pad, which before Pillow 10.1 rounds a very thin picture away."""
+    scale = min(size[0] / image.width, size[1] / image.height)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    canvas = Image.new("RGB", size)
+    inner = image.resize((width, height), _LANCZOS)
+    canvas.paste(inner, ((size[0] - width) // 2, (size[1] - height) // 2))
+    return canvas
 
 
 def to_tensor(images: Sequence[Image.Image]) -> Floats:

@@ -1,0 +1,80 @@
+"""Models and pictures that many tests start from."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from PIL import Image
+
+import lcmcore
+from lcmcore.fake import FakeRuntime
+
+# Deadlines are speed assertions, and a shared machine is slow at times.
+settings.register_profile("lcmcore", deadline=None, max_examples=60)
+settings.load_profile("lcmcore")
+
+NETWORKS = {".onnx", ".safetensors"}
+
+
+@pytest.fixture
+def configs(tmp_path):
+    """A copy of the demo bundle without its networks: all that a FakeRuntime needs."""
+    without_networks = shutil.ignore_patterns(*[f"*{suffix}" for suffix in NETWORKS])
+    return Path(shutil.copytree(lcmcore.demo_dir(), tmp_path / "configs", ignore=without_networks))
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A copy of the demo bundle, to break. Networks are linked: unlink before you write one."""
+    return Path(shutil.copytree(lcmcore.demo_dir(), tmp_path / "model", copy_function=_link))
+
+
+@pytest.fixture
+def fake():
+    """A pipeline over the demo bundle's configs with functions in place of its networks."""
+    opened = []
+
+    def open_fake(model_dir=None, **functions):
+        pipe = lcmcore.load(model_dir or lcmcore.demo_dir(), runtime=FakeRuntime(**functions))
+        opened.append(pipe)
+        return pipe
+
+    yield open_fake
+    for pipe in opened:
+        pipe.close()
+
+
+@pytest.fixture(scope="session")
+def demo():
+    """The demo model on ONNX Runtime."""
+    with lcmcore.load(lcmcore.demo_dir(), runtime="onnx", threads=2) as pipe:
+        yield pipe
+
+
+@pytest.fixture
+def photo():
+    """A picture of 96x64 with another colour in every corner."""
+    rows, columns = np.mgrid[0:64, 0:96]
+    pixels = np.stack([rows * 4, columns * 2, (rows + columns) % 256], axis=2)
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+@pytest.fixture
+def photo_file(photo, tmp_path):
+    """The same as a PNG file."""
+    path = tmp_path / "photo.png"
+    photo.save(path)
+    return path
+
+
+def _link(source, target):
+    if Path(source).suffix in NETWORKS:
+        try:
+            os.link(source, target)
+            return
+        except OSError:
+            pass  # another file system
+    shutil.copyfile(source, target)
