@@ -37,7 +37,7 @@ class RknnTensor:
     name: str
     shape: tuple[int, ...]
     dtype: str | None = None  # as numpy calls it
-    layout: str | None = None  # "NHWC" or "NCHW" where it matters
+    layout: str | None = None  # "NHWC" or "NCHW", where there are four dimensions
 
     def __str__(self) -> str:
         shape = ", ".join(map(str, self.shape))
@@ -146,7 +146,7 @@ def _tensors(graph: Mapping[str, Any], preamble: bytes, side: str) -> tuple[Rknn
 
 
 def _tensor(declared: Mapping[str, Any], form: Mapping[str, str]) -> RknnTensor:
-    layout = form.get("layout")
+    layout = form.get("layout") if len(declared["size"]) == 4 else None
     return RknnTensor(
         name=str(declared["url"]),
         shape=tuple(int(dim) for dim in declared["size"]),
