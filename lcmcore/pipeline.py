@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lcmcore.arguments import float_array, one_of, real_number, texts
+from lcmcore.arguments import float_array, one_of, real_number
 from lcmcore.batch import Batch, repeat_to
 from lcmcore.bundle import Bundle
 from lcmcore.errors import ArgumentError, Cancelled, NetworkError
@@ -198,8 +198,7 @@ class Pipeline:
 
     def encode_prompt(self, prompt: str | Sequence[str]) -> Floats:
         """The text encoder's last hidden state, [batch, 77, width]."""
-        ids = self.bundle.tokenizer(texts("prompt", prompt))
-        return self.networks.run("text_encoder", input_ids=ids)
+        return self.networks.run("text_encoder", input_ids=self.bundle.tokenizer(prompt))
 
     def encode_image(
         self,

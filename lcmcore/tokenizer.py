@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lcmcore.arguments import texts
 from lcmcore.configfile import read_object, read_text
-from lcmcore.errors import ArgumentError, BundleError
+from lcmcore.errors import BundleError
 
 log = logging.getLogger(__name__)
 
@@ -75,18 +76,17 @@ class CLIPTokenizer:
     def __call__(self, text: str | Sequence[str]) -> NDArray[np.int64]:
         """Ids of shape [batch, length]: start, tokens, end, padding.
 
-        What does not fit is cut, the end token kept, and a warning logged.
+        What does not fit is cut, the end token kept, and a warning logged. Raises ArgumentError for
+        what is not text, or an empty list.
         """
-        texts = [text] if isinstance(text, str) else list(text)
-        rows = np.full((len(texts), self.length), self.pad, np.int64)
-        for row, item in zip(rows, texts, strict=True):
+        items = texts("prompt", text)
+        rows = np.full((len(items), self.length), self.pad, np.int64)
+        for row, item in zip(rows, items, strict=True):
             ids = self._row(item)
             row[: len(ids)] = ids
         return rows
 
     def _row(self, text: str) -> list[int]:
-        if not isinstance(text, str):
-            raise ArgumentError(f"a prompt must be text, not {type(text).__name__}")
         ids = [self.vocab[START]]
         for word in self._words(text):
             tokens = [word] if word in self.specials else self._merge(word)

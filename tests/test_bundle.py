@@ -1,0 +1,256 @@
+"""A model directory and its lcm.toml: what is read, and how a mistake is told."""
+
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import lcmcore
+from lcmcore import ArgumentError, BundleError
+from lcmcore.bundle import COMPONENTS, Bundle, Settings, UnetConfig, VaeConfig
+from lcmcore.fake import FakeRuntime
+from lcmcore.scheduler import LCMScheduler
+from lcmcore.sizes import Sizes
+
+
+def write(path, content):
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+@pytest.fixture
+def toml(tmp_path):
+    return lambda text: Settings.read(write(tmp_path / "lcm.toml", text))
+
+
+def test_every_key_of_lcm_toml(toml):
+    settings = toml(
+        """
+        runtime = "rknn"
+        scaling_factor = 0.5
+        size_multiple = 8
+        [defaults]
+        num_inference_steps = 6
+        guidance_scale = 0
+        [vae_encoder]
+        runtime = "onnx"
+        threads = 2
+        sha256 = "00"
+        build = {target = "rk3588"}
+        """
+    )
+    assert settings.num_inference_steps == 6
+    assert settings.guidance_scale == 0
+    assert settings.scaling_factor == 0.5
+    assert settings.size_multiple == 8
+    assert settings.runtime_of("unet") == "rknn"
+    assert settings.runtime_of("vae_encoder") == "onnx"
+    assert settings.options_of("vae_encoder") == {"threads": 2}
+    assert settings.options_of("unet") == {}
+
+
+def test_an_empty_lcm_toml_changes_nothing(toml):
+    assert toml("") == Settings()
+    assert toml("\ufeff# written by Notepad") == Settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("stepz = 4", "unknown key stepz; known are"),
+        ("[defaults]\nsteps = 4", "unknown key defaults.steps; known are num_inference_steps"),
+        ("defaults = 4", "defaults must be a table [defaults], not 4"),
+        ("unet = 'rknn'", "unet must be a table [unet], not 'rknn'"),
+        ("runtime = 5", "runtime must be a name, not 5"),
+        ("[unet]\nruntime = 5", "runtime must be a name, not 5"),
+        ("[defaults]\nnum_inference_steps = 0", "num_inference_steps must be from 1"),
+        ("[defaults]\nnum_inference_steps = 4.5", "num_inference_steps must be a whole number"),
+        ("[defaults]\nguidance_scale = nan", "guidance_scale"),
+        ("[defaults]\nguidance_scale = 'high'", "guidance_scale must be a number"),
+        ("scaling_factor = 0", "scaling_factor must be from 1e-06"),
+        ("size_multiple = -8", "size_multiple"),
+        ("runtime = ", "not valid TOML"),
+        (b"\xff", "cannot be read"),
+        ("a = " + "[" * 100_000, "not valid TOML"),
+        ("a = 1" + "0" * 5000, "not valid TOML"),
+    ],
+)
+def test_mistakes_in_lcm_toml(text, words, toml, tmp_path):
+    with pytest.raises(BundleError, match=re.escape(words)) as caught:
+        toml(text)
+    assert str(caught.value).startswith(str(tmp_path / "lcm.toml"))
+
+
+def test_an_option_that_no_runtime_knows(configs, fake):
+    write(configs / "lcm.toml", "[unet]\nthredas = 2")
+    with pytest.raises(ArgumentError, match=r"unknown key unet\.thredas; known are .*threads"):
+        fake(configs)
+
+
+def test_config_replaces_lcm_toml(configs, tmp_path):
+    write(configs / "lcm.toml", "broken")
+    other = write(tmp_path / "other.toml", "runtime = 'mine'")
+    assert Bundle.open(configs, config=other).settings.runtime == "mine"
+    with pytest.raises(BundleError, match=r"no such file: .*nowhere\.toml"):
+        Bundle.open(configs, config=tmp_path / "nowhere.toml")
+
+
+@pytest.mark.parametrize("name", ["nowhere", "file", "a\0b", "n" * 5000])
+def test_no_model_directory(name, tmp_path):
+    write(tmp_path / "file", "")
+    with pytest.raises(BundleError, match="no model directory at"):
+        Bundle.open(tmp_path / name)
+
+
+def test_a_folder_of_something_else(tmp_path):
+    with pytest.raises(lcmcore.LcmError) as caught:
+        lcmcore.load(tmp_path)
+    assert str(tmp_path / "text_encoder") in str(caught.value)
+    assert f"is {tmp_path} a model directory?" in str(caught.value)
+
+
+def test_a_missing_scheduler_is_named(configs, fake):
+    path = configs / "scheduler" / "scheduler_config.json"
+    path.unlink()
+    with pytest.raises(BundleError, match=f"no such file: {re.escape(str(path))}"):
+        fake(configs)
+
+
+def test_a_missing_tokenizer_is_named_and_can_be_lent(configs):
+    lent = (configs / "tokenizer").rename(configs.parent / "lent")
+    with pytest.raises(BundleError, match=r"no tokenizer at .*configs/tokenizer.*--tokenizer DIR"):
+        _ = Bundle.open(configs).tokenizer
+    assert Bundle.open(configs, tokenizer=lent).tokenizer("a").shape == (1, 77)
+
+
+def test_configs_of_the_networks_may_be_missing(configs, fake):
+    for component in COMPONENTS:
+        (configs / component / "config.json").unlink()
+    pipe = fake(configs)
+    assert pipe.bundle.vae == VaeConfig()
+    assert pipe.bundle.vae.scaling_factor == 0.18215
+    assert pipe("a", height=64, width=64, seed=1).images[0].size == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("config", "settings", "scale"),
+    [
+        ({}, None, 0.18215),
+        ({"scaling_factor": 0.13025}, None, 0.13025),
+        ({"scaling_factor": 8}, None, 0.18215),  # an exporter's mistake: the spatial factor
+        ({"scaling_factor": 0.13025}, 0.5, 0.5),
+        ({}, 8, 8),  # said by a person
+        ({"scaling_factor": 1.0, "decoder_block_out_channels": [64] * 4}, None, 1.0),  # TAESD
+    ],
+)
+def test_scaling_factor(config, settings, scale):
+    vae = VaeConfig.from_config(config, settings)
+    assert vae.factor == 8
+    assert vae.scaling_factor == scale
+
+
+@pytest.mark.parametrize(
+    ("component", "config", "words"),
+    [
+        ("vae_decoder", {"block_out_channels": 4}, "block_out_channels must be a list"),
+        ("vae_decoder", {"block_out_channels": [1] * 99}, "a list of at most 8"),
+        ("vae_decoder", {"block_out_channels": ["many"]}, "block_out_channels"),
+        ("vae_decoder", {"scaling_factor": "big"}, "scaling_factor must be a number"),
+        ("unet", {"block_out_channels": 4}, "block_out_channels must be a list"),
+        ("unet", {"sample_size": "big"}, "sample_size must be a whole number"),
+        ("unet", {"sample_size": -64}, "sample_size"),
+        ("unet", {"sample_size": [64, "x"]}, "sample_size"),
+        ("unet", {"time_cond_proj_dim": 0.5}, "time_cond_proj_dim"),
+    ],
+)
+def test_mistakes_in_a_networks_config(component, config, words, configs, fake):
+    path = write(configs / component / "config.json", json.dumps(config))
+    with pytest.raises(BundleError, match=re.escape(words)) as caught:
+        fake(configs)("a")
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", b"\xff", '"text"', "NaN"])
+def test_configs_that_are_no_json_object(content, configs, fake):
+    path = write(configs / "unet" / "config.json", content)
+    with pytest.raises(BundleError, match=re.escape(str(path))):
+        fake(configs)("a")
+
+
+numbers = st.integers() | st.floats() | st.sampled_from([0, 1, 4, 8, 64, -1, 0.5, 1e300, 10**400])
+values = st.recursive(
+    st.none() | st.booleans() | numbers | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+def some_of(*keys):
+    return st.fixed_dictionaries({}, optional=dict.fromkeys(keys, values))
+
+
+@given(
+    some_of("block_out_channels", "decoder_block_out_channels", "scaling_factor"),
+    some_of(
+        "block_out_channels",
+        "sample_size",
+        "time_cond_proj_dim",
+        "down_block_types",
+        "attention_head_dim",
+        "num_attention_heads",
+    ),
+)
+def test_any_network_config_gives_sizes_or_an_error(vae, unet):
+    try:
+        sizes = Sizes.of_model(UnetConfig.from_config(unet), VaeConfig.from_config(vae), None)
+        width, height = sizes.choose(None, None, (640, 480))
+    except ArgumentError:
+        return
+    assert width > 0
+    assert height > 0
+
+
+@given(
+    some_of(
+        "_class_name", "num_train_timesteps", "beta_start", "beta_schedule", "trained_betas",
+        "prediction_type", "clip_sample", "clip_sample_range", "timestep_scaling",
+        "original_inference_steps", "rescale_betas_zero_snr",
+    )
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # betas of 0 or 1 divide by zero
+def test_any_scheduler_config_gives_a_scheduler_or_an_error(config):
+    try:
+        scheduler = LCMScheduler.from_config(config)
+    except BundleError:
+        return
+    assert len(scheduler.alphas_cumprod) == scheduler.num_train_timesteps
+
+
+@given(some_of("runtime", "defaults", "scaling_factor", "size_multiple", *COMPONENTS, "other"))
+def test_any_table_gives_settings_or_an_error(table):
+    try:
+        settings = Settings._from_table(table)  # what TOML can say is a subset of what it gets here
+    except ArgumentError:
+        return
+    for component in COMPONENTS:
+        assert isinstance(settings.runtime_of(component), str)
+        assert isinstance(settings.options_of(component), dict)
+
+
+@given(st.text())
+def test_any_text_is_toml_or_an_error(tmp_path_factory, text):
+    path = tmp_path_factory.mktemp("toml") / "lcm.toml"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    try:
+        Settings.read(path)
+    except BundleError as error:
+        assert str(error).startswith(str(path))
+
+
+def test_the_fake_needs_no_network_files(configs):
+    with lcmcore.load(str(configs), runtime=FakeRuntime()) as pipe:
+        assert pipe("a", seed=1).images[0].size == (256, 256)
