@@ -8,14 +8,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-import lcmcore
 from lcmcore.bundle import demo_dir
 from lcmcore.errors import ArgumentError, ImageError, first_line
 from lcmcore.files import require_writable, sha256, write_whole
 from lcmcore.image import read_image
-from lcmcore.picture import SOFTWARE, encode_png
-from lcmcore.pipeline import Pipeline, Result, load
+from lcmcore.picture import encode_png
+from lcmcore.pipeline import Pipeline, load
 from lcmcore.progress import Progress
+from lcmcore.record import make_record, model_origin
 
 
 def generate(args: argparse.Namespace) -> None:
@@ -36,7 +36,7 @@ def generate(args: argparse.Namespace) -> None:
             callback_on_step_end=lambda _, done, *__: progress.step(done + 1, total),
             **settings,
         )
-        record = _record(args, settings, result, digest)
+        record = make_record(args.prompt, settings, result, _origin(args, digest))
         write_whole(args.output, encode_png(result.images[0], record))
         seconds = time.perf_counter() - start
         progress.say(
@@ -46,14 +46,29 @@ def generate(args: argparse.Namespace) -> None:
 
 
 def _load(args: argparse.Namespace) -> Pipeline:
-    options = {"threads": args.threads, "providers": args.provider}
     return load(
-        args.model or os.environ.get("LCM_MODEL") or demo_dir(),
-        {"default": args.runtime, **dict(args.component_runtime)},
+        model_dir(args) or demo_dir(),
+        runtime_choice(args),
         config=args.config,
         tokenizer=args.tokenizer,
-        **{key: value for key, value in options.items() if value is not None},
+        **runtime_options(args),
     )
+
+
+def model_dir(args: argparse.Namespace) -> str | None:
+    """The model directory asked for, None for the demo bundle."""
+    return str(args.model) if args.model else os.environ.get("LCM_MODEL") or None
+
+
+def runtime_choice(args: argparse.Namespace) -> dict[str, str]:
+    """What --runtime and --component-runtime ask for."""
+    return {"default": args.runtime, **dict(args.component_runtime)}
+
+
+def runtime_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The options for the runtimes that were given."""
+    options = {"threads": args.threads, "providers": args.provider}
+    return {key: value for key, value in options.items() if value is not None}
 
 
 def _settings(args: argparse.Namespace, pipe: Pipeline) -> dict[str, Any]:
@@ -92,32 +107,7 @@ def _digest(init: Path) -> str:
         raise ImageError(f"{init}: cannot be read: {first_line(error)}") from error
 
 
-def _record(
-    args: argparse.Namespace, settings: dict[str, Any], result: Result, digest: str | None
-) -> dict[str, str]:
-    """What is needed to make the picture again, by the command's option names."""
-    width, height = result.images[0].size
-    record = {
-        SOFTWARE: f"lcmcore {lcmcore.__version__}",
-        "prompt": args.prompt,
-        "negative-prompt": args.negative_prompt,
-        "seed": result.seeds[0],
-        "steps": settings["num_inference_steps"],
-        "guidance": settings["guidance_scale"],
-        "size": f"{width}x{height}",
-        "model": args.model or os.environ.get("LCM_MODEL"),
-        "config": args.config,
-        "tokenizer": args.tokenizer,
-        "runtime": None if args.runtime == "auto" else args.runtime,
-        "component-runtime": " ".join(map("=".join, args.component_runtime)) or None,
-    }
-    if args.init is not None:
-        record |= {
-            "init": args.init,
-            "init-sha256": digest,
-            "strength": args.strength,
-            "strength-mode": args.strength_mode,
-            "latent-sampling": args.latent_sampling,
-            "fit": args.fit,
-        }
-    return {key: str(value) for key, value in record.items() if value is not None}
+def _origin(args: argparse.Namespace, digest: str | None) -> dict[str, Any]:
+    """Where model and init image came from, for the record."""
+    origin = model_origin(model_dir(args), runtime_choice(args), args.config, args.tokenizer)
+    return {**origin, "init": args.init, "init-sha256": digest}

@@ -8,7 +8,8 @@ from pathlib import Path
 from lcmcore.bundle import COMPONENTS, Bundle
 from lcmcore.errors import BundleError, LcmError
 from lcmcore.files import is_folder, sha256
-from lcmcore.picture import SOFTWARE, command_of, read_record
+from lcmcore.picture import read_record
+from lcmcore.record import SOFTWARE, command_of
 from lcmcore.runtime import Runtime, find, installed
 
 _MEBI = 2**20

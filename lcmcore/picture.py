@@ -3,32 +3,13 @@
 from __future__ import annotations
 
 import io
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
 from PIL import Image, PngImagePlugin
 
 from lcmcore.errors import ImageError, first_line
-
-SOFTWARE = "Software"  # the PNG specification's keyword for the program
-
-# Text chunks that are options of the command, in the order in which it prints them.
-_OPTIONS = (
-    "strength",
-    "steps",
-    "guidance",
-    "seed",
-    "size",
-    "fit",
-    "strength-mode",
-    "latent-sampling",
-    "negative-prompt",
-    "model",
-    "config",
-    "tokenizer",
-    "runtime",
-)
+from lcmcore.record import SOFTWARE
 
 
 def encode_png(image: Image.Image, record: Mapping[str, str]) -> bytes:
@@ -54,15 +35,3 @@ def read_record(path: Path) -> dict[str, str]:
     if not texts.get(SOFTWARE, "").startswith("lcmcore ") or "prompt" not in texts:
         raise ImageError(f"{path}: holds no record of how it was made; lcmcore did not write it")
     return texts
-
-
-def command_of(record: Mapping[str, str], output: str) -> str:
-    """The shell command that makes the recorded picture again."""
-    words = ["lcm", "img2img" if "init" in record else "txt2img", "-o", output]
-    words += [f"--{key}={record[key]}" for key in _OPTIONS if key in record]
-    choices = record.get("component-runtime", "").split()
-    words += [f"--component-runtime={choice}" for choice in choices]
-    named = [record[key] for key in ("init", "prompt") if key in record]
-    if any(word.startswith("-") for word in named):
-        words.append("--")
-    return shlex.join(words + named)
