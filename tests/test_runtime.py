@@ -1,0 +1,172 @@
+"""Runtimes are found by entry point, and chosen for each component."""
+
+import re
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+import lcmcore
+from lcmcore import ArgumentError, NetworkError, RuntimeUnavailableError
+from lcmcore.bundle import COMPONENTS
+from lcmcore.fake import FakeRuntime
+from lcmcore.runtime import find, installed
+from runtimes.onnx import OnnxRuntime
+
+
+@pytest.fixture
+def third_party(tmp_path, monkeypatch):
+    """Install a package that registers a runtime, as pip would: a module and a dist-info."""
+
+    def install(name, source):
+        folder = tmp_path / f"site-{name}"
+        metadata = folder / f"lcm_{name}-1.0.dist-info"
+        metadata.mkdir(parents=True)
+        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: lcm-{name}\nVersion: 1\n")
+        (metadata / "entry_points.txt").write_text(
+            f"[lcmcore.runtimes]\n{name} = lcm_{name}:Ours\n"
+        )
+        (folder / f"lcm_{name}.py").write_text(textwrap.dedent(source))
+        monkeypatch.delitem(sys.modules, f"lcm_{name}", raising=False)  # an earlier test's
+        monkeypatch.syspath_prepend(folder)
+
+    return install
+
+
+HOST = """
+    from lcmcore.fake import FakeRuntime
+
+    class Ours(FakeRuntime):
+        name = "host"
+        filename = "model.host"
+        priority = 50
+        options = frozenset({"speed"})
+        opened = []
+
+        def open(self, component, folder, options):
+            self.opened.append((component, options))
+            return super().open(component, folder, options)
+"""
+
+
+def test_a_third_partys_runtime_is_found_and_used(third_party, configs):
+    third_party("host", HOST)
+    for component in COMPONENTS:
+        (configs / component / "model.host").touch()
+    with lcmcore.load(configs, runtime="host", speed=3) as pipe:
+        assert pipe("a lake", seed=1).images[0].size == (256, 256)
+        opened = pipe.networks.runtimes["unet"].opened
+    assert sorted(opened) == [
+        (component, {"speed": 3}) for component in ("text_encoder", "unet", "vae_decoder")
+    ]
+
+
+def test_auto_prefers_priority_and_falls_back_per_component(third_party, model):
+    third_party("host", HOST)
+    for component in ("unet", "vae_decoder"):
+        (model / component / "model.host").touch()
+    with lcmcore.load(model) as pipe:
+        chosen = {component: pipe.networks.runtimes[component].name for component in COMPONENTS}
+    assert chosen == {
+        "text_encoder": "onnx",
+        "unet": "host",
+        "vae_encoder": "onnx",
+        "vae_decoder": "host",
+    }
+
+
+def test_auto_leaves_out_what_cannot_work_here(third_party, model):
+    third_party("host", f"{HOST}\n        def available(self): return 'no such chip'")
+    (model / "unet" / "model.host").touch()
+    with lcmcore.load(model) as pipe:
+        assert pipe.networks.runtimes["unet"].name == "onnx"
+    (model / "unet" / "model.onnx").unlink()
+    with pytest.raises(NetworkError, match=r"^unet: runtime 'host' cannot be used here: no such"):
+        lcmcore.load(model)
+    with pytest.raises(RuntimeUnavailableError, match="'host' cannot be used here: no such chip"):
+        lcmcore.load(model, runtime="host")
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("import nowhere", "does not import: No module named 'nowhere'"),
+        ("Ours = print('hello')", "does not import: 'NoneType' object is not callable"),
+        ("class Ours: name = 'bad'", "does not follow lcmcore.runtime.Runtime"),
+        ("def Ours(): raise RuntimeError", "does not import: RuntimeError"),
+    ],
+)
+def test_a_broken_one_is_told_and_does_no_harm(source, words, third_party):
+    third_party("bad", source)
+    assert "bad" in installed()
+    with pytest.raises(RuntimeUnavailableError, match=f"runtime 'bad' {re.escape(words)}"):
+        find("bad")
+    lcmcore.load(lcmcore.demo_dir()).close()
+
+
+def test_a_runtime_whose_check_fails(third_party, model):
+    third_party("host", f"{HOST}\n        def available(self): raise OSError('no driver')")
+    (model / "unet" / "model.host").touch()
+    with lcmcore.load(model) as pipe:
+        assert pipe.networks.runtimes["unet"].name == "onnx"
+    with pytest.raises(RuntimeUnavailableError, match="no driver"):
+        lcmcore.load(model, runtime="host")
+
+
+def test_unknown_runtime():
+    with pytest.raises(RuntimeUnavailableError, match=r"unknown runtime 'tpu': .* auto, onnx"):
+        lcmcore.load(lcmcore.demo_dir(), runtime="tpu")
+
+
+@pytest.mark.parametrize(
+    ("runtime", "words"),
+    [
+        (5, "runtime must be a name or a Runtime, not 5"),
+        (None, "not None"),
+        ({"unet": 5}, "not 5"),
+        ({"vae": "onnx"}, "runtime for 'vae': components are text_encoder, unet"),
+    ],
+)
+def test_choices_that_are_none(runtime, words):
+    with pytest.raises(ArgumentError, match=re.escape(words)):
+        lcmcore.load(lcmcore.demo_dir(), runtime=runtime)
+
+
+def test_unknown_option():
+    with pytest.raises(ArgumentError, match=r"unknown option 'cores'; runtimes know .*threads"):
+        lcmcore.load(lcmcore.demo_dir(), cores=3)
+
+
+def test_a_choice_for_each_component():
+    fake = FakeRuntime()
+    with lcmcore.load(lcmcore.demo_dir(), runtime={"default": fake, "vae_encoder": "onnx"}) as pipe:
+        chosen = pipe.networks.runtimes
+    assert isinstance(chosen.pop("vae_encoder"), OnnxRuntime)
+    assert set(chosen.values()) == {fake}
+
+
+def test_lcm_toml_chooses_unless_the_caller_does(model):
+    (model / "lcm.toml").write_text("runtime = 'nothing'\n[unet]\nruntime = 'onnx'")
+    with pytest.raises(RuntimeUnavailableError, match="'nothing'"):
+        lcmcore.load(model)
+    with lcmcore.load(model, runtime=FakeRuntime()) as pipe:
+        assert {runtime.name for runtime in pipe.networks.runtimes.values()} == {"fake"}
+    rest = {name: "onnx" for name in COMPONENTS if name != "unet"}
+    with lcmcore.load(model, runtime=rest) as pipe:
+        assert pipe.networks.runtimes["unet"].name == "onnx"
+
+
+def test_importing_lcmcore_loads_no_runtime_and_no_command():
+    """Beside what numpy and Pillow load themselves."""
+    code = """
+        import sys
+        import numpy, PIL.Image, PIL.ImageOps
+        before = set(sys.modules)
+        import lcmcore
+        loaded = {name.split(".")[0] for name in set(sys.modules) - before}
+        heavy = {"onnxruntime", "runtimes", "rknnlite", "argparse", "logging.config", "asyncio"}
+        assert not loaded & heavy, loaded & heavy
+        assert "importlib.metadata" not in set(sys.modules) - before
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
