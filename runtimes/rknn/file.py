@@ -116,6 +116,8 @@ def _check_magic(path: Path, header: bytes) -> None:
         raise BundleError(f"{path}: not an RKNN file: it begins with {header[:4]!r}")
     if len(header) < _HEADER:
         raise BundleError(f"{path}: cut after {len(header)} bytes: copy or build it again")
+    if not any(header[8:24]):
+        raise BundleError(f"{path}: damaged, its header is empty: copy or build it again")
 
 
 def _sections(file: BinaryIO, header: bytes, size: int) -> tuple[bytes, Mapping[str, Any]]:

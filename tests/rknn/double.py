@@ -119,6 +119,8 @@ class _Driver:
             self._file = RknnFile.read(path)
         except BundleError:
             _raise_for(-6, "RKNN init failed")
+        if not self._file.inputs:
+            _raise_for(-6, "RKNN init failed")
         shapes = [tensor.shape for tensor in self._file.outputs]
         self._results: list[Array] = [np.zeros(shape, np.float32) for shape in shapes]
         self._inputs: list[Array] = []

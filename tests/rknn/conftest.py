@@ -1,0 +1,65 @@
+"""A board that is none: RKNNLite's double in the place of the vendor's package."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from runtimes.onnx import OnnxRuntime
+from runtimes.rknn import board
+from runtimes.rknn.file import RknnFile
+from tests.rknn import fixtures
+from tests.rknn.double import Array, RKNNLiteDouble
+
+
+def network_of(component: str) -> Any:
+    """A tiny ONNX network as a function of arrays in the order of its .rknn file."""
+    network = OnnxRuntime().open(component, fixtures.TINY / component, {})
+    names = [spec.name for spec in network.inputs]
+
+    def run(inputs: list[Array]) -> list[Array]:
+        return list(network.run(dict(zip(names, inputs, strict=True))).values())
+
+    return run
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A bundle of .rknn files, compiled for 48x32."""
+    fixtures.write_bundle(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+@pytest.fixture
+def lites(monkeypatch: pytest.MonkeyPatch) -> list[RKNNLiteDouble]:
+    """Make this host an RK3588 with rknn-toolkit-lite2; the list is every instance made."""
+    made: list[RKNNLiteDouble] = []
+
+    class Lite(RKNNLiteDouble):
+        def __init__(self) -> None:
+            super().__init__(lambda inputs: network_of(self._path.parent.name)(inputs))
+            made.append(self)
+
+    package, api = ModuleType("rknnlite"), ModuleType("rknnlite.api")
+    api.RKNNLite = Lite  # type: ignore[attr-defined]
+    package.__spec__ = api.__spec__ = sys.__spec__
+    monkeypatch.setitem(sys.modules, "rknnlite", package)
+    monkeypatch.setitem(sys.modules, "rknnlite.api", api)
+    monkeypatch.setattr(board, "platform", lambda: "rk3588")
+    return made
+
+
+def inputs_of(path: Path, seed: int = 0) -> dict[str, Array]:
+    """Valid inputs of a .rknn file by name, in the core's terms."""
+    random = np.random.default_rng(seed)
+    return {
+        tensor.name: np.full(tensor.shape, 7, np.int64)
+        if tensor.dtype == "int64"
+        else random.standard_normal(tensor.shape, np.float32)
+        for tensor in RknnFile.read(path).inputs
+    }
