@@ -14,12 +14,13 @@ from pathlib import Path
 import lcmcore
 from lcmcore import doctor
 from lcmcore.bundle import COMPONENTS
-from lcmcore.errors import LcmError, OutputError
+from lcmcore.errors import ArgumentError, LcmError, OutputError
 from lcmcore.generate import generate
 from lcmcore.image import FITS
 from lcmcore.info import describe
 from lcmcore.pipeline import LATENT_SAMPLINGS
 from lcmcore.scheduler import STRENGTH_MODES
+from lcmcore.sizes import read_size
 
 _FAILED, _INTERRUPTED = 1, 130
 
@@ -133,11 +134,12 @@ def _add_image_options(parser: argparse.ArgumentParser) -> None:
     add("--latent-sampling", choices=LATENT_SAMPLINGS, default="mean")
 
 
-def _size(text: str) -> tuple[int, int]:
-    width, cross, height = text.lower().partition("x")
-    if not (cross and width.isdecimal() and height.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT, like 512x384")
-    return int(width), int(height)
+def _size(text: str) -> str:
+    try:
+        read_size(text)
+    except ArgumentError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def _component_runtime(text: str) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from lcmcore.bundle import demo_dir
 from lcmcore.errors import ArgumentError, ImageError, first_line
 from lcmcore.files import require_writable, sha256, write_whole
 from lcmcore.image import read_image
+from lcmcore.job import Request
 from lcmcore.picture import encode_png
 from lcmcore.pipeline import Pipeline, load
 from lcmcore.progress import Progress
@@ -27,7 +28,7 @@ def generate(args: argparse.Namespace) -> None:
     digest = None if args.init is None else _digest(args.init)
     start = time.perf_counter()
     with Progress(args.quiet) as progress, _load(args) as pipe:
-        settings = _settings(args, pipe)
+        settings = request_of(args).settings(pipe, from_image=init is not None)
         total = len(pipe.scheduler.schedule(**_schedule(settings)))
         result = pipe(
             args.prompt,
@@ -71,24 +72,20 @@ def runtime_options(args: argparse.Namespace) -> dict[str, Any]:
     return {key: value for key, value in options.items() if value is not None}
 
 
-def _settings(args: argparse.Namespace, pipe: Pipeline) -> dict[str, Any]:
-    """Keywords of the call, the model's defaults filled in so that the record can tell them."""
-    width, height = args.size or (None, None)
-    settings = {
-        "num_inference_steps": pipe.default_steps if args.steps is None else args.steps,
-        "guidance_scale": pipe.default_guidance_scale if args.guidance is None else args.guidance,
-        "negative_prompt": args.negative_prompt,
-        "width": width,
-        "height": height,
-    }
-    if args.init is not None:
-        settings |= {
-            "strength": args.strength,
-            "strength_mode": args.strength_mode,
-            "latent_sampling": args.latent_sampling,
-            "fit": args.fit,
-        }
-    return settings
+def request_of(args: argparse.Namespace) -> Request:
+    """What the options of generation ask for."""
+    return Request(
+        prompt=args.prompt,
+        size=args.size,
+        num_inference_steps=args.steps,
+        guidance_scale=args.guidance,
+        seed=args.seed,
+        denoise_strength=getattr(args, "strength", None),
+        negative_prompt=args.negative_prompt,
+        strength_mode=getattr(args, "strength_mode", None),
+        latent_sampling=getattr(args, "latent_sampling", None),
+        fit=getattr(args, "fit", None),
+    )
 
 
 def _schedule(settings: dict[str, Any]) -> dict[str, Any]:

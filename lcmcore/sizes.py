@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from lcmcore.arguments import whole_number
 from lcmcore.bundle import UnetConfig, VaeConfig
@@ -117,6 +118,14 @@ class Sizes:
                 f" {free / 2**30:.1f} GiB is free: take a smaller size"
                 + (" or fewer pictures" if pictures > 1 else "")
             )
+
+
+def read_size(text: Any) -> Size:
+    """(width, height) of text like "512x384"; raises ArgumentError for any other."""
+    width, cross, height = text.lower().partition("x") if isinstance(text, str) else ("", "", "")
+    if not (cross and width.isdecimal() and height.isdecimal() and len(text) < 20):
+        raise ArgumentError(f"size must be WIDTHxHEIGHT, like 512x384, not {text!r}")
+    return int(width), int(height)
 
 
 def _text(size: Size) -> str:

@@ -6,14 +6,16 @@ Without a name all of them. `requirements.txt` says what must be installed; `mak
 """
 
 import argparse
+import warnings
 
 import torch
+from diffusers.utils import logging
 
-from . import demo, guidance, noise, pipelines, schedules, tokenizer, trajectories
+from . import demo, guidance, noise, pipelines, pooling, schedules, tokenizer, trajectories
 
 MAKERS = {
     module.__name__.rpartition(".")[2]: module.make
-    for module in (noise, schedules, trajectories, guidance, tokenizer, pipelines, demo)
+    for module in (noise, schedules, trajectories, guidance, tokenizer, pipelines, demo, pooling)
 }
 
 
@@ -25,6 +27,8 @@ def main() -> None:
         if name not in MAKERS:
             parser.error(f"no golden is called {name!r}")
     torch.set_num_threads(1)
+    logging.set_verbosity_error()
+    warnings.simplefilter("ignore", FutureWarning)  # of diffusers, on scheduler configs
     for name in names:
         print(f"{name}: {MAKERS[name]()}")
 
