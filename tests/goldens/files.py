@@ -27,3 +27,7 @@ def save_json(path: Path, content: Any) -> None:
         path.write_bytes(packed)
     else:
         path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -57,11 +57,20 @@ def draw(model: Model, call: Mapping[str, Any], images: list[Image.Image]) -> np
         kind = LatentConsistencyModelPipeline if guided else StableDiffusionPipeline
         return _assemble(kind, model)(**options, output_type="np").images
     pipeline = _assemble(_PIPELINES[mode], model)
-    options["image"] = images if len(images) > 1 else images[0]
+    options["image"] = _tensor(images)
     module = sys.modules[type(pipeline).__module__]
     sampled = partial(module.retrieve_latents, sample_mode=sample_mode)
     with patch.object(module, "retrieve_latents", sampled):
         return pipeline(**options, output_type="np").images
+
+
+def _tensor(images: list[Image.Image]) -> torch.Tensor:
+    """What a pipeline would make of the images itself, but in the order of its shape, NCHW.
+
+    It would leave them channels last, where torch's group norm is so inexact on flat colours, and
+    so dependent on the number of threads, that pictures differ in 0.7 % of their 8-bit values.
+    """
+    return VaeImageProcessor(do_normalize=False).preprocess(images).contiguous()
 
 
 def _assemble(kind: type, model: Model) -> Any:

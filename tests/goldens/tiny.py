@@ -7,15 +7,18 @@ moments).
 """
 
 import io
+import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
 from diffusers import (
     AutoencoderKL,
     AutoencoderTiny,
+    ConfigMixin,
     LCMScheduler,
     PNDMScheduler,
     UNet2DConditionModel,
@@ -44,17 +47,17 @@ def build() -> dict[str, Model]:
     lcm, sd = _unet(time_cond_proj_dim=256), _unet(time_cond_proj_dim=None)
     for network in (text, vae, taesd, lcm, sd):
         network.eval().requires_grad_(False)
-    defaults = LCMScheduler().config
+    defaults = _config(LCMScheduler())
     pndm = PNDMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
         steps_offset=1,
         skip_prk_steps=True,
-    ).config
+    )
     return {
         "lcm": Model(tokenizer, text, lcm, vae, defaults),
-        "sd": Model(tokenizer, text, sd, vae, pndm),
+        "sd": Model(tokenizer, text, sd, vae, _config(pndm)),
         "taesd": Model(tokenizer, text, lcm, taesd, defaults),
     }
 
@@ -68,8 +71,8 @@ def export(models: Mapping[str, Model]) -> None:
     _export_unet(sd.unet, TINY / "sd")
     _export_vae(taesd.vae, TINY / "taesd")
     for name in ("lcm", "sd"):
-        config = dict(models[name].scheduler_config)
-        save_json(TINY / name / "scheduler" / "scheduler_config.json", config)
+        folder = TINY / name / "scheduler"
+        save_json(folder / "scheduler_config.json", models[name].scheduler_config)
 
 
 def _text_encoder(tokens: int) -> CLIPTextModel:
@@ -125,6 +128,11 @@ def _taesd() -> AutoencoderTiny:
     return vae
 
 
+def _config(part: ConfigMixin) -> dict[str, Any]:
+    """As diffusers would save it."""
+    return json.loads(part.to_json_string())
+
+
 def _amplify(network: nn.Module, gain: float) -> None:
     """Random weights as they are initialized hardly answer to prompt, guidance and time."""
     for parameter in network.parameters():
@@ -167,7 +175,7 @@ def _export_text_encoder(model: CLIPTextModel, bundle: Path) -> None:
 
 def _export_unet(model: UNet2DConditionModel, bundle: Path) -> None:
     folder = bundle / "unet"
-    save_json(folder / "config.json", dict(model.config))
+    save_json(folder / "config.json", _config(model))
     inputs = {
         "sample": torch.randn(2, 4, 8, 8),
         "timestep": torch.tensor(499),
@@ -192,7 +200,7 @@ def _export_vae(model: AutoencoderKL | AutoencoderTiny, bundle: Path) -> None:
         encoder, decoder = [*encoder, model.quant_conv], [model.post_quant_conv, *decoder]
         output = "latent_parameters"
     for half in ("vae_encoder", "vae_decoder"):
-        save_json(bundle / half / "config.json", dict(model.config))
+        save_json(bundle / half / "config.json", _config(model))
     _export(
         nn.Sequential(*encoder),
         bundle / "vae_encoder",
