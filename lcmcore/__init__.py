@@ -5,11 +5,14 @@ from lcmcore.errors import (
     ArgumentError,
     BundleError,
     Cancelled,
+    DeadlineExceeded,
     ImageError,
     LcmError,
     NetworkError,
     OutputError,
+    QueueFull,
     RuntimeUnavailableError,
+    WorkerDied,
 )
 from lcmcore.pipeline import Pipeline, Result, Step, load
 
@@ -19,14 +22,17 @@ __all__ = [
     "ArgumentError",
     "BundleError",
     "Cancelled",
+    "DeadlineExceeded",
     "ImageError",
     "LcmError",
     "NetworkError",
     "OutputError",
     "Pipeline",
+    "QueueFull",
     "Result",
     "RuntimeUnavailableError",
     "Step",
+    "WorkerDied",
     "demo_dir",
     "load",
 ]

@@ -46,6 +46,18 @@ class Cancelled(LcmError):  # noqa: N818 - an event, not a fault
     """A callback asked to stop."""
 
 
+class WorkerDied(LcmError):  # noqa: N818 - as in Dask's KilledWorker
+    """A worker's process ended in the middle of a job, and so did the one that tried it again."""
+
+
+class DeadlineExceeded(LcmError):  # noqa: N818 - the usual name
+    """A job was not done when its deadline came."""
+
+
+class QueueFull(LcmError):  # noqa: N818 - as in the standard library's queue.Full
+    """A pool has as many jobs waiting as it may; offer it again later."""
+
+
 def first_line(error: BaseException) -> str:
     """The first non-empty line of a foreign exception, for quoting in a message of ours."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -67,7 +67,11 @@ class Network(Protocol):
 
 @runtime_checkable
 class Runtime(Protocol):
-    """A way to run networks, e.g. `runtimes.onnx.OnnxRuntime`."""
+    """A way to run networks, e.g. `runtimes.onnx.OnnxRuntime`.
+
+    It may also have `share(index, count)`, which returns the options that bind worker `index` of
+    `count` on one machine to its part of it: {"threads": 2}, {"core_mask": "1"}.
+    """
 
     name: str
     filename: str  # what it looks for in a component's folder, e.g. "model.onnx"
@@ -103,6 +107,21 @@ def find(name: str) -> Runtime:
     if not isinstance(runtime, Runtime):
         raise RuntimeUnavailableError(f"runtime {name!r} does not follow lcmcore.runtime.Runtime")
     return runtime
+
+
+def share_of(index: int, count: int) -> dict[str, Any]:
+    """Options for worker `index` of `count`, of every runtime that works on this machine."""
+    options: dict[str, Any] = {}
+    for name in installed():
+        try:
+            runtime = find(name)
+            require_available(runtime)
+        except RuntimeUnavailableError:
+            continue
+        share = getattr(runtime, "share", None)
+        if share is not None:
+            options |= share(index, count)
+    return options
 
 
 def require_available(runtime: Runtime) -> None:

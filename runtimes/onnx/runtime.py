@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,6 +37,10 @@ class OnnxRuntime:
             return "onnxruntime is not installed: pip install 'lcmcore[onnx]'"
         return None
 
+    def share(self, index: int, count: int) -> dict[str, int]:
+        """An equal part of the CPU's cores for each of `count` workers."""
+        return {"threads": max(1, _cpus() // count)}
+
     def open(self, component: str, folder: Path, options: Mapping[str, Any]) -> Network:
         """A session on folder/model.onnx; raises NetworkError or ArgumentError."""
         require_available(self)
@@ -49,6 +54,13 @@ class OnnxRuntime:
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise NetworkError(component, f"cannot open {path}: {first_line(error)}") from error
         return OnnxNetwork(component, session)
+
+
+def _cpus() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _session_options(ort: Any, threads: Any) -> onnxruntime.SessionOptions:
