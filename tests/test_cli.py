@@ -1,0 +1,486 @@
+"""The `lcm` command: pictures, progress, the way back from a PNG, and how it fails."""
+
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lcmcore import cli, demo_dir
+
+LCM = Path(sys.executable).with_name("lcm")
+SMALL = ["--size=64x64", "--steps=1", "--seed=7", "--threads=1"]
+
+
+@pytest.fixture(autouse=True)
+def at_home(tmp_path, monkeypatch):
+    """Each test in a folder of its own, without the user's settings."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LCM_MODEL", raising=False)
+    monkeypatch.delenv("LCM_TRACEBACK", raising=False)
+
+
+@pytest.fixture
+def lcm(capfd):
+    """Run the command in this process: (exit status, stdout, stderr)."""
+
+    def run(*words):
+        try:
+            status = cli.main([str(word) for word in words])
+        except SystemExit as leaving:  # argparse's way out
+            status = leaving.code
+        told = capfd.readouterr()
+        return status, told.out, told.err
+
+    return run
+
+
+def files():
+    return sorted(path for path in Path().rglob("*") if path.is_file())
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        return np.asarray(image)
+
+
+def test_img2img(lcm, photo_file):
+    status, out, err = lcm("img2img", photo_file, "a lake", "-o", "out.png", "--seed=7")
+    assert (status, out) == (0, "")
+    assert pixels("out.png").shape == (64, 96, 3)
+    assert re.fullmatch(r"(step \d/3, [\d.]+ s\n){3}wrote out\.png with .*, seed 7, in .* s\n", err)
+    assert files() == [Path("out.png"), Path("photo.png")]
+
+
+def test_txt2img(lcm):
+    assert lcm("txt2img", "a lake", "-o", "out.PNG", *SMALL)[0] == 0
+    assert pixels("out.PNG").shape == (64, 64, 3)
+
+
+def test_quiet_is_silent(lcm, photo_file):
+    words = "lake " * 3000  # which is worth a warning otherwise
+    assert lcm("img2img", photo_file, words, "-q", "-o", "out.png", *SMALL) == (0, "", "")
+
+
+def test_a_long_prompt_is_warned_of():
+    run = [LCM, "txt2img", "lake " * 3000, "-o", "out.png", *SMALL]
+    told = subprocess.run(run, capture_output=True, text=True, check=True).stderr
+    assert told.startswith("lcm: warning: the prompt is too long: cut in 'lake'")
+
+
+def test_an_existing_picture_is_replaced(lcm):
+    Path("out.png").write_text("old")
+    assert lcm("txt2img", "a lake", "-o", "out.png", *SMALL)[0] == 0
+    assert pixels("out.png").shape == (64, 64, 3)
+    assert files() == [Path("out.png")]
+
+
+def test_a_long_name_of_any_letters(lcm):
+    name = "湖" * 83 + ".png"  # 253 bytes of the 255 that file systems allow
+    assert lcm("txt2img", "a lake", "-o", name, *SMALL)[0] == 0
+    assert files() == [Path(name)]
+
+
+def test_a_bar_on_a_terminal(photo_file):
+    terminal, stderr = pty.openpty()
+    run = [LCM, "img2img", photo_file, "a lake", "-o", "out.png", *SMALL[1:], "--strength=1"]
+    with subprocess.Popen(run, stderr=stderr, stdin=subprocess.DEVNULL):
+        os.close(stderr)
+        told = b""
+        while select.select([terminal], [], [], 60)[0]:
+            try:
+                told += os.read(terminal, 4096)
+            except OSError:  # Linux's end of a pty
+                break
+    os.close(terminal)
+    assert re.search(rb"\r\[#{24}\] 1/1 steps, [\d.]+ s\r\nwrote out\.png with ", told)
+
+
+def test_without_stderr():
+    run = f"exec {LCM} txt2img 'a lake' -o out.png {' '.join(SMALL)} 2>&-"
+    assert subprocess.run(["sh", "-c", run], check=False).returncode == 0
+    assert files() == [Path("out.png")]
+
+
+PROMPTS = {
+    "plain": "a snowy lake",
+    "empty": "",
+    "quotes": """it's a "lake" $HOME `ls` \\ !""",
+    "lines": "a lake\nand\ta hill\r\n",
+    "dash": "-o",
+    "dashes": "--",
+    "two dashes": "--steps=9 lake",
+    "number": "-1",
+    "Unicode": "озеро 湖 🏔️ \u202e ÀÀ",
+    "surrogate": "a \udcff lake",  # how Python passes on bytes that are not UTF-8
+}
+
+
+@pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS.keys())
+def test_the_printed_command_makes_the_same_picture(prompt, lcm):
+    assert lcm("txt2img", "-o", "out.png", *SMALL, "--", prompt)[0] == 0
+    before = Path("out.png").read_bytes()
+    status, told, _ = lcm("info", "out.png")
+    assert status == 0
+    Path("out.png").unlink()
+    assert lcm(*split_by_shell(told))[0] == 0
+    assert Path("out.png").read_bytes() == before
+
+
+def command_in(told):
+    return told.partition("make it again:\n")[2]
+
+
+def split_by_shell(told):
+    """The words that a real shell makes of the printed command; the program is a stand-in."""
+    script = f"""lcm() {{ printf '%s\\0' "$@"; }}\n{command_in(told)}"""
+    words = subprocess.run(["sh", "-ec", script], capture_output=True, check=True).stdout
+    return os.fsdecode(words).split("\0")[:-1]
+
+
+def test_every_option_comes_back(lcm, model, photo_file, monkeypatch):
+    """Also $LCM_MODEL, which may be another by then, and an init image with an awkward name."""
+    init = photo_file.rename("-it's a photo.png")
+    (model / "tokenizer").rename("words of mine")
+    Path("mine.toml").write_text("[defaults]\nguidance_scale = 2.0")
+    monkeypatch.setenv("LCM_MODEL", str(model))
+    options = [
+        "--tokenizer=words of mine",
+        "--config=mine.toml",
+        "--runtime=onnx",
+        "--component-runtime=unet=onnx",
+        "--component-runtime=vae_decoder=auto",
+        "--strength=0.6",
+        "--strength-mode=rescale",
+        "--latent-sampling=sample",
+        "--fit=contain",
+        "--steps=2",
+        "--size=64x96",
+        "--quiet",
+    ]
+    assert lcm("img2img", *options, "-o", "out.png", "--", init, "a lake") == (0, "", "")
+    before = pixels("out.png")
+    told = lcm("info", "out.png")[1]
+    assert "  guidance: 2.0\n" in told
+    assert re.search(r"  seed: \d+\n", told)
+    assert re.search(r"  init-sha256: [0-9a-f]{64}\n", told)
+    Path("out.png").unlink()
+    monkeypatch.setenv("LCM_MODEL", "another")
+    path = f"{LCM.parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path}
+    subprocess.run(["sh", "-ec", command_in(told)], check=True, env=environment)
+    np.testing.assert_array_equal(pixels("out.png"), before)
+
+
+def test_info_on_the_demo(lcm):
+    status, told, err = lcm("info", demo_dir())
+    assert (status, err) == (0, "")
+    assert "scheduler: scaled_linear betas, predicts epsilon, 50 original steps" in told
+    for component in ("text_encoder", "unet", "vae_encoder", "vae_decoder"):
+        assert re.search(rf"  {component}: [\d.]+ MiB\n    model.onnx\n      takes ", told)
+
+
+def test_info_tells_what_is_broken_and_goes_on(lcm, model):
+    (model / "scheduler" / "scheduler_config.json").write_text("{")
+    (model / "unet" / "model.onnx").unlink()
+    (model / "lcm.toml").write_text("[vae_decoder]\nsha256 = '00'")
+    status, told, _ = lcm("info", model)
+    assert status == 0
+    assert "scheduler_config.json: not valid JSON" in told
+    assert "  unet: no model.onnx" in told
+    assert re.search(r"vae_decoder: .*\n    model.onnx, CHECKSUM WRONG: [0-9a-f]{64}\n", told)
+
+
+def test_info_into_a_closed_pipe():
+    run = f"{LCM} info {demo_dir()} | true"
+    told = subprocess.run(["sh", "-c", run], capture_output=True, check=True).stderr
+    assert told == b""
+
+
+def test_info_where_the_terminal_has_no_such_letters(lcm):
+    assert lcm("txt2img", "озеро", "-o", "out.png", *SMALL)[0] == 0
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    run = subprocess.run(
+        [LCM, "info", "out.png"], capture_output=True, text=True, check=False, env=environment
+    )
+    assert run.returncode == 1
+    assert re.fullmatch(r"lcm: error: .*PYTHONUTF8=1\n", run.stderr)
+
+
+USAGE = [
+    [],
+    ["draw"],
+    ["img2img", "in.png"],
+    ["txt2img", "a"],
+    ["txt2img", "a", "b", "-o", "out.png"],
+    ["txt2img", "a", "-o", "out.png", "--strength=0.5"],
+    ["txt2img", "a", "-o", "out.png", "--seed=x"],
+    ["txt2img", "a", "-o", "out.png", "--steps=1.5"],
+    ["txt2img", "a", "-o", "out.png", "--size=64"],
+    ["txt2img", "a", "-o", "out.png", "--size=-64x64"],
+    ["txt2img", "a", "-o", "out.png", f"--size={'9' * 5000}x64"],
+    ["txt2img", "a", "-o", "out.png", "--component-runtime=vae=onnx"],
+    ["txt2img", "a", "-o", "out.png", "--component-runtime=unet"],
+    ["img2img", "in.png", "a", "-o", "out.png", "--fit=crop"],
+    ["img2img", "in.png", "a", "-o", "out.png", "--strength-mode=cut"],
+    ["info"],
+]
+
+
+@pytest.mark.parametrize("words", USAGE, ids=lambda words: " ".join(words)[:60])
+def test_wrong_usage(words, lcm):
+    status, out, err = lcm(*words)
+    assert (status, out) == (2, "")
+    assert err.startswith("usage: lcm")
+    assert files() == []
+
+
+def fails(result, words):
+    """Status 1, and one line about it on stderr."""
+    status, out, err = result
+    assert (status, out) == (1, "")
+    assert re.fullmatch(r"lcm: error: [^\n]+\n", err), err
+    assert words in err
+    assert "bug in lcmcore" not in err
+
+
+OPTIONS = [
+    (["--strength=nan"], "strength must be from 0 to 1, not nan"),
+    (["--strength=-0.1"], "strength"),
+    (["--strength=2"], "strength"),
+    (["--steps=0"], "num_inference_steps must be from 1 to 50, not 0"),
+    (["--steps=51"], "num_inference_steps"),
+    (["--steps=-1"], "num_inference_steps"),
+    (["--guidance=nan"], "guidance_scale"),
+    (["--guidance=inf"], "guidance_scale"),
+    (["--guidance=-1"], "guidance_scale"),
+    (["--seed=18446744073709551616"], "seed must be from"),
+    (["--size=0x64"], "width must be from 1"),
+    (["--size=64x100"], "multiples of 8 for this model, e.g. 64x96"),
+    (["--size=99999999x64"], "width"),
+    (["--size=65536x65536"], "GiB of memory"),
+    (["--steps=9", "--strength=0.1", "--strength-mode=rescale"], "leaves 5 of 50"),
+    (["--negative-prompt=blurry"], "negative_prompt has no effect here"),
+    (["--runtime=tpu"], "unknown runtime 'tpu': installed are auto, onnx"),
+    (["--component-runtime=unet=tpu"], "unknown runtime 'tpu'"),
+    (["--threads=0"], "threads"),
+    (["--provider=Npu"], "providers: 'Npu' is not in this onnxruntime"),
+    (["--model=nowhere"], "no model directory at nowhere"),
+    (["--model=photo.png"], "no model directory at photo.png"),
+    ([f"--model={'m' * 5000}"], "no model directory"),
+    (["--model=."], "text_encoder: no model.onnx or model.rknn in text_encoder"),
+    (["--config=nowhere.toml"], "no such file: nowhere.toml"),
+    (["--config=photo.png"], "photo.png: "),
+    (["--tokenizer=nowhere"], "no tokenizer at nowhere"),
+    (["--tokenizer=."], "no such file: vocab.json"),
+    (["-o", "nowhere/out.png"], "there is no folder nowhere"),
+    (["-o", "photo.png/out.png"], "there is no folder photo.png"),
+    (["-o", "."], "is a PNG"),
+    (["-o", "folder.png"], "folder.png is a folder"),
+    (["-o", "out.jpg"], "the picture is a PNG: name it out.png"),
+    (["-o", "out"], "name it out.png"),
+    (["-o", f"{'n' * 300}.png"], "cannot be written"),
+    (["-o", "/proc/out.png"], "/proc"),
+]
+
+
+@pytest.mark.parametrize(("options", "words"), OPTIONS, ids=lambda value: str(value)[:60])
+def test_options_that_cannot_be(options, words, lcm, photo_file):
+    Path("folder.png").mkdir()
+    before = files()
+    run = ["img2img", photo_file, "a lake", "-o", "out.png", "-q", "--steps=1", *options]
+    fails(lcm(*run), words)
+    assert files() == before
+
+
+INITS = [
+    (None, "no such file"),
+    (b"", "not an image of a known format, or empty"),
+    (b"Dear diary,", "not an image of a known format"),
+    ("cut", "cannot be read"),
+    ("folder", "is a folder"),
+]
+
+
+@pytest.mark.parametrize(("content", "words"), INITS)
+def test_init_images_that_cannot_be_read(content, words, lcm, photo_file):
+    init = Path("init.png")
+    if content == "cut":
+        init.write_bytes(photo_file.read_bytes()[:100])
+    elif content == "folder":
+        init.mkdir()
+    elif content is not None:
+        init.write_bytes(content)
+    before = files()
+    fails(lcm("img2img", init, "a lake", "-o", "out.png"), f"init.png: {words}")
+    assert files() == before
+
+
+def swap(one, other):
+    between = one.with_name("between")
+    one.rename(between)
+    other.rename(one)
+    between.rename(other)
+
+
+def replace(path, content):
+    path.unlink()
+    path.write_bytes(content)
+
+
+MODELS = {
+    "lacks the UNet": (
+        lambda model: (model / "unet" / "model.onnx").unlink(),
+        "unet: no model.onnx",
+    ),
+    "lacks the encoder": (
+        lambda model: (model / "vae_encoder" / "model.onnx").unlink(),
+        "vae_encoder: no model.onnx",
+    ),
+    "broken ONNX": (
+        lambda model: replace(model / "unet" / "model.onnx", b"version https://git-lfs"),
+        "unet: cannot open",
+    ),
+    "lacks weights": (
+        lambda model: (model / "unet" / "diffusion_pytorch_model.safetensors").unlink(),
+        "unet: cannot open",
+    ),
+    "cut weights": (
+        lambda model: replace(model / "unet" / "diffusion_pytorch_model.safetensors", b"0" * 99),
+        "unet: cannot open",
+    ),
+    "broken JSON": (
+        lambda model: (model / "unet" / "config.json").write_text("{"),
+        "config.json: not valid JSON",
+    ),
+    "broken TOML": (
+        lambda model: (model / "lcm.toml").write_text("= 4"),
+        "lcm.toml: not valid TOML",
+    ),
+    "unknown key": (
+        lambda model: (model / "lcm.toml").write_text("strenght = 4"),
+        "lcm.toml: unknown key strenght",
+    ),
+    "lacks the tokenizer": (
+        lambda model: (model / "tokenizer").rename(model / "other"),
+        "name a folder that holds vocab.json and merges.txt with --tokenizer DIR",
+    ),
+    "broken tokenizer": (
+        lambda model: (model / "tokenizer" / "merges.txt").write_bytes(b"\xff"),
+        "merges.txt: cannot be read",
+    ),
+    "lacks the scheduler": (
+        lambda model: (model / "scheduler" / "scheduler_config.json").unlink(),
+        "no such file",
+    ),
+    "unknown scheduler": (
+        lambda model: (model / "scheduler" / "scheduler_config.json").write_text(
+            '{"_class_name": "FlowMatchEulerDiscreteScheduler"}'
+        ),
+        "scheduler 'FlowMatchEulerDiscreteScheduler' is unknown here",
+    ),
+    "VAE swapped": (
+        lambda model: swap(model / "vae_encoder", model / "vae_decoder"),
+        "vae_decoder: ",
+    ),
+    "UNet and text encoder swapped": (
+        lambda model: swap(model / "unet", model / "text_encoder"),
+        "unet: the file holds another network: it takes input_ids",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_that_are_broken(name, lcm, model, photo_file):
+    damage, words = MODELS[name]
+    damage(model)
+    before = files()
+    fails(lcm("img2img", photo_file, "a lake", "-o", "out.png", "-q", f"--model={model}"), words)
+    assert files() == before
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("nowhere", "nowhere: no such file or folder"),
+        ("photo.png", "lcmcore did not write it"),
+        ("text", "not a picture"),
+        (".", ". is no model directory"),
+        ("n" * 5000, "not a picture"),
+    ],
+)
+def test_info_on_something_else(path, words, lcm, photo_file):
+    Path("text").write_text("Dear diary,")
+    fails(lcm("info", path), words)
+
+
+def test_the_command_itself_fails_in_one_line():
+    """All of the above in a process of its own, where libraries might print, or Python trace."""
+    run = [LCM, "img2img", "nowhere.png", "a lake", "-o", "out.png"]
+    ended = subprocess.run(run, capture_output=True, text=True, check=False)
+    fails((ended.returncode, ended.stdout, ended.stderr), "nowhere.png: no such file")
+
+
+def test_a_broken_network_in_a_process_of_its_own(model):
+    replace(model / "vae_decoder" / "model.onnx", b"no model")
+    run = [LCM, "txt2img", "a lake", "-o", "out.png", f"--model={model}"]
+    ended = subprocess.run(run, capture_output=True, text=True, check=False)
+    fails((ended.returncode, ended.stdout, ended.stderr), "vae_decoder: cannot open")
+    assert not Path("out.png").exists()
+
+
+def test_a_fault_of_ours_is_one_line_too(lcm, monkeypatch):
+    def broken(args):
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(cli, "generate", broken)
+    status, _, err = lcm("txt2img", "a", "-o", "out.png")
+    assert status == 1
+    assert re.fullmatch(r"lcm: error: ZeroDivisionError: division by zero \(a bug in .*\)\n", err)
+    monkeypatch.setenv("LCM_TRACEBACK", "1")
+    assert "Traceback (most recent call last)" in lcm("txt2img", "a", "-o", "out.png")[2]
+
+
+def test_out_of_memory(lcm, monkeypatch):
+    def hungry(args):
+        raise MemoryError
+
+    monkeypatch.setattr(cli, "generate", hungry)
+    fails(lcm("txt2img", "a", "-o", "out.png"), "out of memory")
+
+
+def test_a_full_disk_leaves_the_old_picture():
+    """`ulimit -f` lets no file grow beyond a few hundred bytes."""
+    Path("out.png").write_text("old")
+    run = f"ulimit -f 1; exec {LCM} txt2img 'a lake' -q -o out.png {' '.join(SMALL)}"
+    ended = subprocess.run(["sh", "-c", run], capture_output=True, text=True, check=False)
+    fails((ended.returncode, ended.stdout, ended.stderr), "out.png cannot be written: ")
+    assert files() == [Path("out.png")]
+    assert Path("out.png").read_text() == "old"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_is_not_writable(lcm):
+    Path("closed").mkdir(mode=0o500)
+    fails(lcm("txt2img", "a", "-o", "closed/out.png"), "folder closed is not writable")
+
+
+def test_an_interrupt_leaves_nothing():
+    run = [LCM, "txt2img", "a lake", "-o", "out.png", "--steps=50"]
+    with subprocess.Popen(run, stderr=subprocess.PIPE, text=True) as process:
+        first = process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+    assert first.startswith("step 1/50")
+    assert process.returncode == 130
+    assert rest.endswith("lcm: interrupted\n")
+    assert "Traceback" not in rest
+    assert files() == []
