@@ -9,7 +9,8 @@ from typing import Any
 
 from lcmcore.errors import ArgumentError, BundleError, NetworkError, first_line
 from lcmcore.runtime import Network, require_available, require_file
-from runtimes.rknn import board, signature
+from runtimes.rknn import board, diagnosis, signature
+from runtimes.rknn.diagnosis import Finding
 from runtimes.rknn.file import OLDEST_TOOLKIT, RknnFile
 from runtimes.rknn.network import CORE_MASKS, RknnNetwork
 
@@ -59,6 +60,10 @@ class RknnRuntime:
         yield f"built for {', '.join(file.platforms)} by rknn-toolkit2 {file.toolkit}"
         yield from (f"takes {tensor}" for tensor in file.inputs)
         yield from (f"gives {tensor}" for tensor in file.outputs)
+
+    def diagnose(self, root: Path | None) -> Iterator[Finding]:
+        """(level, finding, remedy) about this machine and the bundle, for `lcm doctor`."""
+        return diagnosis.diagnose(root, board.platform())
 
 
 def _core_mask(options: Mapping[str, Any]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,11 @@ class RknnSimulator:
             raise NetworkError(component, str(error)) from error
         platform = str(options.get("platform", DEFAULT_PLATFORM))
         return SimulatedNetwork(component, file, file.shapes(usual), platform)
+
+    def diagnose(self, root: Path | None) -> Iterator[tuple[str, str, str]]:
+        """(level, finding, remedy) for `lcm doctor`."""
+        if self.available() is None:
+            yield "ok", f"rknn-toolkit2 {metadata.version('rknn-toolkit2')}", ""
 
 
 class SimulatedNetwork:

@@ -22,6 +22,7 @@ import numpy as np
 
 from lcmcore.errors import NetworkError
 from lcmcore.runtime import Array
+from runtimes.rknn.vendorlog import gist, gist_lines
 
 _CHILD = "runtimes.rknn.toolkit_child"
 _PATIENCE = 10  # seconds that the child gets to end by itself
@@ -109,10 +110,12 @@ class Toolkit:
             raise NetworkError(self._component, "the network is closed")
         try:
             self._pipe.send((verb, arguments))
-            succeeded, result = self._pipe.recv()
+            outcome, result = self._pipe.recv()
         except (EOFError, OSError):
             raise self._death(verb) from None
-        if not succeeded:
+        if outcome == "raised":
+            raise NetworkError(self._component, f"rknn-toolkit2 failed to {verb}: {gist(result)}")
+        if outcome == "refused":
             raise self._failure(f"rknn-toolkit2 refused to {verb}: {result}")
         return result
 
@@ -130,8 +133,7 @@ class Toolkit:
 
 
 def _complaint(log: str) -> str:
-    """The converter's last error line, e.g. "E load_onnx: ..."; else its last line."""
-    lines = [line.strip() for line in log.splitlines() if line.strip(" \t=-^")]
-    errors = [line for line in lines if line.startswith(("E ", "\x1b[31mE ")) or "Error:" in line]
-    last = (errors or lines or [""])[-1]
-    return last.replace("\x1b[31m", "").replace("\x1b[0m", "")[:300]
+    """The last line that the converter marked as an error, else its last line."""
+    lines = [line for line in gist_lines(log) if "rknn-toolkit2 version" not in line]
+    errors = [line for line in lines if line.startswith("E ") or "Error:" in line]
+    return (errors or lines or [""])[-1]

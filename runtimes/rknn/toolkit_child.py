@@ -106,7 +106,7 @@ def _check(call: str, code: int) -> None:
 
 
 def main() -> None:
-    """Answer (verb, arguments) with (succeeded, result) until the other side hangs up."""
+    """Answer (verb, arguments) with ("done", result), ("refused", why) or ("raised", why)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     os.environ["TQDM_DISABLE"] = "1"
     sys.meta_path.insert(0, _AbsentTorch())
@@ -119,9 +119,11 @@ def main() -> None:
                 return
             try:
                 converter = converter or Converter()
-                pipe.send((True, getattr(converter, verb)(*arguments)))
+                pipe.send(("done", getattr(converter, verb)(*arguments)))
+            except Refusal as refusal:
+                pipe.send(("refused", str(refusal)))
             except Exception as error:
-                pipe.send((False, str(error) or type(error).__name__))
+                pipe.send(("raised", str(error) or type(error).__name__))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
-"""Listens to rknn-toolkit-lite2's logger, where the reasons of its failures end up."""
+"""Makes sense of the vendor's logs, where the reasons of failures end up."""
 
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from functools import cache
 
 LOGGER = "acuityLogger"
 _LONGEST = 300
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class VendorLog(logging.Handler):
@@ -26,11 +28,8 @@ class VendorLog(logging.Handler):
         self._messages().clear()
 
     def reason(self) -> str:
-        """What was logged, as one line; of a traceback only the exception."""
-        lines = [line for message in self._messages() for line in message.splitlines()]
-        told = [line.strip() for line in lines if _tells(line)]
-        text = " ".join(dict.fromkeys(told))
-        return text[:_LONGEST] or "its log gives no reason"
+        """What was logged, as one line."""
+        return gist("\n".join(self._messages())) or "its log gives no reason"
 
     def _messages(self) -> list[str]:
         messages: list[str] = self._local.__dict__.setdefault("messages", [])
@@ -43,6 +42,16 @@ def vendor_log() -> VendorLog:
     handler = VendorLog()
     logging.getLogger(LOGGER).addHandler(handler)
     return handler
+
+
+def gist(text: str) -> str:
+    """A log or a traceback as one line: of a traceback only the exception is told."""
+    return " ".join(dict.fromkeys(gist_lines(text)))[:_LONGEST]
+
+
+def gist_lines(text: str) -> list[str]:
+    """The lines of a log that tell something, without colours and frames of tracebacks."""
+    return [line.strip()[:_LONGEST] for line in _COLOUR.sub("", text).splitlines() if _tells(line)]
 
 
 def _tells(line: str) -> bool:

@@ -42,8 +42,12 @@ def lites(monkeypatch: pytest.MonkeyPatch) -> list[RKNNLiteDouble]:
 
     class Lite(RKNNLiteDouble):
         def __init__(self) -> None:
-            super().__init__(lambda inputs: network_of(self._path.parent.name)(inputs))
+            super().__init__(self._network)
             made.append(self)
+
+        def _network(self, inputs: list[Array]) -> list[Array]:
+            """Of the component whose file was loaded."""
+            return network_of(self._path.parent.name)(inputs)
 
     package, api = ModuleType("rknnlite"), ModuleType("rknnlite.api")
     api.RKNNLite = Lite  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Networks on the (doubled) device: what goes in, what comes out, and every silent failure named."""
+"""Networks on the doubled device: what goes in, what comes out, every silent failure named."""
 
 from __future__ import annotations
 

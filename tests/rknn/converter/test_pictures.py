@@ -1,0 +1,68 @@
+"""The demo model in half precision, as the NPU computes it, beside the same on ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import pytest
+
+import lcmcore
+from lcmcore.bundle import demo_dir
+
+Pixels: TypeAlias = "np.ndarray[Any, Any]"
+
+LEAST_PSNR = 35.0  # decibels
+INIT = Path(__file__).parents[3] / "docs" / "pictures" / "scribble.png"
+CASES = [
+    ("a snowy landscape with mountains and a lake at night", 7),
+    ("a sunny meadow with a house and trees, watercolor", 0),
+    ("autumn hills under clouds at sunset", 42),
+    ("a desert with dunes and cactus at noon, pixel art", 123456789),
+    ("a forest by a river, pencil sketch", 2**33 + 7),
+]
+
+
+@pytest.fixture(scope="module")
+def simulated() -> Iterator[lcmcore.Pipeline]:
+    with lcmcore.load(demo_dir(), runtime="rknn-sim") as pipe:
+        yield pipe
+
+
+@pytest.fixture(scope="module")
+def exact() -> Iterator[lcmcore.Pipeline]:
+    with lcmcore.load(demo_dir(), runtime="onnx") as pipe:
+        yield pipe
+
+
+def draw(
+    pipe: lcmcore.Pipeline, prompt: str, seed: int, image: Path | None
+) -> np.ndarray[Any, Any]:
+    result = pipe(prompt, image=image, strength=0.75, seed=seed, width=256, height=256)
+    return np.asarray(result.images[0]).astype(np.float64)
+
+
+def psnr(a: Pixels, b: Pixels) -> float:
+    return float(10 * np.log10(255**2 / max(np.mean((a - b) ** 2), 1e-12)))
+
+
+@pytest.mark.parametrize("image", [INIT, None], ids=["img2img", "txt2img"])
+@pytest.mark.parametrize(("prompt", "seed"), CASES)
+def test_half_precision_draws_the_same(
+    simulated: lcmcore.Pipeline,
+    exact: lcmcore.Pipeline,
+    prompt: str,
+    seed: int,
+    image: Path | None,
+) -> None:
+    decibels = psnr(draw(simulated, prompt, seed, image), draw(exact, prompt, seed, image))
+    print(f"{'txt2img' if image is None else 'img2img'}, seed {seed}: {decibels:.1f} dB")
+    assert decibels >= LEAST_PSNR
+
+
+def test_same_seed_same_bytes(simulated: lcmcore.Pipeline) -> None:
+    prompt, seed = CASES[0]
+    first, second = (draw(simulated, prompt, seed, INIT) for _ in range(2))
+    assert first.tobytes() == second.tobytes()
