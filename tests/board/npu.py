@@ -4,8 +4,8 @@ Every .rknn file it knows belongs to the ONNX file that it was built from; a mod
 bytes, is found by its hash, and its runs go to that ONNX network. What crosses the border is
 rounded to half precision as on the NPU; the arithmetic in between is float32.
 
-usage: npu.py SOCKET ONNX_DIR RKNN_DIRS
-       ONNX_DIR/unet/model.onnx answers for every RKNN_DIRS/*/unet/model.rknn, and so on
+usage: npu.py SOCKET ONNX_DIR RKNN_DIR [ONNX_DIR RKNN_DIR ...]
+       ONNX_DIR/unet/model.onnx answers for RKNN_DIR/unet/model.rknn, and so on
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import re
 import socketserver
 import struct
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -122,10 +123,11 @@ def array(attr: TensorAttr, dtype: str, fmt: int, data: bytes) -> np.ndarray[Any
 class Networks:
     """The ONNX files by the SHA-256 of the .rknn file that was built from them."""
 
-    def __init__(self, onnx: Path, rknn: Path) -> None:
+    def __init__(self, pairs: Iterable[tuple[Path, Path]]) -> None:
         self.sources = {
             hashlib.sha256(model.read_bytes()).digest(): onnx / model.parent.name / "model.onnx"
-            for model in rknn.glob("*/*/model.rknn")
+            for onnx, rknn in pairs
+            for model in rknn.glob("*/model.rknn")
         }
         self.sessions: dict[Path, ort.InferenceSession] = {}
 
@@ -139,17 +141,24 @@ class Networks:
         return self.sessions[source]
 
 
+def as_node(node: ort.NodeArg, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """In the dtype and rank that the ONNX file has: a timestep may be of rank 0 there."""
+    if node.type == "tensor(float)":
+        values = values.astype("float32")
+    return values if node.shape else values.reshape(())
+
+
 def run(
     session: ort.InferenceSession,
     attrs: dict[str, list[TensorAttr]],
     inputs: list[np.ndarray[Any, Any]],
 ) -> list[np.ndarray[Any, Any]]:
     """The network's outputs, rounded to what the file declares and back to float32."""
-    feed = {}
-    wanted = {node.name: node.type for node in session.get_inputs()}
-    for attr, values in zip(attrs["input"], inputs, strict=True):
-        name = attr.name.decode()
-        feed[name] = values.astype("float32") if wanted[name] == "tensor(float)" else values
+    nodes = {node.name: node for node in session.get_inputs()}
+    feed = {
+        attr.name.decode(): as_node(nodes[attr.name.decode()], values)
+        for attr, values in zip(attrs["input"], inputs, strict=True)
+    }
     results = session.run([attr.name.decode() for attr in attrs["output"]], feed)
     return [
         result.astype(TYPES[attr.type]).astype("float32")
@@ -213,8 +222,8 @@ class Server(socketserver.ThreadingUnixStreamServer):
 
 def main(arguments: list[str]) -> None:
     """Serve until killed."""
-    path, onnx, rknn = (Path(argument).resolve() for argument in arguments)
-    networks = Networks(onnx, rknn)
+    path, *folders = (Path(argument).resolve() for argument in arguments)
+    networks = Networks(zip(folders[::2], folders[1::2], strict=True))
     os.chdir(path.parent)  # the path of a Unix socket may only have 107 bytes
     path.unlink(missing_ok=True)
     with Server(path.name, networks) as server:

@@ -2,8 +2,8 @@
 # Tests img2img on an emulated RK3588 board: run.sh MODELS [PYTEST_ARGUMENTS]
 #
 # qemu runs an arm64 Debian with the real rknn-toolkit-lite2; our librknnrt.c stands in for the
-# NPU's library, and npu.py does its arithmetic outside. MODELS holds a folder a size, such as
-# 256x256, with the demo bundle as `lcm build rknn` makes it.
+# NPU's library, and npu.py does its arithmetic outside. MODELS/256x256 and MODELS/192x128 are the
+# demo bundle as `lcm build rknn` makes it.
 #
 # Needs root, x86-64 Linux, and from Debian: qemu-user-static debootstrap gcc-aarch64-linux-gnu
 # libc6-dev-arm64-cross. PYTHON has lcmcore with ONNX Runtime (default .venv/bin/python);
@@ -60,10 +60,19 @@ mkdir -p "$work"
 sed -i '1s,.*,#!/usr/bin/python3,' "$root/opt/lcmcore/bin/lcm"
 cp -r "$repo/tests" "$repo/pyproject.toml" "$work"
 cp -r "$models" "$work/models"
+(cd "$repo" && "$python" -c 'import pathlib, sys, tests.rknn.fixtures as fixtures
+fixtures.write_bundle(pathlib.Path(sys.argv[1]))' "$work/models/48x32")
 "$python" "$here/pictures.py" "$work/host" "$repo/assets/demo"
 
 rm -f "$root/run/npu.sock"
-"$python" "$here/npu.py" "$root/run/npu.sock" "$repo/assets/demo" "$work/models" &
+serve() {
+    set -- "$repo/tests/tiny/lcm" "$work/models/48x32"
+    for size in 256x256 192x128; do
+        set -- "$@" "$repo/assets/demo" "$work/models/$size"
+    done
+    exec "$python" "$here/npu.py" "$root/run/npu.sock" "$@"
+}
+serve &
 npu=$!
 trap 'kill $npu' EXIT
 while [ ! -S "$root/run/npu.sock" ] && kill -0 $npu; do sleep 0.1; done
