@@ -22,7 +22,7 @@ from lcmcore.pipeline import LATENT_SAMPLINGS
 from lcmcore.scheduler import STRENGTH_MODES
 from lcmcore.sizes import read_size
 
-_FAILED, _INTERRUPTED = 1, 130
+_DONE, _FAILED, _INTERRUPTED = 0, 1, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     level = logging.CRITICAL if getattr(args, "quiet", False) else logging.WARNING
     logging.basicConfig(format="lcm: warning: %(message)s", level=level)
     try:
-        args.run(args)
+        return args.run(args) or _DONE
     except LcmError as error:
         return _fail(str(error))
     except MemoryError:
@@ -51,7 +51,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{type(error).__name__}: {error} (a bug in lcmcore: please report it with what"
             " LCM_TRACEBACK=1 shows)"
         )
-    return 0
 
 
 def _fail(message: str) -> int:
@@ -68,11 +67,15 @@ def _parser(builders: bool) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     img2img = commands.add_parser("img2img", help="turn a picture into another")
     img2img.add_argument("init", metavar="INIT", type=Path, help="the picture to start from")
+    img2img.add_argument("prompt", metavar="PROMPT")
+    img2img.set_defaults(run=generate)
     _add_generation(img2img)
     _add_image_options(img2img)
     txt2img = commands.add_parser("txt2img", help="make a picture from words alone")
+    txt2img.add_argument("prompt", metavar="PROMPT")
+    txt2img.set_defaults(run=generate, init=None)
     _add_generation(txt2img)
-    txt2img.set_defaults(init=None)
+    _add_batch(commands.add_parser("batch", help="turn every picture of a folder into another"))
     info = commands.add_parser("info", help="describe a model directory, or how a PNG was made")
     info.add_argument("path", metavar="DIR_OR_PNG", type=Path)
     info.set_defaults(run=_info)
@@ -96,11 +99,31 @@ def _add_builders(parser: argparse.ArgumentParser) -> None:
         kind.set_defaults(run=builder.run)
 
 
-def _add_generation(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=generate)
-    parser.add_argument("prompt", metavar="PROMPT")
+def _add_batch(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("-o", "--output", metavar="OUT", type=Path, required=True, help="PNG file to write")
+    add("init_dir", metavar="INIT_DIR", type=Path, nargs="?", help="the pictures to start from")
+    add("prompt", metavar="PROMPT", nargs="?")
+    add("--jobs", type=Path, metavar="FILE", help="JSON lines, each a job (docs/worker.md)")
+    where = parser.add_mutually_exclusive_group()
+    add = where.add_argument
+    add("--workers", type=int, metavar="N", default=1, help="processes on this machine (1)")
+    add("--scheduler", metavar="ADDRESS", help="of a Dask cluster, e.g. tcp://board1:8786")
+    _add_generation(parser, output="folder of PNG files to write")
+    _add_image_options(parser)
+
+    def run(args: argparse.Namespace) -> int:
+        if args.jobs is None and args.prompt is None:
+            parser.error("INIT_DIR and PROMPT are needed, or --jobs FILE")
+        from lcmcore.generate_many import generate_many  # brings multiprocessing
+
+        return generate_many(args)
+
+    parser.set_defaults(run=run)
+
+
+def _add_generation(parser: argparse.ArgumentParser, output: str = "PNG file to write") -> None:
+    add = parser.add_argument
+    add("-o", "--output", metavar="OUT", type=Path, required=True, help=output)
     add("-q", "--quiet", action="store_true", help="say nothing but errors")
     add("--steps", type=int, metavar="N", help="inference steps (the model's default, else 4)")
     add("--guidance", type=float, metavar="F", help="guidance scale (the model's default)")

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TextIO
 
 _WIDTH = 24
+_CLEAR = "\x1b[K"  # to the end of the line
 
 
 class Progress:
@@ -41,13 +42,22 @@ class Progress:
     def step(self, done: int, total: int) -> None:
         """`done` of `total` steps are done."""
         seconds = time.perf_counter() - self._start
-        if not self._terminal:
+        if self._terminal:
+            self._bar(done, total, f" steps, {seconds:.1f} s")
+        else:
             self._write(f"step {done}/{total}, {seconds:.1f} s\n")
-            return
+
+    def item(self, done: int, total: int, name: str | None, words: str) -> None:
+        """`done` of `total` items are done; a log tells of those that have a name."""
+        if self._terminal:
+            self._bar(done, total, f" {words}")
+        elif name is not None:
+            self._write(f"{done}/{total} {name}, {words}\n")
+
+    def _bar(self, done: int, total: int, words: str) -> None:
         filled = _WIDTH * done // total
-        bar = "#" * filled + "-" * (_WIDTH - filled)
         self._bar_shown = True
-        self._write(f"\r[{bar}] {done}/{total} steps, {seconds:.1f} s")
+        self._write(f"\r[{'#' * filled}{'-' * (_WIDTH - filled)}] {done}/{total}{words}{_CLEAR}")
 
     def _end_bar(self) -> None:
         if self._bar_shown:
@@ -58,3 +68,11 @@ class Progress:
         if not self._quiet:
             self._stream.write(text)
             self._stream.flush()
+
+
+def duration(seconds: float) -> str:
+    """In the largest units that tell: "40 s", "12 min", "3 h 20 min"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

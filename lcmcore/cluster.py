@@ -1,0 +1,74 @@
+"""Jobs on a Dask cluster, through the standard `concurrent.futures.Executor` that Dask offers."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from typing import Any
+
+from lcmcore.errors import RuntimeUnavailableError, first_line
+from lcmcore.job import Job
+from lcmcore.process import WorkerSpec
+from lcmcore.worker import Picture, PipelineWorker
+
+_PATIENCE = "10s"
+
+
+@contextmanager
+def connect(address: str) -> Iterator[tuple[Executor, Callable[[], int]]]:
+    """An executor on the cluster, and a function that counts the threads of its workers.
+
+    Raises RuntimeUnavailableError without `distributed`, or if no scheduler answers there.
+    """
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise RuntimeUnavailableError(
+            "Dask is not installed: pip install 'lcmcore[cluster]'"
+        ) from error
+    try:
+        client = Client(address, timeout=_PATIENCE, set_as_default=False)
+    except Exception as error:  # of the network, or of the address
+        message = f"no Dask scheduler at {address}: {first_line(error)}"
+        raise RuntimeUnavailableError(message) from error
+    with client:
+        # Not pure: two equal jobs without a seed are two pictures.
+        yield client.get_executor(pure=False), lambda: sum(client.nthreads().values())
+
+
+def run_on_worker(spec: bytes, job: Job) -> Picture:
+    """What a Dask worker does with a job; `spec` is a pickled WorkerSpec.
+
+    The image comes with the job, not by `scatter`: so the scheduler can give the job to another
+    worker when this one is lost.
+    """
+    return _LOADED.run(spec, job)
+
+
+class _Loaded:
+    """The one open pipeline of a process, kept for the next job; it runs a job at a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._spec: bytes | None = None
+        self._worker: PipelineWorker | None = None
+
+    def run(self, spec: bytes, job: Any) -> Picture:
+        with self._lock:
+            if self._worker is None or self._spec != spec:
+                self._open(spec)
+            assert self._worker is not None
+            return self._worker.run_job(job)
+
+    def _open(self, spec: bytes) -> None:
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
+        opened: WorkerSpec = pickle.loads(spec)
+        self._worker, self._spec = opened.open(), spec
+
+
+_LOADED = _Loaded()

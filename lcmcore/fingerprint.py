@@ -1,0 +1,86 @@
+"""Knowing a finished picture again, by the content of the request that made it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from lcmcore.bundle import COMPONENTS, ModelPaths, demo_dir
+from lcmcore.errors import BundleError, OutputError, first_line
+from lcmcore.files import sha256
+from lcmcore.job import Request
+from lcmcore.record import SOFTWARE
+
+KEY = "request"  # of the PNG's text chunk
+
+_PNG_END = b"\0\0\0\0IEND\xaeB\x60\x82"
+
+
+def model_identity(
+    model_dir: str | Path | None, config: str | Path | None, tokenizer: str | Path | None
+) -> str:
+    """A digest of every file that a bundle's pictures depend on; raises BundleError."""
+    paths = ModelPaths(model_dir or demo_dir())
+    if not paths.root.is_dir():
+        raise BundleError(f"no model directory at {paths.root}")
+    digest = hashlib.sha256()
+    try:
+        for name, path in _model_files(paths, config, tokenizer):
+            digest.update(f"{name}\0{sha256(path)}\n".encode())
+    except OSError as error:
+        raise BundleError(f"{paths.root}: cannot be read: {first_line(error)}") from error
+    return digest.hexdigest()
+
+
+def fingerprint(request: Request, init_image: bytes | None, model: Mapping[str, Any]) -> str:
+    """A digest of all that a request asks for; `model` tells what is to run it."""
+    content = {
+        "init": None if init_image is None else hashlib.sha256(init_image).hexdigest(),
+        "model": model,
+        **asdict(request),
+    }
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def is_done(path: Path, wanted: str) -> bool:
+    """Whether the file is a whole picture of that fingerprint.
+
+    Raises OutputError for a file that lcmcore did not write, rather than have it written over.
+    """
+    if not path.exists() or not path.stat().st_size:
+        return False  # a file system that lost its power leaves empty files
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            record = dict(image.info)
+    except Exception:  # Pillow's plugins raise whatever they meet
+        record = {}
+    if not str(record.get(SOFTWARE, "")).startswith("lcmcore "):
+        raise OutputError(f"{path} is there already and not of lcmcore's making: move it away")
+    return record.get(KEY) == wanted and _is_whole(path)
+
+
+def _is_whole(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-len(_PNG_END), 2)
+        return file.read() == _PNG_END
+
+
+def _model_files(
+    paths: ModelPaths, config: str | Path | None, tokenizer: str | Path | None
+) -> Iterator[tuple[str, Path]]:
+    settings = Path(config) if config else paths.settings
+    if config or settings.exists():
+        yield "lcm.toml", settings
+    folders = {name: paths.root / name for name in (*COMPONENTS, "scheduler")}
+    folders["tokenizer"] = Path(tokenizer) if tokenizer else paths.tokenizer
+    for name, folder in folders.items():
+        for path in sorted(folder.glob("*")):
+            if path.is_file():
+                yield f"{name}/{path.name}", path
