@@ -28,11 +28,25 @@ def is_folder(path: Path) -> bool:
         return False
 
 
+def is_file(path: Path) -> bool:
+    """Like `path.is_file()`, see above."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def write_whole(path: Path, content: bytes) -> None:
-    """Write beside, then rename: `path` never holds half a file. Raises OutputError."""
+    """Write beside, then rename: `path` never holds half a file. Raises OutputError.
+
+    The content is on the disk before the name is: boards lose their power.
+    """
     beside = path.with_name(f".lcm-{os.urandom(8).hex()}.part")
     try:
-        beside.write_bytes(content)
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         beside.replace(path)
     except BaseException as error:
         with contextlib.suppress(OSError):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lcmcore.bundle import COMPONENTS, Bundle
-from lcmcore.errors import BundleError, LcmError
+from lcmcore.errors import BundleError, LcmError, RuntimeUnavailableError
 from lcmcore.files import is_folder, sha256
 from lcmcore.picture import read_record
 from lcmcore.record import SOFTWARE, command_of
@@ -65,8 +66,7 @@ def _tokenizer(bundle: Bundle) -> str:
 def _describe_component(bundle: Bundle, component: str) -> Iterator[str]:
     """Every file there that an installed runtime would take."""
     folder = bundle.folder(component)
-    kinds = [find(name) for name in installed()]
-    automatic = [runtime for runtime in kinds if runtime.priority >= 0]
+    automatic = [runtime for runtime in _importable() if runtime.priority >= 0]
     present = [runtime for runtime in automatic if (folder / runtime.filename).is_file()]
     if not present:
         names = " or ".join(sorted(runtime.filename for runtime in automatic))
@@ -81,6 +81,14 @@ def _describe_component(bundle: Bundle, component: str) -> Iterator[str]:
             yield from (f"      {line}" for line in _describe_network(runtime, component, path))
         except LcmError as error:
             yield f"      {error}"
+
+
+def _importable() -> Iterator[Runtime]:
+    """The installed runtimes; a broken one must not hide what the others tell."""
+    entries = installed()
+    for name in entries:
+        with contextlib.suppress(RuntimeUnavailableError):
+            yield find(name, entries)
 
 
 def _describe_network(runtime: Runtime, component: str, path: Path) -> Iterator[str]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,11 @@ from numpy.typing import NDArray
 from lcmcore import runtime as runtimes
 from lcmcore.bundle import COMPONENTS, Bundle
 from lcmcore.errors import ArgumentError, LcmError, NetworkError, RuntimeUnavailableError
+from lcmcore.files import is_file
 from lcmcore.runtime import Array, Network, Runtime, TensorSpec
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 Floats = NDArray[np.float32]
 RuntimeChoice: TypeAlias = "str | Runtime | Mapping[str, str | Runtime]"
@@ -38,12 +42,14 @@ class Networks:
         self._closed = False
         self._lock = threading.Lock()
         wanted = _per_component(bundle, runtime)
-        self._check_options(wanted.values())
+        entries = runtimes.installed()
+        self._check_options(entries, wanted.values())
         self.runtimes: dict[str, Runtime] = {}
         self._missing: dict[str, LcmError] = {}
         for component in COMPONENTS:
             try:
-                self.runtimes[component] = choose_runtime(bundle, component, wanted[component])
+                choice = wanted[component]
+                self.runtimes[component] = choose_runtime(bundle, component, choice, entries)
             except (NetworkError, RuntimeUnavailableError) as error:
                 if component != "vae_encoder":
                     raise
@@ -129,12 +135,14 @@ class Networks:
             raise
         return network
 
-    def _check_options(self, wanted: Any) -> None:
+    def _check_options(
+        self, entries: Mapping[str, EntryPoint], wanted: Iterable[str | Runtime]
+    ) -> None:
         """Every option must be one that some runtime knows, whichever is chosen here."""
         known: set[str] = set()
-        for choice in (*runtimes.installed(), *wanted):
+        for choice in (*entries, *wanted):
             try:
-                runtime = runtimes.find(choice) if isinstance(choice, str) else choice
+                runtime = runtimes.find(choice, entries) if isinstance(choice, str) else choice
             except RuntimeUnavailableError:
                 continue
             known |= runtime.options
@@ -166,45 +174,51 @@ def _per_component(bundle: Bundle, runtime: RuntimeChoice) -> dict[str, str | Ru
     return choices
 
 
-def choose_runtime(bundle: Bundle, component: str, choice: str | Runtime) -> Runtime:
+def choose_runtime(
+    bundle: Bundle,
+    component: str,
+    choice: str | Runtime,
+    entries: Mapping[str, EntryPoint] | None = None,
+) -> Runtime:
     """The runtime for a component, by name or "auto".
 
-    Raises RuntimeUnavailableError, or NetworkError if the runtime's file is not there.
+    `entries` are the installed runtimes, if the caller has asked already. Raises
+    RuntimeUnavailableError, or NetworkError if the runtime's file is not there.
     """
+    entries = runtimes.installed() if entries is None else entries
     if choice == "auto":
-        return _automatic(bundle, component)
-    runtime = runtimes.find(choice) if isinstance(choice, str) else choice
+        return _automatic(bundle, component, entries)
+    runtime = runtimes.find(choice, entries) if isinstance(choice, str) else choice
     runtimes.require_available(runtime)
     if runtime.filename:
         runtimes.require_file(component, bundle.folder(component), runtime.filename)
     return runtime
 
 
-def _automatic(bundle: Bundle, component: str) -> Runtime:
+def _automatic(bundle: Bundle, component: str, entries: Mapping[str, EntryPoint]) -> Runtime:
     """Of the runtimes whose file is there and that work here, the one of highest priority."""
     folder = bundle.folder(component)
     usable: list[Runtime] = []
     sought: list[str] = []
     refused: list[str] = []
-    for name in runtimes.installed():
+    for name in entries:
         try:
-            runtime = runtimes.find(name)
+            runtime = runtimes.find(name, entries)
             if runtime.priority < 0:
                 continue
             sought.append(runtime.filename)
-            if (folder / runtime.filename).is_file():
+            if is_file(folder / runtime.filename):
                 runtimes.require_available(runtime)
                 usable.append(runtime)
         except RuntimeUnavailableError as error:
             refused.append(str(error))
     if usable:
         return max(usable, key=lambda runtime: runtime.priority)
-    if refused:
-        raise NetworkError(component, "; ".join(refused))
-    raise NetworkError(
-        component,
-        f"no {' or '.join(sorted(sought))} in {folder}; is {bundle.paths.root} a model directory?",
-    )
+    if not any(is_file(folder / filename) for filename in sought):
+        files = " or ".join(sorted(sought)) or "file that an installed runtime takes"
+        missing = f"no {files} in {folder}; is {bundle.paths.root} a model directory?"
+        refused.insert(0, missing)
+    raise NetworkError(component, "; ".join(refused))
 
 
 def _check_signature(component: str, network: Network) -> None:

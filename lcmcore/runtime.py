@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcmcore.errors import NetworkError, RuntimeUnavailableError, first_line
+from lcmcore.files import is_file
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -92,9 +93,12 @@ def installed() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in metadata.entry_points(group=ENTRY_POINTS)}
 
 
-def find(name: str) -> Runtime:
-    """The runtime of that name; raises RuntimeUnavailableError if there is none that imports."""
-    entries = installed()
+def find(name: str, entries: Mapping[str, EntryPoint] | None = None) -> Runtime:
+    """The runtime of that name; raises RuntimeUnavailableError if there is none that imports.
+
+    `entries` is what `installed` told: to ask again takes milliseconds.
+    """
+    entries = installed() if entries is None else entries
     if name not in entries:
         known = ", ".join(sorted(entries)) or "none (is lcmcore installed with pip?)"
         raise RuntimeUnavailableError(f"unknown runtime {name!r}: installed are auto, {known}")
@@ -112,9 +116,10 @@ def find(name: str) -> Runtime:
 def share_of(index: int, count: int) -> dict[str, Any]:
     """Options for worker `index` of `count`, of every runtime that works on this machine."""
     options: dict[str, Any] = {}
-    for name in installed():
+    entries = installed()
+    for name in entries:
         try:
-            runtime = find(name)
+            runtime = find(name, entries)
             require_available(runtime)
         except RuntimeUnavailableError:
             continue
@@ -137,7 +142,7 @@ def require_available(runtime: Runtime) -> None:
 def require_file(component: str, folder: Path, filename: str) -> Path:
     """The component's file; raises NetworkError with the path where it was sought."""
     path = folder / filename
-    if not path.is_file():
+    if not is_file(path):
         raise NetworkError(component, f"no {filename} in {folder}")
     return path
 

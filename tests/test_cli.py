@@ -16,14 +16,15 @@ from PIL import Image
 from lcmcore import cli, demo_dir
 
 LCM = Path(sys.executable).with_name("lcm")
+TINY = Path(__file__).parent / "tiny" / "lcm"  # random networks that open in no time
 SMALL = ["--size=64x64", "--steps=1", "--seed=7", "--threads=1"]
 
 
 @pytest.fixture(autouse=True)
 def at_home(tmp_path, monkeypatch):
-    """Each test in a folder of its own, without the user's settings."""
+    """Each test in a folder of its own, with none of the user's settings."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("LCM_MODEL", raising=False)
+    monkeypatch.setenv("LCM_MODEL", str(TINY))
     monkeypatch.delenv("LCM_TRACEBACK", raising=False)
 
 
@@ -52,11 +53,15 @@ def pixels(path):
         return np.asarray(image)
 
 
-def test_img2img(lcm, photo_file):
+def test_img2img(lcm, photo_file, monkeypatch):
+    """On the demo model, the default of every command."""
+    monkeypatch.delenv("LCM_MODEL")
     status, out, err = lcm("img2img", photo_file, "a lake", "-o", "out.png", "--seed=7")
     assert (status, out) == (0, "")
     assert pixels("out.png").shape == (64, 96, 3)
-    assert re.fullmatch(r"(step \d/3, [\d.]+ s\n){3}wrote out\.png with .*, seed 7, in .* s\n", err)
+    assert re.fullmatch(
+        r"(step \d/3, [\d.]+ s\n){3}wrote out\.png with .*demo, seed 7, in .* s\n", err
+    )
     assert files() == [Path("out.png"), Path("photo.png")]
 
 
@@ -264,7 +269,7 @@ OPTIONS = [
     (["--guidance=-1"], "guidance_scale"),
     (["--seed=18446744073709551616"], "seed must be from"),
     (["--size=0x64"], "width must be from 1"),
-    (["--size=64x100"], "multiples of 8 for this model, e.g. 64x96"),
+    (["--size=64x100"], "multiples of 16 for this model, e.g. 64x96"),
     (["--size=99999999x64"], "width"),
     (["--size=65536x65536"], "GiB of memory"),
     (["--steps=9", "--strength=0.1", "--strength-mode=rescale"], "leaves 5 of 50"),
@@ -474,7 +479,7 @@ def test_a_folder_that_is_not_writable(lcm):
 
 
 def test_an_interrupt_leaves_nothing():
-    run = [LCM, "txt2img", "a lake", "-o", "out.png", "--steps=50"]
+    run = [LCM, "txt2img", "a lake", "-o", "out.png", "--steps=50", f"--model={demo_dir()}"]
     with subprocess.Popen(run, stderr=subprocess.PIPE, text=True) as process:
         first = process.stderr.readline()
         process.send_signal(signal.SIGINT)

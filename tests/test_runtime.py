@@ -11,6 +11,7 @@ import lcmcore
 from lcmcore import ArgumentError, NetworkError, RuntimeUnavailableError
 from lcmcore.bundle import COMPONENTS
 from lcmcore.fake import FakeRuntime
+from lcmcore.info import describe
 from lcmcore.runtime import find, installed
 from runtimes.onnx import OnnxRuntime
 
@@ -103,6 +104,13 @@ def test_a_broken_one_is_told_and_does_no_harm(source, words, third_party):
     with pytest.raises(RuntimeUnavailableError, match=f"runtime 'bad' {re.escape(words)}"):
         find("bad")
     lcmcore.load(lcmcore.demo_dir()).close()
+    assert any("model.onnx" in line for line in describe(lcmcore.demo_dir()))
+
+
+def test_a_broken_one_does_not_hide_what_is_missing(third_party, tmp_path):
+    third_party("bad", "import nowhere")
+    with pytest.raises(NetworkError, match=r"no model\.onnx or .*\?; runtime 'bad'"):
+        lcmcore.load(tmp_path)
 
 
 def test_a_runtime_whose_check_fails(third_party, model):
