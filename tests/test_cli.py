@@ -106,7 +106,7 @@ def test_a_bar_on_a_terminal(photo_file):
             except OSError:  # Linux's end of a pty
                 break
     os.close(terminal)
-    assert re.search(rb"\r\[#{24}\] 1/1 steps, [\d.]+ s\r\nwrote out\.png with ", told)
+    assert re.search(rb"\r\[#{24}\] 1/1 steps, [\d.]+ s(\x1b\[K)?\r\nwrote out\.png with ", told)
 
 
 def test_without_stderr():
