@@ -1,4 +1,4 @@
-"""In the place of runtimes.rknn.toolkit_child: a converter that ends as the name of its file says."""
+"""A converter in the place of toolkit_child that ends as the name of its file says."""
 
 import os
 import sys
