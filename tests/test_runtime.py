@@ -109,7 +109,7 @@ def test_a_broken_one_is_told_and_does_no_harm(source, words, third_party):
 
 def test_a_broken_one_does_not_hide_what_is_missing(third_party, tmp_path):
     third_party("bad", "import nowhere")
-    with pytest.raises(NetworkError, match=r"no model\.onnx or .*\?; runtime 'bad'"):
+    with pytest.raises(NetworkError, match=r"no model\.onnx.* in .*\?; runtime 'bad'"):
         lcmcore.load(tmp_path)
 
 
