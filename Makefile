@@ -41,7 +41,7 @@ $(VENV)/.installed: pyproject.toml
 .venv-build/.installed: tests/goldens/requirements.txt
 	$(PYTHON) -m venv .venv-build
 	.venv-build/bin/pip install --quiet --requirement tests/goldens/requirements.txt
-	.venv-build/bin/pip install --quiet --no-deps open_clip_torch
+	.venv-build/bin/pip install --quiet --no-deps open_clip_torch==3.3.0
 	@touch $@
 
 clean:
