@@ -21,22 +21,38 @@ _PATIENCE = "10s"
 def connect(address: str) -> Iterator[tuple[Executor, Callable[[], int]]]:
     """An executor on the cluster, and a function that counts the threads of its workers.
 
-    Raises RuntimeUnavailableError without `distributed`, or if no scheduler answers there.
+    Raises RuntimeUnavailableError without `distributed`, or if no scheduler answers there; so does
+    the function when the scheduler is lost.
     """
+    client = _client(address)
+
+    def threads() -> int:
+        try:
+            return sum(client.nthreads().values())
+        except Exception as error:  # of the network
+            raise RuntimeUnavailableError(
+                f"the Dask scheduler at {address} is lost: {first_line(error)}"
+            ) from error
+
+    with client:
+        # Not pure: two equal jobs without a seed are two pictures.
+        yield client.get_executor(pure=False), threads
+
+
+def _client(address: str) -> Any:
     try:
         from distributed import Client
+        from distributed.comm import get_address_host_port
     except ImportError as error:
         raise RuntimeUnavailableError(
             "Dask is not installed: pip install 'lcmcore[cluster]'"
         ) from error
     try:
-        client = Client(address, timeout=_PATIENCE, set_as_default=False)
+        get_address_host_port(address, strict=True)  # a Client would try it for a while
+        return Client(address, timeout=_PATIENCE, set_as_default=False)
     except Exception as error:  # of the network, or of the address
         message = f"no Dask scheduler at {address}: {first_line(error)}"
         raise RuntimeUnavailableError(message) from error
-    with client:
-        # Not pure: two equal jobs without a seed are two pictures.
-        yield client.get_executor(pure=False), lambda: sum(client.nthreads().values())
 
 
 def run_on_worker(spec: bytes, job: Job) -> Picture:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import pickle
 import sys
 from collections.abc import Iterator
@@ -74,7 +75,7 @@ def _engine(args: argparse.Namespace, progress: Progress, stop: Stop) -> Iterato
         with _local_pool(spec, args.workers) as pool:
             yield Engine(pool.submit, lambda: 2 * args.workers, model)
         return
-    with connect(args.scheduler) as (executor, threads):
+    with _no_logging(), connect(args.scheduler) as (executor, threads):
         if not threads():
             progress.say(f"waiting for a worker to join {args.scheduler}")
         model["files"] = _result(executor.submit(model_identity, *where), stop)
@@ -82,6 +83,16 @@ def _engine(args: argparse.Namespace, progress: Progress, stop: Stop) -> Iterato
         yield Engine(
             lambda job: executor.submit(run_on_worker, packed, job), lambda: 2 * threads(), model
         )
+
+
+@contextmanager
+def _no_logging() -> Iterator[None]:
+    """Without Dask's tracebacks of lost connections: whatever matters comes as an exception."""
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 @contextmanager

@@ -5,11 +5,17 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from dataclasses import dataclass, field
 from typing import Any
 
-from lcmcore.errors import ImageError, LcmError, OutputError, first_line
+from lcmcore.errors import (
+    ImageError,
+    LcmError,
+    OutputError,
+    RuntimeUnavailableError,
+    first_line,
+)
 from lcmcore.files import write_whole
 from lcmcore.fingerprint import KEY, fingerprint, is_done
 from lcmcore.job import Job
@@ -65,7 +71,8 @@ class Runner:
     def run(self) -> Tally:
         """Begin every task that is not done, finish all that were begun.
 
-        Raises OutputError when nothing can be written any more.
+        Raises OutputError when nothing can be written any more, and RuntimeUnavailableError when
+        nothing can be made any more.
         """
         told = False
         for task in self._until_stopped(self._tasks):
@@ -108,6 +115,11 @@ class Runner:
             task = self._running.pop(future)
             try:
                 self._write(task, future.result()[0])
+            except CancelledError as error:  # by the executor, for we cancel nothing
+                raise RuntimeUnavailableError(
+                    "the jobs were cancelled, as when a scheduler is lost;"
+                    " the same command goes on with what is left"
+                ) from error
             except Exception as error:  # an executor raises errors of its own
                 self._fail(task, error)
             else:
