@@ -14,7 +14,7 @@ from pathlib import Path
 import lcmcore
 from lcmcore import doctor
 from lcmcore.bundle import COMPONENTS
-from lcmcore.errors import ArgumentError, LcmError, OutputError
+from lcmcore.errors import ArgumentError, LcmError, OutputError, first_line
 from lcmcore.generate import generate
 from lcmcore.image import FITS
 from lcmcore.info import describe
@@ -179,6 +179,10 @@ def _info(args: argparse.Namespace) -> None:
         sys.stdout.flush()
     except UnicodeEncodeError as error:
         raise OutputError(f"{error}: set PYTHONUTF8=1") from error
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"standard output cannot be written: {first_line(error)}") from error
 
 
 if __name__ == "__main__":

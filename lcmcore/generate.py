@@ -10,7 +10,7 @@ from typing import Any
 
 from lcmcore.bundle import demo_dir
 from lcmcore.errors import ArgumentError, ImageError, first_line
-from lcmcore.files import require_writable, sha256, write_whole
+from lcmcore.files import is_file, require_writable, sha256, write_whole
 from lcmcore.image import read_image
 from lcmcore.job import Request
 from lcmcore.picture import encode_png
@@ -96,10 +96,13 @@ def _schedule(settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _digest(init: Path) -> str:
-    """Taken beside the picture itself: the file may be another one when the work is done."""
+def _digest(init: Path) -> str | None:
+    """Taken beside the picture itself: the file may be another one when the work is done.
+
+    None for a pipe, which can be read only once.
+    """
     try:
-        return sha256(init)
+        return sha256(init) if is_file(init) else None
     except OSError as error:
         raise ImageError(f"{init}: cannot be read: {first_line(error)}") from error
 

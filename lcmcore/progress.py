@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from types import TracebackType
@@ -66,8 +67,9 @@ class Progress:
 
     def _write(self, text: str) -> None:
         if not self._quiet:
-            self._stream.write(text)
-            self._stream.flush()
+            with contextlib.suppress(OSError):  # a full disk behind a log ends no run
+                self._stream.write(text)
+                self._stream.flush()
 
 
 def duration(seconds: float) -> str:

@@ -220,6 +220,24 @@ def test_info_where_the_terminal_has_no_such_letters(lcm):
     assert re.fullmatch(r"lcm: error: .*PYTHONUTF8=1\n", run.stderr)
 
 
+def test_a_full_disk_behind_the_messages():
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    run = f"exec {LCM} txt2img 'a lake' -o out.png {' '.join(SMALL)} 2>/dev/full"
+    assert subprocess.run(["sh", "-c", run], check=False).returncode == 0
+    assert files() == [Path("out.png")]
+    run = f"exec {LCM} info out.png >/dev/full"
+    told = subprocess.run(["sh", "-c", run], capture_output=True, text=True, check=False)
+    fails((told.returncode, "", told.stderr), "standard output cannot be written: ")
+
+
+def test_an_init_image_from_a_pipe(lcm, photo_file):
+    """It is read once; so its digest, for which it would be read again, is left out."""
+    run = f"cat photo.png | {LCM} img2img /dev/stdin 'a lake' -q -o out.png {' '.join(SMALL)}"
+    subprocess.run(["sh", "-ec", run], check=True)
+    assert "init-sha256" not in lcm("info", "out.png")[1]
+
+
 USAGE = [
     [],
     ["draw"],
