@@ -1,0 +1,69 @@
+"""Run the stages of `stages.py`, each in a process of its own, and print what each cost.
+
+    python -m benchmarks.full_size --build-python .venv-build/bin/python \
+        --rknn-python .venv-rknn/bin/python WORK
+
+WORK is a folder with 20 GB of room. It takes half an hour on 2 cores, and 12 GB of memory. Stages
+that are done, by the files in WORK/done, are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+STAGES = (  # name, whether torch and diffusers do it (else rknn-toolkit2)
+    ("checkpoint", True),
+    ("onnx", True),
+    ("rknn_text_encoder", False),
+    ("rknn_unet", False),
+    ("rknn_vae_encoder", False),
+    ("rknn_vae_decoder", False),
+    ("rknn_vae_encoder_512", False),
+    ("simulate_text_encoder", False),
+    ("simulate_vae_encoder", False),
+    ("simulate_unet", False),
+    ("simulate_vae_decoder", False),
+)
+
+
+def main() -> None:
+    """Print a line of a Markdown table a stage."""
+    parser = argparse.ArgumentParser(description="full-size benchmark of the NPU path")
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--build-python", required=True, metavar="PYTHON")
+    parser.add_argument("--rknn-python", required=True, metavar="PYTHON")
+    args = parser.parse_args()
+    done = args.work / "done"
+    done.mkdir(parents=True, exist_ok=True)
+    print("| stage | seconds | peak of one process, GB | result |\n|---|---|---|---|")
+    for stage, by_torch in STAGES:
+        record = done / f"{stage}.md"
+        if not record.exists():
+            python = args.build_python if by_torch else args.rknn_python
+            record.write_text(measured(python, stage, args.work), encoding="utf-8")
+        print(record.read_text(encoding="utf-8"), flush=True)
+
+
+def measured(python: str, stage: str, work: Path) -> str:
+    """Run a stage: its line of the table."""
+    command = [python, "-m", "benchmarks.full_size.stages", stage, str(work.resolve())]
+    start = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT, text=True)
+    assert process.stdout is not None
+    said = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{stage} failed with status {process.returncode}")
+    seconds = time.perf_counter() - start
+    gigabytes = usage.ru_maxrss * 1024 / 1e9  # of the largest among it and its children
+    return f"| {stage.replace('_', ' ')} | {seconds:.0f} | {gigabytes:.1f} | {said.strip()} |"
+
+
+if __name__ == "__main__":
+    main()
