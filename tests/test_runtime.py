@@ -77,6 +77,16 @@ def test_auto_prefers_priority_and_falls_back_per_component(third_party, model):
     }
 
 
+@pytest.mark.parametrize("names", [("host", "best"), ("best", "host")])
+def test_auto_takes_the_highest_priority_in_any_order(names, third_party, model):
+    sources = {"host": HOST, "best": HOST.replace("50", "90").replace('"host"', '"best"')}
+    for name in names:
+        third_party(name, sources[name])
+    (model / "unet" / "model.host").touch()
+    with lcmcore.load(model) as pipe:
+        assert pipe.networks.runtimes["unet"].name == "best"
+
+
 def test_auto_leaves_out_what_cannot_work_here(third_party, model):
     third_party("host", f"{HOST}\n        def available(self): return 'no such chip'")
     (model / "unet" / "model.host").touch()
