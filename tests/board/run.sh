@@ -1,6 +1,9 @@
 #!/bin/sh
 # Tests img2img on an emulated RK3588 board: run.sh MODELS [PYTEST_ARGUMENTS]
 #
+# Without further arguments it runs the tests of this folder and the core's own, but for those that
+# test the host's tools, are about a host, or make many pictures on ONNX Runtime.
+#
 # qemu runs an arm64 Debian with the real rknn-toolkit-lite2; our librknnrt.c stands in for the
 # NPU's library, and npu.py does its arithmetic outside. MODELS/256x256 and MODELS/192x128 are the
 # demo bundle as `lcm build rknn` makes it.
@@ -15,6 +18,8 @@ board=${BOARD:-$repo/.board}
 python=${PYTHON:-$repo/.venv/bin/python}
 models=$(cd "$1" && pwd)
 shift
+[ $# != 0 ] || set -- tests --ignore tests/rknn --ignore tests/worker --ignore tests/test_cli.py \
+    --ignore tests/test_docs.py --ignore tests/parity/test_demo.py
 root=$board/root
 
 need() {
