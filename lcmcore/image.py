@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from pathlib import Path
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,9 +39,9 @@ def read_image(source: ImageLike) -> Image.Image:
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, bytes):
-        return _read_file(io.BytesIO(source), "image")
+        return _read_stream(io.BytesIO(source), "image")
     if isinstance(source, (str, os.PathLike)):
-        return _read_file(source, os.fspath(source))
+        return _read_file(os.fspath(source))
     raise ArgumentError(
         f"image must be a path, bytes, a Pillow image or an array, not {type(source).__name__}"
     )
@@ -99,18 +100,27 @@ def to_pil(array: Floats) -> list[Image.Image]:
     return [Image.fromarray(pixels) for pixels in (array * 255).round().astype(np.uint8)]
 
 
-def _read_file(file: str | os.PathLike[str] | io.BytesIO, name: str) -> Image.Image:
-    with _open(file, name) as image:
-        return _decode(image, name)
-
-
-def _open(file: str | os.PathLike[str] | io.BytesIO, name: str) -> Image.Image:
+def _read_file(name: str) -> Image.Image:
+    """Opened here, not by Pillow, which before 10.1 finds no pipe at its path."""
     try:
-        return Image.open(file)
+        with Path(name).open("rb") as stream:
+            return _read_stream(stream, name)
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None
     except IsADirectoryError:
         raise ImageError(f"{name}: is a folder, not an image") from None
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{name}: cannot be read: {first_line(error)}") from error
+
+
+def _read_stream(stream: IO[bytes], name: str) -> Image.Image:
+    with _open(stream, name) as image:
+        return _decode(image, name)
+
+
+def _open(stream: IO[bytes], name: str) -> Image.Image:
+    try:
+        return Image.open(stream)
     except UnidentifiedImageError:
         raise ImageError(f"{name}: not an image of a known format, or empty") from None
     except Exception as error:  # Pillow's format plugins raise whatever they meet
