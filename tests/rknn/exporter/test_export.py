@@ -1,0 +1,202 @@
+"""`lcm build onnx` on tiny checkpoints of random weights, compared with diffusers itself."""
+
+from __future__ import annotations
+
+import shutil
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, LCMScheduler, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from lcmcore.errors import BundleError, LcmError, NetworkError
+from runtimes.onnx import OnnxRuntime, build
+from tests.rknn.fixtures import TINY
+
+pytestmark = pytest.mark.filterwarnings("default")  # torch and diffusers warn of one another
+COMPONENTS = ("text_encoder", "unet", "vae_encoder", "vae_decoder")
+TOLERANCE = 1e-5
+
+
+def unet(**changes: Any) -> UNet2DConditionModel:
+    config = {
+        "sample_size": 8, "block_out_channels": (8, 16), "norm_num_groups": 4,
+        "layers_per_block": 1, "cross_attention_dim": 16, "attention_head_dim": 2,
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"), "time_cond_proj_dim": 256,
+    }  # fmt: skip
+    return UNet2DConditionModel(**(config | changes)).eval()
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint in half precision, as they are published."""
+    torch.manual_seed(0)
+    root = tmp_path_factory.mktemp("checkpoint")
+    text = CLIPTextConfig(vocab_size=99, hidden_size=16, intermediate_size=32,
+                          num_hidden_layers=2, num_attention_heads=2)  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(4, 8), norm_num_groups=4, latent_channels=4, sample_size=16,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+    )  # fmt: skip
+    CLIPTextModel(text).half().save_pretrained(root / "text_encoder")
+    unet().half().save_pretrained(root / "unet", variant="fp16")
+    vae.half().save_pretrained(root / "vae")
+    LCMScheduler().save_pretrained(root / "scheduler")
+    shutil.copytree(TINY / "tokenizer", root / "tokenizer")
+    return root
+
+
+@pytest.fixture
+def checkpoint(original: Path, tmp_path: Path) -> Path:
+    """A copy, to change."""
+    return Path(shutil.copytree(original, tmp_path / "checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def exported(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint, exported for any size."""
+    out = tmp_path_factory.mktemp("exported")
+    export(original, out)
+    return out
+
+
+def export(checkpoint: Path, out: Path, size: str | None = None) -> None:
+    build.run(Namespace(checkpoint=checkpoint, out=out, size=size))
+
+
+def run(root: Path, component: str, **inputs: Any) -> Any:
+    network = OnnxRuntime().open(component, root / component, {})
+    return next(iter(network.run(inputs).values()))
+
+
+def graph_inputs(root: Path, component: str) -> dict[str, list[int | str]]:
+    graph = onnx.load(str(root / component / "model.onnx"), load_external_data=False).graph
+    return {
+        value.name: [dim.dim_value or dim.dim_param for dim in value.type.tensor_type.shape.dim]
+        for value in graph.input
+    }
+
+
+def test_graphs_are_what_both_runtimes_take(exported: Path) -> None:
+    for component in COMPONENTS:
+        model = onnx.load(str(exported / component / "model.onnx"), load_external_data=False)
+        assert [entry.version for entry in model.opset_import if not entry.domain] == [18]
+        assert (exported / component / "config.json").is_file()
+    inputs = graph_inputs(exported, "unet")
+    assert list(inputs) == ["sample", "timestep", "encoder_hidden_states", "timestep_cond"]
+    assert inputs["timestep"] == [1]
+    assert (exported / "tokenizer" / "vocab.json").is_file()
+    assert (exported / "scheduler" / "scheduler_config.json").is_file()
+
+
+def test_nothing_of_this_machine_is_in_the_graphs(exported: Path) -> None:
+    for component in COMPONENTS:
+        data = (exported / component / "model.onnx").read_bytes()
+        assert str(Path(torch.__file__).parent).encode() not in data
+
+
+@pytest.mark.parametrize(("batch", "height", "width"), [(1, 16, 16), (3, 8, 20)])
+def test_unet_is_diffusers(
+    original: Path, exported: Path, batch: int, height: int, width: int
+) -> None:
+    model = UNet2DConditionModel.from_pretrained(
+        original / "unet", variant="fp16", torch_dtype=torch.float32
+    )
+    sample = torch.randn(batch, 4, height, width)
+    text, cond = torch.randn(batch, 77, 16), torch.randn(batch, 256)
+    with torch.no_grad():
+        want = model(sample, 259, text, timestep_cond=cond).sample.numpy()
+    got = run(
+        exported, "unet", sample=sample.numpy(), timestep=np.array([259]),
+        encoder_hidden_states=text.numpy(), timestep_cond=cond.numpy(),
+    )  # fmt: skip
+    np.testing.assert_allclose(got, want, atol=TOLERANCE)
+
+
+def test_vae_is_diffusers(original: Path, exported: Path) -> None:
+    vae = AutoencoderKL.from_pretrained(original / "vae", torch_dtype=torch.float32)
+    image = torch.rand(2, 3, 24, 40) * 2 - 1
+    with torch.no_grad():
+        latents = vae.encode(image).latent_dist
+        want = vae.decode(latents.mean).sample.numpy()
+    moments = run(exported, "vae_encoder", sample=image.numpy())
+    np.testing.assert_allclose(moments[:, :4], latents.mean.numpy(), atol=TOLERANCE)
+    np.testing.assert_allclose(moments[:, 4:], latents.logvar.numpy(), atol=TOLERANCE)
+    got = run(exported, "vae_decoder", latent_sample=latents.mean.numpy())
+    np.testing.assert_allclose(got, want, atol=TOLERANCE)
+
+
+def test_text_encoder_is_transformers(original: Path, exported: Path) -> None:
+    model = CLIPTextModel.from_pretrained(original / "text_encoder", torch_dtype=torch.float32)
+    ids = torch.randint(99, (2, 77))
+    with torch.no_grad():
+        want = model(ids).last_hidden_state.numpy()
+    np.testing.assert_allclose(
+        run(exported, "text_encoder", input_ids=ids.numpy()), want, atol=TOLERANCE
+    )
+
+
+def test_fixed_size(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export(checkpoint, out, "24x16")
+    assert graph_inputs(out, "vae_encoder") == {"sample": [1, 3, 16, 24]}
+    assert graph_inputs(out, "unet")["sample"] == [1, 4, 8, 12]
+
+
+def test_unet_without_guidance_and_tiny_autoencoder(checkpoint: Path, tmp_path: Path) -> None:
+    shutil.rmtree(checkpoint / "unet")
+    unet(time_cond_proj_dim=None).save_pretrained(checkpoint / "unet")
+    shutil.rmtree(checkpoint / "vae")
+    channels = {"encoder_block_out_channels": (8, 8), "decoder_block_out_channels": (8, 8)}
+    vae = AutoencoderTiny(
+        **channels, num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1)
+    )  # fmt: skip
+    vae.save_pretrained(checkpoint / "vae")
+    out = tmp_path / "out"
+    export(checkpoint, out)
+    assert list(graph_inputs(out, "unet")) == ["sample", "timestep", "encoder_hidden_states"]
+    latents = torch.randn(1, 4, 8, 12)
+    with torch.no_grad():
+        want = vae.eval().decode(latents).sample.numpy()
+    got = run(out, "vae_decoder", latent_sample=latents.numpy())
+    np.testing.assert_allclose(got, want, atol=TOLERANCE)
+    assert run(out, "vae_encoder", sample=np.zeros((1, 3, 16, 24), np.float32)).shape[1] == 4
+
+
+def test_second_run_keeps_what_is_there(
+    original: Path, exported: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export(original, exported)
+    said = capsys.readouterr().err
+    assert said.count("kept, it is there already") == 4
+
+
+def test_network_that_disagrees_is_not_left(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "TOLERANCE", 0.0)
+    out = tmp_path / "out"
+    with pytest.raises(NetworkError, match=r"^text_encoder: ONNX Runtime differs from torch by"):
+        export(checkpoint, out)
+    assert not [path for path in out.rglob("*") if path.is_file()]
+
+
+def test_refusals(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(LcmError, match="multiples of 4"):
+        export(checkpoint, out, "18x16")
+    with pytest.raises(BundleError, match="diffusers' layout"):
+        export(checkpoint / "unet", out)
+    weights = next((checkpoint / "text_encoder").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(NetworkError, match=r"^text_encoder: cannot be loaded"):
+        export(checkpoint, out)
+    shutil.rmtree(checkpoint / "text_encoder")
+    with pytest.raises(BundleError, match=r"no text_encoder/config\.json"):
+        export(checkpoint, out)
