@@ -9,7 +9,6 @@ import signal
 import threading
 import time
 import warnings
-from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -49,6 +48,7 @@ class WorkerProcess:
         self._process: SpawnProcess | None = None
         self._pipe: Connection | None = None
         self._ready = False
+        self._lock = threading.Lock()  # `kill` may come from another thread than all the rest
 
     def start(self) -> None:
         """Start it, without waiting for it to load its model."""
@@ -93,8 +93,8 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """End it at once; whoever waits for its answer gets WorkerDied."""
-        if self._process is not None:
-            with suppress(ValueError):  # it is gone already
+        with self._lock:
+            if self._process is not None:
                 self._process.kill()
 
     def stop(self) -> None:
@@ -103,8 +103,9 @@ class WorkerProcess:
             return
         self._pipe.close()  # which it takes for the end
         self._end()
-        self._process.close()
-        self._process = self._pipe = None
+        with self._lock:
+            self._process.close()
+            self._process = self._pipe = None
 
     def _be_ready(self, until: float | None) -> None:
         if self._process is None or not self._process.is_alive():

@@ -1,0 +1,119 @@
+"""The batch on a real Dask scheduler and two workers, over loopback TCP."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from .fakes import wait_for
+from .pictures import BUSY, PROMPT, QUICK, batch, contents, make_photos
+
+DASK = (sys.executable, "-m", "dask")
+
+
+class Cluster:
+    """A scheduler and its workers, each a process of its own."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.processes = []
+        words = ("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+        self.scheduler = self._start("scheduler", *words)
+        log = folder / "scheduler.log"
+        wait_for(lambda: "Scheduler at:" in log.read_text())
+        self.address = re.search(r"Scheduler at:\s+(tcp://\S+)", log.read_text())[1]
+
+    def add_worker(self):
+        name = f"worker{len(self.processes)}"
+        words = ("--nthreads", "1", "--no-nanny", "--no-dashboard", "--name", name)
+        process = self._start(name, "worker", self.address, *words)
+        log = self.folder / f"{name}.log"
+        wait_for(lambda: "Registered to" in log.read_text())
+        return process
+
+    def close(self):
+        for process in reversed(self.processes):
+            process.kill()
+            process.wait()
+
+    def _start(self, name, *words):
+        with (self.folder / f"{name}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [*DASK, *words], stdout=log, stderr=subprocess.STDOUT, cwd=self.folder
+            )
+        self.processes.append(process)
+        return process
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """One for the whole module; the tests stand in the order of its life."""
+    opened = Cluster(tmp_path_factory.mktemp("cluster"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return make_photos(tmp_path / "photos", 10)
+
+
+def test_waiting_in_vain_can_be_interrupted(cluster, photos, tmp_path):
+    where = ("--scheduler", cluster.address)
+    process = batch(photos, PROMPT, "-o", tmp_path / "out", *where, start=subprocess.Popen)
+    assert "waiting for a worker" in process.stderr.readline()
+    process.terminate()
+    process.communicate()
+    assert process.returncode == 143
+
+
+def test_batch_waits_for_a_worker_to_join(cluster, photos, tmp_path):
+    where = ("--scheduler", cluster.address)
+    for path in sorted(photos.iterdir())[2:]:
+        path.unlink()
+    out = tmp_path / "out"
+    process = batch(photos, PROMPT, "-o", out, *QUICK, *where, start=subprocess.Popen)
+    assert "waiting for a worker" in process.stderr.readline()
+    worker = cluster.add_worker()
+    process.communicate()
+    assert process.returncode == 0
+    assert len(contents(out)) == 2
+    worker.kill()
+
+
+def test_lost_worker_costs_nothing_and_the_bytes_are_those_of_a_local_run(
+    cluster, photos, tmp_path
+):
+    (photos / "broken.png").write_bytes(b"text")
+    victim, _ = cluster.add_worker(), cluster.add_worker()
+    out = tmp_path / "out"
+    where = ("--scheduler", cluster.address)
+    process = batch(photos, PROMPT, "-o", out, *BUSY, *where, start=subprocess.Popen)
+    wait_for(lambda: out.exists() and len(contents(out)) >= 2)
+    victim.kill()
+    _, stderr = process.communicate()
+    assert process.returncode == 1
+    assert stderr.splitlines()[-3] == "10 made, 1 failed"
+    local = tmp_path / "local"
+    assert batch(photos, PROMPT, "-o", local, *BUSY, "--workers", 2).returncode == 1
+    assert len(contents(local)) == 10
+    assert contents(out) == contents(local)
+    again = batch(photos, PROMPT, "-o", local, *BUSY, *where)
+    assert "0 made, 10 were done already, 1 failed" in again.stderr
+
+
+def test_lost_scheduler_is_one_line_and_the_batch_resumes(cluster, photos, tmp_path):
+    cluster.add_worker()
+    out = tmp_path / "out"
+    where = ("--scheduler", cluster.address)
+    process = batch(photos, PROMPT, "-q", "-o", out, *BUSY, *where, start=subprocess.Popen)
+    wait_for(lambda: out.exists() and len(contents(out)) >= 2)
+    cluster.scheduler.kill()
+    _, stderr = process.communicate()
+    assert process.returncode == 1
+    (line,) = stderr.splitlines()
+    assert "lost" in line
+    done = batch(photos, PROMPT, "-o", out, *BUSY, "--workers", 2)
+    assert done.returncode == 0
+    assert len(contents(out)) == 10
