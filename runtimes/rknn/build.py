@@ -6,8 +6,9 @@ import argparse
 import hashlib
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -97,9 +98,9 @@ def run(args: argparse.Namespace) -> None:
     copy_shared(args.onnx_dir, args.out)
     with Progress() as progress:
         for component in components:
-            progress.say(f"{component}: converting for {args.platform} at {args.size}")
-            said = _build(component, args.onnx_dir, args.out, args.platform, size, args.quantize)
-            progress.say(f"{component}: {said}")
+            _build(
+                component, args.onnx_dir, args.out, args.platform, size, args.quantize, progress.say
+            )
 
 
 def _inherit_settings(source: Path, out: Path) -> None:
@@ -152,21 +153,24 @@ def _build(
     platform: str,
     size: shapes.Size,
     dataset: Path | None,
-) -> str:
-    """Build one network unless it is there; return what to say about it."""
+    say: Callable[[str], None],
+) -> None:
+    """Build and check one network, unless it is there."""
     start = time.perf_counter()
     file = OnnxFile.read(component, source / component / RknnSimulator.filename)
     inputs = file.shapes(shapes.input_shapes(component, source, size))
+    recipe = Recipe(
+        source=_fingerprint(file.path),
+        platform=platform,
+        size=f"{size[0]}x{size[1]}",
+        toolkit=metadata.version("rknn-toolkit2"),
+        dataset=sha256(dataset) if dataset else "",
+    )
+    if _is_built(out, component, recipe):
+        say(f"{component}: kept, it is there already")
+        return
+    say(f"{component}: converting for {platform} at {recipe.size}")
     with Toolkit(component) as toolkit, tempfile.TemporaryDirectory(prefix="lcm-rknn-") as scratch:
-        recipe = Recipe(
-            source=_fingerprint(file.path),
-            platform=platform,
-            size=f"{size[0]}x{size[1]}",
-            toolkit=toolkit.version(),
-            dataset=sha256(dataset) if dataset else "",
-        )
-        if _is_built(out, component, recipe):
-            return "kept, it is there already"
         toolkit.build(file.for_converter(Path(scratch)), inputs, platform, dataset)
         agreement = _compare(component, toolkit, file, inputs)
         if dataset is None and not agreement.cosine >= LEAST_COSINE:
@@ -179,7 +183,7 @@ def _build(
             toolkit.export(stage / _FILENAME)
             digest = sha256(stage / _FILENAME)
     _remember(out, component, digest, recipe, agreement)
-    return f"{agreement}, in {time.perf_counter() - start:.0f} s"
+    say(f"{component}: {agreement}, in {time.perf_counter() - start:.0f} s")
 
 
 def _fingerprint(path: Path) -> str:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from multiprocessing import Pipe
@@ -25,7 +26,7 @@ from lcmcore.runtime import Array
 from runtimes.rknn.vendorlog import gist, gist_lines
 
 _CHILD = "runtimes.rknn.toolkit_child"
-_PATIENCE = 10  # seconds that the child gets to end by itself
+_PATIENCE = 2  # seconds that the child gets to end by itself; a busy one works for nobody
 
 
 def missing() -> str | None:
@@ -47,6 +48,7 @@ class Toolkit:
         self._component = component
         self._folder = tempfile.TemporaryDirectory(prefix="lcm-rknn-")
         self._log = Path(self._folder.name) / "log.txt"
+        self._lock = threading.Lock()
         self._pipe, theirs = Pipe()
         with theirs, self._log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -91,10 +93,6 @@ class Toolkit:
         results: list[Array] = self._ask("run", [np.ascontiguousarray(a) for a in arrays])
         return results
 
-    def version(self) -> str:
-        """Version of rknn-toolkit2, e.g. "2.5.0"."""
-        return str(self._ask("version"))
-
     def close(self) -> None:
         """End the process and remove its files; calling it twice does no harm."""
         self._pipe.close()  # the child's loop ends with its pipe
@@ -109,8 +107,9 @@ class Toolkit:
         if self._pipe.closed:
             raise NetworkError(self._component, "the network is closed")
         try:
-            self._pipe.send((verb, arguments))
-            outcome, result = self._pipe.recv()
+            with self._lock:
+                self._pipe.send((verb, arguments))
+                outcome, result = self._pipe.recv()
         except (EOFError, OSError):
             raise self._death(verb) from None
         if outcome == "raised":

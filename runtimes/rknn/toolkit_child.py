@@ -65,6 +65,7 @@ class Converter:
         from rknn.api import RKNN
 
         self._rknn = RKNN()
+        self._started = False
         logging.getLogger("rknnLogger").setLevel(logging.ERROR)
 
     def build(
@@ -90,14 +91,6 @@ class Converter:
         if outputs is None:
             raise Refusal("inference returned nothing")
         return list(outputs)
-
-    def version(self) -> str:
-        """rknn-toolkit2's version."""
-        from importlib.metadata import version
-
-        return version("rknn-toolkit2")
-
-    _started = False
 
 
 def _check(call: str, code: int) -> None:
