@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= out
+BOARD ?= .board
 
-.PHONY: demo test check bench goldens pictures dist clean
+.PHONY: demo test test-rknn test-board check bench goldens pictures dist clean
 
 demo: $(VENV)/.installed
 	@mkdir -p $(OUT)
@@ -14,6 +15,14 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest
+
+# Rockchip's converter and simulator; x86-64 Linux.
+test-rknn: .venv-rknn/.installed
+	.venv-rknn/bin/python -m pytest tests/rknn/converter
+
+# An emulated RK3588 with Rockchip's own Python package; root, x86-64 Linux, Debian's packages.
+test-board: $(VENV)/.installed $(BOARD)/models/.built
+	BOARD=$(BOARD) PYTHON=$(BIN)/python tests/board/run.sh $(BOARD)/models
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check
@@ -38,6 +47,19 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/pip install --quiet --editable '.[onnx,dev]'
 	@touch $@
 
+.venv-rknn/.installed: tests/rknn/requirements.txt tests/rknn/toolkit.txt pyproject.toml
+	$(PYTHON) -m venv .venv-rknn
+	.venv-rknn/bin/pip install --quiet --requirement tests/rknn/requirements.txt
+	.venv-rknn/bin/pip install --quiet --no-deps --requirement tests/rknn/toolkit.txt --editable .
+	@touch $@
+
+$(BOARD)/models/.built: .venv-rknn/.installed $(wildcard assets/demo/*/* runtimes/rknn/*.py)
+	for size in 256x256 192x128; do \
+		.venv-rknn/bin/lcm build rknn assets/demo $(BOARD)/models/$$size \
+			--platform rk3588 --size $$size || exit 1; \
+	done
+	@touch $@
+
 .venv-build/.installed: tests/goldens/requirements.txt
 	$(PYTHON) -m venv .venv-build
 	.venv-build/bin/pip install --quiet --requirement tests/goldens/requirements.txt
@@ -45,4 +67,4 @@ $(VENV)/.installed: pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-* out dist build
+	rm -rf .venv .venv-* .board out dist build

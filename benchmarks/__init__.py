@@ -1,0 +1,1 @@
+"""How fast and how light; each prints its figures."""

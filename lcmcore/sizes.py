@@ -81,25 +81,22 @@ class Sizes:
         return self.compiled
 
     def _fitted(self, image: Size) -> Size:
-        """The image's own size or less, of about its proportions, at most 4 : 1."""
+        """The image's own size, or less; each side from a quarter to twice the native one."""
         scale = min(1.0, self.native / math.sqrt(image[0] * image[1]))
-        width, height = (self._nearest(side * scale) for side in image)
+        low, high = self.native / 4, self.native * 2
+        width, height = (self._nearest(min(max(side * scale, low), high)) for side in image)
         return width, height
 
     def _nearest(self, side: float) -> int:
-        side = min(side, 2 * self.native)
         return max(1, round(side / self.multiple)) * self.multiple
 
     def _check_multiple(self, size: Size) -> None:
         if size[0] % self.multiple or size[1] % self.multiple:
-            near = (self._near(size[0]), self._near(size[1]))
+            near = (self._nearest(size[0]), self._nearest(size[1]))
             raise ArgumentError(
                 f"size {_text(size)}: width and height must be multiples of {self.multiple}"
                 f" for this model, e.g. {_text(near)}"
             )
-
-    def _near(self, side: int) -> int:
-        return max(1, round(side / self.multiple)) * self.multiple
 
     def _check_memory(self, size: Size, pictures: int) -> None:
         """Refuse what cannot fit: the largest single arrays alone, in float32.

@@ -21,8 +21,8 @@ COMPILED = Sizes.of_model(UnetConfig(), VaeConfig(), (512, 384))
         ((None, None), (512, 384), (512, 384)),
         ((None, None), (4000, 3000), (576, 448)),  # 4 : 3, and about the area of 512x512
         ((None, None), (100, 200), (128, 192)),
-        ((None, None), (1, 1), (64, 64)),
-        ((None, None), (9000, 30), (1024, 64)),
+        ((None, None), (1, 1), (128, 128)),
+        ((None, None), (9000, 30), (1024, 128)),  # no side beyond twice or a quarter of 512
         ((256, None), None, (256, 512)),
         ((256, None), (512, 384), (256, 384)),
         ((768, 320), (100, 100), (768, 320)),
