@@ -26,7 +26,7 @@ def box(x0: float, y0: float, x1: float, y1: float) -> Box:
 
 
 def coverage(distance: np.ndarray, blur: float = 1.0) -> np.ndarray:
-    """Mask in [0, 1] from a distance in pixels, positive inside, with an edge `blur` pixels wide."""
+    """Mask in [0, 1] from a distance in pixels, positive inside; the edge is `blur` wide."""
     return np.clip(distance / blur + 0.5, 0, 1)
 
 
@@ -44,14 +44,16 @@ def softened(mask: np.ndarray) -> np.ndarray:
 
 
 class Canvas:
-    """Colours, float32 (SIZE, SIZE, 3) in 0 to 255, and with `sketch` the ink of outlines in [0, 1]."""
+    """Colours, float32 (SIZE, SIZE, 3) in 0 to 255; with `sketch` also ink in [0, 1]."""
 
     def __init__(self, sketch: bool = False) -> None:
         self.color = np.zeros((SIZE, SIZE, 3), np.float32)
         self.ink = np.zeros((SIZE, SIZE), np.float32) if sketch else None
 
-    def paint(self, mask: np.ndarray, color: np.ndarray, where: Box = EVERYWHERE, outline: bool = True) -> None:
-        """Lay a colour over a part of the canvas; a shape hides the ink behind it and gets a line round itself."""
+    def paint(
+        self, mask: np.ndarray, color: np.ndarray, where: Box = EVERYWHERE, outline: bool = True
+    ) -> None:
+        """Lay a colour over a part; a shape hides the ink behind it and gets a line round it."""
         part = self.color[where]
         part += (color - part) * mask[..., None]
         if self.ink is not None and outline:
@@ -60,8 +62,10 @@ class Canvas:
             ink *= 1 - mask
             np.maximum(ink, 4 * soft * (1 - soft), out=ink)
 
-    def shapes(self, shapes: Sequence[tuple[str, Sequence[Point]]], color: np.ndarray, outline: bool = True) -> None:
-        """Paint the union of Pillow shapes ("polygon" or "ellipse"), drawn at twice the size for smooth edges."""
+    def shapes(
+        self, shapes: Sequence[tuple[str, Sequence[Point]]], color: np.ndarray, outline: bool = True
+    ) -> None:
+        """Paint the union of "polygon" and "ellipse" shapes, drawn at twice the size first."""
         points = np.array([point for _, points in shapes for point in points])
         where = box(*(points.min(0) - 3), *(points.max(0) + 3))
         top, left = where[0].start, where[1].start

@@ -1,9 +1,8 @@
 """Captions: one of many wordings for what a scene shows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
-
 from scene import Scene
 
 PLACE = {
@@ -40,7 +39,9 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
 
     things = features(scene, pick)
     rng.shuffle(things)
-    lead = [thing for thing in things if thing.split()[0] not in ("bare", "clouds", "pine", "pines")]
+    lead = [
+        thing for thing in things if thing.split()[0] not in ("bare", "clouds", "pine", "pines")
+    ]
     if lead and rng.random() < 0.2:
         things.remove(lead[0])
         text = qualify(pick(ADJECTIVE[scene.place]), lead[0])
@@ -54,7 +55,7 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
     return pick([f"{text}, {scene.style}", f"a {scene.style} of {text}", f"{scene.style}, {text}"])
 
 
-def features(scene: Scene, pick) -> list[str]:  # type: ignore[no-untyped-def]
+def features(scene: Scene, pick: Callable[[Sequence[str]], str]) -> list[str]:
     """Name what stands in the scene."""
     things = []
     if scene.mountains:

@@ -2,8 +2,8 @@
 
     python dataset.py RUN [--scenes N]
 
-RUN then holds pictures.npy (scenes, then scribbles; uint8, NHWC), counterparts.npy (of the first scenes),
-tokens.npy (captions of each scene), classes.npy (attributes of each scene) and tokenizer/.
+RUN then holds pictures.npy (scenes, then scribbles; uint8, NHWC), counterparts.npy (of the first
+scenes), tokens.npy (captions of each scene), classes.npy (attributes of each scene) and tokenizer/.
 """
 
 import argparse
@@ -13,31 +13,34 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 import captions
+import numpy as np
 import vocabulary
 from canvas import SIZE
-from lcmcore.tokenizer import CLIPTokenizer
 from painter import render
 from scene import counterpart, sample
 from scribbles import scribble
 
+from lcmcore.tokenizer import CLIPTokenizer
+
 CAPTIONS = 4  # for each scene
 FIRST_SEED = 1_000_000  # of the training scenes; smaller seeds are held out
 PAIRS = 0.3  # counterparts for each scene
-SCRIBBLES = 0.1  # for each scene
+SCRIBBLES = 0.25  # for each scene
 
 
 def paint_scene(index: int) -> np.ndarray:
+    """Picture of a training scene."""
     return render(sample(FIRST_SEED + index))
 
 
 def paint_counterpart(index: int) -> np.ndarray:
+    """Picture of a training scene in other colours."""
     return render(counterpart(sample(FIRST_SEED + index)))
 
 
 def paint_scribble(index: int) -> np.ndarray:
+    """Picture of a training scribble."""
     return scribble(FIRST_SEED + index)
 
 
@@ -56,6 +59,7 @@ def word_scene(seed: int) -> list[str]:
 
 
 def make_dataset(run: Path, scenes: int) -> None:
+    """Paint, word and tokenize, with all processors."""
     run.mkdir(parents=True, exist_ok=True)
     pairs, scribbles = int(scenes * PAIRS), int(scenes * SCRIBBLES)
     for name, count in ("pictures", scenes + scribbles), ("counterparts", pairs):
@@ -76,7 +80,9 @@ def make_dataset(run: Path, scenes: int) -> None:
         texts = pool.map(word_scene, seeds, chunksize=256)
         counts = vocabulary.count_words(text for scene in texts for text in scene)
         vocabulary.write_tokenizer(counts, run / "tokenizer")
-        tokens = pool.map(partial(tokenize, run / "tokenizer"), np.array_split(np.array(texts), 8 * workers))
+        tokens = pool.map(
+            partial(tokenize, run / "tokenizer"), np.array_split(np.array(texts), 8 * workers)
+        )
         np.save(run / "tokens.npy", np.concatenate(tokens))
         np.save(run / "classes.npy", np.array([sample(seed).classes() for seed in seeds], np.int8))
         for job in painting:
@@ -91,9 +97,10 @@ def tokenize(folder: Path, texts: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
-    parser.add_argument("--scenes", type=int, default=48_000)
+    parser.add_argument("--scenes", type=int, default=36_000)
     args = parser.parse_args()
     make_dataset(args.run, args.scenes)
 

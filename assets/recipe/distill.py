@@ -2,20 +2,19 @@
 
     python distill.py RUN [--steps N] [--minutes M]
 
-Needs what teacher.py left in RUN; leaves unet.safetensors there. Run it again until it says that it is finished.
-Luo et al., 2023, "Latent Consistency Models", with the guidance weight embedded.
+Needs what teacher.py left in RUN; leaves unet.safetensors there. Run it again until it says that it
+is finished. Luo et al., 2023, "Latent Consistency Models", with the guidance weight embedded.
 """
 
 import argparse
 from pathlib import Path
 
 import torch
-from torch import Tensor
-
 from examples import PAIR_FROM, PAIRED, Examples, spread
 from networks import GUIDANCE_WIDTH, alphas_cumprod, boundary, guidance_embedding
 from sampling import load_text_encoder, load_unet
 from teacher import empty_caption, read_tokens
+from torch import Tensor
 from training import Optimizer, Process, Weights, fast, half_precision, launch, save_weights, train
 
 BATCH = 256  # for each process
@@ -26,15 +25,20 @@ HUBER = 1e-3
 
 
 def distill(process: Process, run: Path, steps: int, minutes: float) -> None:
+    """Train the student, and at the end write it."""
     device = process.device
     teacher, target = (load_unet(run, device, "teacher") for _ in range(2))
     student = load_unet(run, device, "teacher").train().requires_grad_(True)
     text_encoder = load_text_encoder(run, device)
     weights = Weights({"unet": student}, process)
-    target.load_state_dict(weights.state_dict(weights.average, "unet"), assign=True)  # it follows the student
+    target.load_state_dict(
+        weights.state_dict(weights.average, "unet"), assign=True
+    )  # it follows the student
     examples = Examples(run, device)
     alphas = alphas_cumprod(device)
-    run_teacher, run_target, run_student = (fast(unet.forward, device) for unet in (teacher, target, student))
+    run_teacher, run_target, run_student = (
+        fast(unet.forward, device) for unet in (teacher, target, student)
+    )
     empty = empty_caption(read_tokens(run)).to(device).expand(BATCH, -1)
     no_guidance = torch.zeros(BATCH, GUIDANCE_WIDTH, device=device)
     with torch.no_grad(), half_precision(device):
@@ -62,14 +66,25 @@ def distill(process: Process, run: Path, steps: int, minutes: float) -> None:
         with half_precision(device):
             with torch.no_grad():
                 context = text_encoder(ids).last_hidden_state
-                told = run_teacher(noisy, t, context, timestep_cond=no_guidance, return_dict=False)[0].float()
-                untold = run_teacher(noisy, t, nothing, timestep_cond=no_guidance, return_dict=False)[0].float()
+                told = run_teacher(noisy, t, context, timestep_cond=no_guidance, return_dict=False)[
+                    0
+                ].float()
+                untold = run_teacher(
+                    noisy, t, nothing, timestep_cond=no_guidance, return_dict=False
+                )[0].float()
                 epsilon = told + w[:, None, None, None] * (told - untold)
-                earlier = level(alphas, before) * clean(noisy, t, epsilon) + level(1 - alphas, before) * epsilon
+                earlier = (
+                    level(alphas, before) * clean(noisy, t, epsilon)
+                    + level(1 - alphas, before) * epsilon
+                )
                 earlier = earlier.contiguous(memory_format=torch.channels_last)
-                goal = run_target(earlier, before, context, timestep_cond=guidance, return_dict=False)[0].float()
+                goal = run_target(
+                    earlier, before, context, timestep_cond=guidance, return_dict=False
+                )[0].float()
                 goal = consistent(earlier, before, goal)
-            got = run_student(noisy, t, context, timestep_cond=guidance, return_dict=False)[0].float()
+            got = run_student(noisy, t, context, timestep_cond=guidance, return_dict=False)[
+                0
+            ].float()
         error = consistent(noisy, t, got) - goal
         return ((error.square() + HUBER**2).sqrt() - HUBER).mean()
 
@@ -88,9 +103,10 @@ def level(shares: Tensor, t: Tensor) -> Tensor:
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
-    parser.add_argument("--steps", type=int, default=4_000)
+    parser.add_argument("--steps", type=int, default=8_000)
     parser.add_argument("--minutes", type=float, default=9.0)
     args = parser.parse_args()
     launch(distill, args.run, args.steps, args.minutes)

@@ -13,8 +13,9 @@ PAIR_FROM = 200  # the timestep from which a pair's noise hides enough of its wr
 class Examples:
     """Batches of latents to reach, latents to start from, and captions.
 
-    The first PAIRED of each batch start from a scene's counterpart: the same layout in other colours. Trained on
-    these, the networks give a noisy picture the colours that the caption says, as img2img wants them to.
+    The first PAIRED of each batch start from a scene's counterpart: the same layout in other
+    colours. Trained on these, the networks give a noisy picture the colours that the caption says,
+    as img2img wants them to.
     """
 
     def __init__(self, run: Path, device: torch.device) -> None:
@@ -37,6 +38,6 @@ class Examples:
 
 
 def spread(size: int, device: torch.device) -> Tensor:
-    """Stratified numbers in [0, 1): one in each of `size` equal parts, in the order of a random permutation."""
+    """Stratified numbers in [0, 1): one in each of `size` equal parts, in random order."""
     parts = torch.rand(size, device=device).argsort()
     return (parts + torch.rand(size, device=device)) / size

@@ -2,8 +2,8 @@
 
     python latents.py RUN
 
-Needs what dataset.py and vae.py left in RUN; leaves latents.npy (of the scenes) and pairs.npy (of the counterparts)
-there: float16 (2, pictures, 4, 32, 32), the second half of mirrored pictures.
+Needs what dataset.py and vae.py left in RUN; leaves latents.npy (of the scenes) and pairs.npy (of
+the counterparts) there: float16 (2, pictures, 4, 32, 32), the second half of mirrored pictures.
 """
 
 import argparse
@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-
 from sampling import load_vae
 from training import Process, batches, half_precision, launch
 from vae import to_model
@@ -35,12 +34,19 @@ def encode_all(process: Process, run: Path) -> None:
     vae = load_vae(run, process.device)
     scenes = len(np.load(run / "classes.npy"))
     if process.first:
-        np.save(run / "latents.npy", encode(vae, np.load(run / "pictures.npy", mmap_mode="r")[:scenes], process.device))
+        np.save(
+            run / "latents.npy",
+            encode(vae, np.load(run / "pictures.npy", mmap_mode="r")[:scenes], process.device),
+        )
     if process.rank == process.count - 1:
-        np.save(run / "pairs.npy", encode(vae, np.load(run / "counterparts.npy", mmap_mode="r"), process.device))
+        np.save(
+            run / "pairs.npy",
+            encode(vae, np.load(run / "counterparts.npy", mmap_mode="r"), process.device),
+        )
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
     launch(encode_all, parser.parse_args().run)

@@ -11,7 +11,7 @@ GUIDANCE_WIDTH = 256
 
 
 def make_vae() -> AutoencoderKL:
-    """An f8 autoencoder of 4 channels. Narrow where the picture is large: that is where its time goes."""
+    """An f8 autoencoder of 4 channels, narrow where the picture is large: there its time goes."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -27,7 +27,7 @@ def make_vae() -> AutoencoderKL:
 
 
 def make_unet() -> UNet2DConditionModel:
-    """A UNet with a guidance embedding that says nothing yet, so that teacher and student are one architecture."""
+    """A UNet for teacher and student; its guidance embedding says nothing yet."""
     unet = UNet2DConditionModel(
         sample_size=32,
         block_out_channels=(64, 128, 160),
@@ -62,7 +62,7 @@ def make_text_encoder(vocabulary_size: int) -> CLIPTextModel:
 
 
 def alphas_cumprod(device: torch.device | str = "cpu") -> Tensor:
-    """Stable Diffusion's "scaled_linear" schedule: the share of signal left at each of 1000 timesteps."""
+    """Stable Diffusion's "scaled_linear" schedule: the share of signal at each of 1000 steps."""
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     return torch.cumprod(1 - betas, 0).float().to(device)
 
@@ -70,15 +70,21 @@ def alphas_cumprod(device: torch.device | str = "cpu") -> Tensor:
 def guidance_embedding(w: Tensor) -> Tensor:
     """Sinusoids of the guidance weight w = guidance_scale - 1: (batch,) -> (batch, GUIDANCE_WIDTH).
 
-    As get_guidance_scale_embedding in diffusers (after Kingma et al., 2021, "Variational Diffusion Models").
+    As get_guidance_scale_embedding in diffusers (after Kingma et al., 2021, "Variational Diffusion
+    Models").
     """
     half = GUIDANCE_WIDTH // 2
-    frequencies = torch.exp(torch.arange(half, device=w.device) * (-torch.log(torch.tensor(1e4)).item() / (half - 1)))
+    frequencies = torch.exp(
+        torch.arange(half, device=w.device) * (-torch.log(torch.tensor(1e4)).item() / (half - 1))
+    )
     angles = w[:, None] * 1000 * frequencies[None]
     return torch.cat([angles.sin(), angles.cos()], 1)
 
 
 def boundary(t: Tensor) -> tuple[Tensor, Tensor]:
-    """c_skip and c_out of the consistency function at timestep t (Luo et al., 2023, "Latent Consistency Models")."""
+    """c_skip and c_out of the consistency function at timestep t.
+
+    Luo et al., 2023, "Latent Consistency Models".
+    """
     scaled = t.float()[:, None, None, None] * 10
     return 0.25 / (scaled**2 + 0.25), scaled / (scaled**2 + 0.25).sqrt()

@@ -1,13 +1,12 @@
 """Smooth random curves and fields."""
 
 import numpy as np
-from PIL import Image
-
 from canvas import SIZE
+from PIL import Image
 
 
 def curve(rng: np.random.Generator, knots: int, octaves: int = 1, length: int = SIZE) -> np.ndarray:
-    """A smooth curve through random heights, about -1 to 1; each octave doubles the knots and halves the height."""
+    """A smooth curve, about -1 to 1; each octave doubles the knots and halves the height."""
     total = np.zeros(length, np.float32)
     for octave in range(octaves):
         count = knots * 2**octave
@@ -23,7 +22,9 @@ def curve(rng: np.random.Generator, knots: int, octaves: int = 1, length: int = 
 def zigzag(rng: np.random.Generator, spacing: float, length: int) -> np.ndarray:
     """Straight lines between random heights in -1 to 1."""
     count = int(length / spacing) + 2
-    return np.interp(np.arange(length), np.arange(count) * spacing, rng.uniform(-1, 1, count)).astype(np.float32)
+    return np.interp(
+        np.arange(length), np.arange(count) * spacing, rng.uniform(-1, 1, count)
+    ).astype(np.float32)
 
 
 def field(rng: np.random.Generator, knots: int, height: int = SIZE) -> np.ndarray:

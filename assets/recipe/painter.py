@@ -1,17 +1,16 @@
 """Paint a scene: sky, mountains, hills, water, then what stands on the ground, far to near.
 
-A small f8 autoencoder must be able to hold the picture: clear silhouettes, soft shading, nothing finer than a few
-pixels.
+A small f8 autoencoder must be able to hold the picture: clear silhouettes, soft shading, nothing
+finer than a few pixels.
 """
 
 import sys
 
 import numpy as np
-from PIL import Image
-
 from canvas import SIZE, Canvas, X, Y, coverage, mix, rows
 from noise import curve, field, zigzag
 from palette import SNOW_LINE, SNOWY, Palette, palette
+from PIL import Image
 from props import paint_house, paint_tree
 from scene import Scene, sample
 from styles import finish
@@ -40,22 +39,35 @@ def paint_sky(picture: Canvas, scene: Scene, colors: Palette, horizon: float) ->
     top, middle, bottom = colors.sky
     if not colors.relief:
         top = bottom = middle
-    picture.color[:] = mix(mix(top, middle, np.clip(height / 0.55, 0, 1)), bottom, np.clip((height - 0.55) / 0.45, 0, 1))
+    picture.color[:] = mix(
+        mix(top, middle, np.clip(height / 0.55, 0, 1)),
+        bottom,
+        np.clip((height - 0.55) / 0.45, 0, 1),
+    )
     low = scene.time in ("sunset", "dawn")
     x = float(rng.uniform(0.12, 0.88)) * SIZE
-    y = horizon - SIZE * float(rng.uniform(0.05, 0.15)) if low else float(rng.uniform(0.08, 0.22)) * SIZE
+    y = (
+        horizon - SIZE * float(rng.uniform(0.05, 0.15))
+        if low
+        else float(rng.uniform(0.08, 0.22)) * SIZE
+    )
     radius = float(rng.uniform(11, 16))
     distance = np.hypot(X - x, Y - y)
     if scene.time == "night":
         paint_stars(picture, rng, horizon, colors.relief)
     reach = 26.0 if scene.time == "night" else 44.0
-    glow = colors.relief * (0.3 if scene.time == "night" else 0.42) * np.exp(-np.maximum(distance - radius, 0) / reach)
+    glow = (
+        colors.relief
+        * (0.3 if scene.time == "night" else 0.42)
+        * np.exp(-np.maximum(distance - radius, 0) / reach)
+    )
     picture.paint(glow, colors.sun, outline=False)
     picture.paint(coverage(radius - distance), colors.sun)
     return x < SIZE / 2
 
 
 def paint_stars(picture: Canvas, rng: np.random.Generator, horizon: float, relief: float) -> None:
+    """Dots of light above the horizon."""
     for _ in range(int(rng.integers(26, 44) * relief)):
         x, y, r = rng.uniform(4, SIZE - 4), rng.uniform(4, horizon), rng.uniform(0.9, 1.7)
         shade = np.full(3, rng.uniform(170, 255), np.float32)
@@ -74,14 +86,18 @@ def paint_clouds(picture: Canvas, scene: Scene, colors: Palette, horizon: float)
         inside = np.full(x.shape, -np.inf, np.float32)
         for offset in np.linspace(-1, 1, int(rng.integers(4, 7))):
             r = width * (0.40 - 0.18 * abs(offset)) * rng.uniform(0.8, 1.15)
-            inside = np.maximum(inside, r - np.hypot(x - cx - offset * width * 0.8, (y - base + r * 0.45) * 1.15))
+            inside = np.maximum(
+                inside, r - np.hypot(x - cx - offset * width * 0.8, (y - base + r * 0.45) * 1.15)
+            )
         mask = coverage(np.minimum(inside, base + 3 - y), 2.4) * 0.95
         shade = np.clip((y - base + width * 0.3) / (width * 0.4), 0, 1) * colors.relief
         picture.paint(mask, mix(lit, shaded, shade), where)
 
 
-def paint_mountains(picture: Canvas, scene: Scene, colors: Palette, horizon: float, left: bool) -> None:
-    """One or two ranges of peaks, each with a lit and a shaded side, snow on top and haze at its foot."""
+def paint_mountains(
+    picture: Canvas, scene: Scene, colors: Palette, horizon: float, left: bool
+) -> None:
+    """One or two ranges of peaks with lit and shaded sides, snow on top and haze at the foot."""
     rng = scene.stream("mountains")
     base = horizon + 10
     ranges = int(rng.integers(1, 3))
@@ -89,10 +105,20 @@ def paint_mountains(picture: Canvas, scene: Scene, colors: Palette, horizon: flo
         near = layer == ranges - 1
         count = int(rng.integers(3, 6))
         spots = (np.arange(count) + rng.uniform(0.15, 0.85, count)) / count * 1.1 - 0.05
-        heights = rng.uniform(0.34, 0.62, count) if near and ranges > 1 else rng.uniform(0.5, 0.84, count)
+        heights = (
+            rng.uniform(0.34, 0.62, count) if near and ranges > 1 else rng.uniform(0.5, 0.84, count)
+        )
         for i in np.argsort(-heights):
             top = base - heights[i] * horizon
-            paint_peak(picture, scene, colors, rng, (spots[i] * SIZE, top, base), left, 0.1 if near else 0.34)
+            paint_peak(
+                picture,
+                scene,
+                colors,
+                rng,
+                (spots[i] * SIZE, top, base),
+                left,
+                0.1 if near else 0.34,
+            )
 
 
 def paint_peak(
@@ -104,6 +130,7 @@ def paint_peak(
     left: bool,
     haze: float,
 ) -> None:
+    """One mountain; `place` is its top (x, y) and the row of its foot."""
     x, top, base = place
     height = base - top
     where = rows(top - 2, base + 8)
@@ -116,7 +143,7 @@ def paint_peak(
 
     west, east = x - flank(rng.uniform(0.75, 1.25)), x + flank(rng.uniform(0.75, 1.25))
     crest = x + depth * rng.uniform(-0.25, 0.25) + rough * zigzag(rng, 23, steps)[:, None]
-    snow = height * SNOW_LINE[scene.place] * 0.9 + 8 * zigzag(rng, 13, SIZE)[None]
+    snow = height * SNOW_LINE[scene.place] * 0.9 + 8 * zigzag(rng, 17, SIZE)[None]
     inside = np.minimum(X[where] - west, east - X[where])
     mask = coverage(np.minimum(inside, depth + 0.5))
     side = coverage((X[where] - crest) * (1 if left else -1), 2.0) * colors.relief
@@ -129,7 +156,7 @@ def paint_peak(
 
 
 def paint_hills(picture: Canvas, scene: Scene, colors: Palette, horizon: float) -> np.ndarray:
-    """Rolling ground from the horizon to the front; returns the outline of the farthest hill, a row for each column."""
+    """Rolling ground; returns the outline of the farthest hill, a row for each column."""
     rng = scene.stream("hills")
     count = int(rng.integers(3, 5))
     first = np.zeros(SIZE, np.float32)
@@ -140,33 +167,38 @@ def paint_hills(picture: Canvas, scene: Scene, colors: Palette, horizon: float) 
         if hill == 0:
             first = ridge
             if scene.place == "forest" and colors.relief:
-                paint_treeline(picture, scene.stream("treeline"), colors, ridge, 1.0)
+                paint_treeline(picture, scene.stream("treeline"), colors, ridge)
         where = rows(float(ridge.min()) - 2)
         depth = Y[where] - ridge
         slope = np.clip(np.gradient(ridge) * 0.7, -0.16, 0.16) * np.exp(-np.maximum(depth, 0) / 34)
-        shade = 1.07 - 0.26 * np.clip(depth / 62, 0, 1) + slope + 0.12 * (field(rng, 4, len(depth)) - 0.5)
+        shade = (
+            1.07
+            - 0.26 * np.clip(depth / 62, 0, 1)
+            + slope
+            + 0.12 * (field(rng, 4, len(depth)) - 0.5)
+        )
         color = mix(far, near, hill / (count - 1)) * (1 + colors.relief * (shade[..., None] - 1))
         picture.paint(coverage(depth / np.hypot(1, np.gradient(ridge))), color, where)
     return first
 
 
 def paint_treeline(
-    picture: Canvas, rng: np.random.Generator, colors: Palette, ridge: np.ndarray, scale: float
+    picture: Canvas, rng: np.random.Generator, colors: Palette, ridge: np.ndarray
 ) -> None:
     """A dark band of conifers behind a hill."""
     x, shapes = -6.0, []
     while x < SIZE + 6:
         foot = float(ridge[int(np.clip(x, 0, SIZE - 1))]) + 6
-        width, height = rng.uniform(6, 9) * scale, rng.uniform(15, 30) * scale
+        width, height = rng.uniform(7, 11), rng.uniform(16, 30)
         shapes.append(("polygon", [(x - width, foot), (x + width, foot), (x, foot - height)]))
-        x += rng.uniform(5, 9) * scale
+        x += rng.uniform(7, 12)
     picture.shapes(shapes, mix(colors.lit((34, 78, 56)), colors.sky[2], 0.16))
 
 
 def paint_water(
     picture: Canvas, scene: Scene, colors: Palette, horizon: float, first_hill: np.ndarray
 ) -> np.ndarray:
-    """A lake or a river; returns how far each pixel is from the water, in pixels (about; negative in it)."""
+    """A lake or a river; returns how far each pixel is from the water (negative in it)."""
     rng = scene.stream("water")
     span = SIZE - horizon
     if scene.water == "none":
@@ -175,29 +207,48 @@ def paint_water(
         cy, cx = horizon + span * rng.uniform(0.4, 0.62), SIZE * rng.uniform(0.3, 0.7)
         ry, rx = span * rng.uniform(0.2, 0.29), SIZE * rng.uniform(0.28, 0.44)
         angle = np.arctan2((Y - cy) / ry, (X - cx) / rx)
-        shape = 1 + sum(rng.uniform(0.03, 0.07) * np.sin(n * angle + rng.uniform(0, 6.3)) for n in (2, 3))
+        shape = 1 + sum(
+            rng.uniform(0.03, 0.07) * np.sin(n * angle + rng.uniform(0, 6.3)) for n in (2, 3)
+        )
         inside = (shape - np.hypot((X - cx) / rx, (Y - cy) / ry)) * ry * 1.3
         top, bottom = cy - ry, cy + ry
     else:
         near = np.clip((Y - horizon) / span, 0, 1)
-        bend = rng.uniform(0.12, 0.2) * np.sin(near * rng.uniform(3, 6) + rng.uniform(0, 6.3)) * (1 - 0.3 * near)
-        inside = ((0.016 + 0.11 * near) - np.abs(X / SIZE - 0.5 - rng.uniform(-0.2, 0.2) - bend)) * SIZE * 0.8
+        bend = (
+            rng.uniform(0.12, 0.2)
+            * np.sin(near * rng.uniform(3, 6) + rng.uniform(0, 6.3))
+            * (1 - 0.3 * near)
+        )
+        inside = (
+            ((0.016 + 0.11 * near) - np.abs(X / SIZE - 0.5 - rng.uniform(-0.2, 0.2) - bend))
+            * SIZE
+            * 0.8
+        )
         inside = np.minimum(inside, Y - first_hill - 3)
         top, bottom = horizon, SIZE
     where = rows(top - 12, bottom + 12)
     picture.paint(coverage(inside[where] + 3.0, 2.0), colors.shore, where)
     depth = np.clip((Y[where] - top) / (bottom - top), 0, 1)
     mirrored = mix(colors.sky[2], colors.sky[0], depth)
-    surface = mix(colors.water, mirrored, 0.42 * colors.relief) * (1 + colors.relief * (0.14 - 0.28 * depth))[..., None]
+    surface = (
+        mix(colors.water, mirrored, 0.42 * colors.relief)
+        * (1 + colors.relief * (0.14 - 0.28 * depth))[..., None]
+    )
     for _ in range(int(rng.integers(3, 6) * colors.relief)):
-        y, x, width = rng.uniform(top, bottom), SIZE * rng.uniform(0.1, 0.9), SIZE * rng.uniform(0.05, 0.14)
+        y, x, width = (
+            rng.uniform(top, bottom),
+            SIZE * rng.uniform(0.1, 0.9),
+            SIZE * rng.uniform(0.05, 0.14),
+        )
         streak = coverage(2.2 - np.abs(Y[where] - y)) * coverage(width - np.abs(X[where] - x), 24.0)
         surface = surface + 34 * streak[..., None]
     picture.paint(coverage(inside[where]), surface, where)
     return -inside
 
 
-def paint_props(picture: Canvas, scene: Scene, colors: Palette, horizon: float, dry: np.ndarray) -> None:
+def paint_props(
+    picture: Canvas, scene: Scene, colors: Palette, horizon: float, dry: np.ndarray
+) -> None:
     """House and trees on dry ground, far ones first."""
     rng = scene.stream("props")
     span = SIZE - horizon
@@ -228,7 +279,9 @@ def paint_props(picture: Canvas, scene: Scene, colors: Palette, horizon: float, 
         if is_house:
             paint_house(picture, scene, colors, (x, y), 44 + 26 * near)
         else:
-            paint_tree(picture, scene, colors, scene.stream(f"tree {x:.3f}"), (x, y), 28 + 58 * near)
+            paint_tree(
+                picture, scene, colors, scene.stream(f"tree {x:.3f}"), (x, y), 28 + 58 * near
+            )
 
 
 def main() -> None:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-
 from scene import Scene
 
 Color = np.ndarray
@@ -14,15 +13,30 @@ SKY = {  # at the top, half way down, at the horizon
     "dawn": ((122, 148, 214), (204, 188, 222), (255, 216, 196)),
     "night": ((12, 16, 54), (24, 36, 92), (58, 76, 136)),
 }
-LIGHT = {"day": (1.0, 1.0, 1.0), "sunset": (1.0, 0.74, 0.6), "dawn": (0.95, 0.87, 0.91), "night": (0.44, 0.5, 0.7)}
-SUN = {"day": (255, 247, 196), "sunset": (255, 236, 160), "dawn": (255, 246, 220), "night": (246, 243, 222)}
+LIGHT = {
+    "day": (1.0, 1.0, 1.0),
+    "sunset": (1.0, 0.74, 0.6),
+    "dawn": (0.95, 0.87, 0.91),
+    "night": (0.44, 0.5, 0.7),
+}
+SUN = {
+    "day": (255, 247, 196),
+    "sunset": (255, 236, 160),
+    "dawn": (255, 246, 220),
+    "night": (246, 243, 222),
+}
 CLOUD = {  # lit from above, shaded below
     "day": ((255, 255, 255), (206, 222, 240)),
     "sunset": ((255, 190, 152), (196, 98, 128)),
     "dawn": ((255, 240, 232), (214, 190, 220)),
     "night": ((96, 108, 160), (52, 62, 116)),
 }
-WATER = {"day": (54, 128, 206), "sunset": (150, 84, 116), "dawn": (148, 164, 210), "night": (26, 44, 100)}
+WATER = {
+    "day": (54, 128, 206),
+    "sunset": (150, 84, 116),
+    "dawn": (148, 164, 210),
+    "night": (26, 44, 100),
+}
 
 GROUND = {  # far, near
     "meadow": ((150, 200, 92), (78, 150, 56)),
@@ -38,7 +52,13 @@ ROCK = {  # lit, shaded
     "desert": ((214, 132, 88), (156, 82, 60)),
     "forest": ((108, 128, 138), (66, 84, 100)),
 }
-SNOW_LINE = {"meadow": 0.26, "autumn": 0.2, "snow": 0.6, "desert": 0.0, "forest": 0.26}  # of a peak's height
+SNOW_LINE = {
+    "meadow": 0.26,
+    "autumn": 0.2,
+    "snow": 0.6,
+    "desert": 0.0,
+    "forest": 0.26,
+}  # of a peak's height
 FOLIAGE = {  # pine, round
     "meadow": ((40, 100, 64), (80, 152, 60)),
     "autumn": ((108, 98, 46), (216, 96, 36)),
@@ -55,7 +75,7 @@ DOOR, GLASS, LAMP = (110, 70, 46), (104, 146, 180), (255, 224, 124)
 
 @dataclass(frozen=True)
 class Palette:
-    """Colours of one scene. `relief` scales all shading: 1 for a landscape, 0 for a flat scribble."""
+    """Colours of one scene. `relief` scales all shading: 0 for a flat scribble, else 1."""
 
     sky: np.ndarray
     light: Color
@@ -73,7 +93,7 @@ class Palette:
 
 
 def palette(scene: Scene) -> Palette:
-    """Colours of the scene's place and time; a flat scene has them off by up to a third of the range."""
+    """Colours of the scene's place and time; those of a flat scene are far off."""
     rng = scene.stream("palette")
     spread = 42.0 if scene.flat and rng.random() < 0.7 else 5.0
 

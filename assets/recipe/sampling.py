@@ -2,25 +2,26 @@
 
     python sampling.py RUN SHEET.png
 
-Saves a sheet of the student's pictures: eight captions at 1, 2, 4 and 8 steps, then a scribble, its round trip through
-the autoencoder, and img2img from it at four strengths.
+Saves a sheet of the student's pictures: eight captions at 1, 2, 4 and 8 steps, then a scribble, its
+round trip through the autoencoder, and img2img from it at four strengths.
 """
 
 import argparse
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from networks import GUIDANCE_WIDTH, alphas_cumprod, boundary, guidance_embedding
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from lcmcore.tokenizer import CLIPTokenizer
-from networks import GUIDANCE_WIDTH, alphas_cumprod, boundary, guidance_embedding
 
 PROMPTS = (
     "a snowy landscape with mountains and pine trees at night",
@@ -35,25 +36,30 @@ PROMPTS = (
 
 
 def read_config(path: Path) -> dict[str, object]:
+    """Read a JSON object."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def load_weights(module: torch.nn.Module, path: Path, device: torch.device) -> torch.nn.Module:
+    """Fill a network with float16 weights, widened to float32, for inference."""
     module.load_state_dict({key: tensor.float() for key, tensor in load_file(path).items()})
     return module.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
 def load_vae(run: Path, device: torch.device) -> AutoencoderKL:
+    """The autoencoder of a run."""
     vae = AutoencoderKL.from_config(read_config(run / "vae_config.json"))
     return load_weights(vae, run / "vae.safetensors", device)
 
 
 def load_unet(run: Path, device: torch.device, name: str = "unet") -> UNet2DConditionModel:
+    """The student of a run, or the teacher."""
     unet = UNet2DConditionModel.from_config(read_config(run / "unet_config.json"))
     return load_weights(unet, run / f"{name}.safetensors", device)
 
 
 def load_text_encoder(run: Path, device: torch.device) -> CLIPTextModel:
+    """The text encoder of a run."""
     text_encoder = CLIPTextModel(CLIPTextConfig.from_json_file(run / "text_config.json"))
     return load_weights(text_encoder, run / "text.safetensors", device)
 
@@ -70,23 +76,35 @@ class Sampler:
 
     @classmethod
     def from_run(cls, run: Path, device: torch.device, unet: str = "unet") -> "Sampler":
+        """Load what a training run left."""
         tokenizer = CLIPTokenizer.from_dir(run / "tokenizer")
-        return cls(load_vae(run, device), load_unet(run, device, unet), load_text_encoder(run, device), tokenizer, device)
+        return cls(
+            load_vae(run, device),
+            load_unet(run, device, unet),
+            load_text_encoder(run, device),
+            tokenizer,
+            device,
+        )
 
     def context(self, prompts: list[str]) -> Tensor:
+        """Hidden states of the prompts, (prompts, 77, TEXT_WIDTH)."""
         ids = torch.from_numpy(np.asarray(self.tokenizer(prompts))).to(self.device)
         return self.text_encoder(ids).last_hidden_state
 
     @torch.no_grad()
-    def ddim(self, prompts: list[str], steps: int = 30, guidance_scale: float = 5.0, seed: int = 0) -> Tensor:
+    def ddim(
+        self, prompts: list[str], steps: int = 30, guidance_scale: float = 5.0, seed: int = 0
+    ) -> Tensor:
         """Deterministic diffusion sampling with classifier-free guidance (Song et al., 2021)."""
         alphas, count = alphas_cumprod(self.device), len(prompts)
         context = torch.cat([self.context([""] * count), self.context(prompts)])
         no_guidance = torch.zeros(2 * count, GUIDANCE_WIDTH, device=self.device)
         x = self.noise(count, torch.Generator().manual_seed(seed))
         timesteps = torch.linspace(999, 0, steps + 1, device=self.device).long()
-        for t, following in zip(timesteps[:-1], timesteps[1:]):
-            untold, told = self.unet(x.repeat(2, 1, 1, 1), t, context, timestep_cond=no_guidance).sample.chunk(2)
+        for t, following in pairwise(timesteps):
+            untold, told = self.unet(
+                x.repeat(2, 1, 1, 1), t, context, timestep_cond=no_guidance
+            ).sample.chunk(2)
             epsilon = untold + guidance_scale * (told - untold)
             clean = (x - (1 - alphas[t]).sqrt() * epsilon) / alphas[t].sqrt()
             x = alphas[following].sqrt() * clean + (1 - alphas[following]).sqrt() * epsilon
@@ -102,7 +120,7 @@ class Sampler:
         guidance_scale: float = 8.0,
         seed: int = 0,
     ) -> Tensor:
-        """Latent consistency sampling; with an image, the last of the steps only, as many as `strength` says."""
+        """Latent consistency sampling; with an image, as many of the steps as `strength` says."""
         alphas, count = alphas_cumprod(self.device), len(prompts)
         generator = torch.Generator().manual_seed(seed)
         context = self.context(prompts)
@@ -126,6 +144,7 @@ class Sampler:
         return self.vae.decode(x).sample.clamp(-1, 1)
 
     def noise(self, count: int, generator: torch.Generator) -> Tensor:
+        """Gaussian latents of so many pictures."""
         return torch.randn(count, 4, 32, 32, generator=generator).to(self.device)
 
 
@@ -148,11 +167,14 @@ def to_tensor(images: np.ndarray, device: torch.device) -> Tensor:
 def save_sheet(images: Tensor, columns: int, path: Path) -> None:
     """Lay pictures out in rows and save them."""
     pixels = ((images + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    rows = [np.concatenate(list(pixels[i : i + columns]), 1) for i in range(0, len(pixels), columns)]
+    rows = [
+        np.concatenate(list(pixels[i : i + columns]), 1) for i in range(0, len(pixels), columns)
+    ]
     Image.fromarray(np.concatenate(rows)).save(path)
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("sheet", type=Path)
@@ -164,7 +186,11 @@ def main() -> None:
     with torch.no_grad():
         trip = sampler.vae.decode(sampler.vae.encode(scribble).latent_dist.mean).sample.clamp(-1, 1)
     rows = [sampler.lcm(prompts, steps) for steps in (1, 2, 4, 8)]
-    rows += [scribble, trip, *(sampler.lcm(prompts, 4, scribble, strength) for strength in (0.25, 0.5, 0.75, 0.9))]
+    rows += [
+        scribble,
+        trip,
+        *(sampler.lcm(prompts, 4, scribble, strength) for strength in (0.25, 0.5, 0.75, 0.9)),
+    ]
     save_sheet(torch.cat(rows), len(prompts), args.sheet)
 
 

@@ -28,8 +28,9 @@ ATTRIBUTES: dict[str, tuple[object, ...]] = {
 class Scene:
     """Attributes of a landscape, and the seed of everything that they leave open.
 
-    Each part of the picture draws its random numbers from a stream of its own, so two scenes that share `seed` and
-    differ in one attribute have the same layout. `flat` paints even areas of odd colours, as a user's scribble has.
+    Each part of the picture draws its random numbers from a stream of its own, so two scenes that
+    share `seed` and differ in one attribute have the same layout. `flat` paints even areas of odd
+    colours, as a user's scribble has.
     """
 
     seed: int
@@ -69,7 +70,7 @@ def sample(seed: int) -> Scene:
 
 
 def counterpart(scene: Scene) -> Scene:
-    """The same layout in other colours: what a user may hand to img2img for this scene's caption."""
+    """The same layout in other colours, as a user may hand it to img2img."""
     rng = scene.stream("counterpart")
     flat = bool(rng.random() < 0.5)
     return replace(

@@ -1,9 +1,8 @@
-"""Scribbles of no landscape in particular: flat areas, blobs and strokes of any colours, for the VAE alone."""
+"""Scribbles of nothing in particular: flat areas, blobs and strokes, for the VAE alone."""
 
 import numpy as np
-from PIL import Image, ImageDraw
-
 from canvas import SIZE
+from PIL import Image, ImageDraw
 
 
 def scribble(seed: int) -> np.ndarray:

@@ -2,8 +2,8 @@
 
     python teacher.py RUN [--steps N] [--minutes M]
 
-Needs latents, tokens and the tokenizer in RUN; leaves teacher.safetensors, text.safetensors and their configs there.
-Run it again until it says that it is finished.
+Needs latents, tokens and the tokenizer in RUN; leaves teacher.safetensors, text.safetensors and
+their configs there. Run it again until it says that it is finished.
 """
 
 import argparse
@@ -11,22 +11,21 @@ import json
 from pathlib import Path
 
 import torch
-from torch import Tensor
-
 import vocabulary
 from examples import PAIR_FROM, PAIRED, Examples, spread
 from networks import CONTEXT, GUIDANCE_WIDTH, alphas_cumprod, make_text_encoder, make_unet
+from torch import Tensor
 from training import Optimizer, Process, Weights, fast, half_precision, launch, save_weights, train
 
 BATCH = 256  # for each process
 WITHOUT_CAPTION = 0.1
-UNKNOWN = 0.02  # share of words replaced by fragments of words, so that a user's unknown word does no harm
+UNKNOWN = 0.02  # share of words turned into fragments, so that an unknown word does no harm
 MAX_SNR = 5.0  # Hang et al., 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy"
 
 
 def read_tokens(run: Path) -> dict[str, int]:
+    """The vocabulary of a run: tokens and their ids."""
     return json.loads((run / "tokenizer" / "vocab.json").read_text(encoding="utf-8"))
-
 
 
 def empty_caption(tokens: dict[str, int]) -> Tensor:
@@ -35,6 +34,7 @@ def empty_caption(tokens: dict[str, int]) -> Tensor:
 
 
 def train_teacher(process: Process, run: Path, steps: int, minutes: float) -> None:
+    """Train teacher and text encoder, and write their averages."""
     device, tokens = process.device, read_tokens(run)
     unet, text_encoder = make_unet(), make_text_encoder(len(tokens))
     weights = Weights({"unet": unet, "text": text_encoder}, process)
@@ -50,7 +50,9 @@ def train_teacher(process: Process, run: Path, steps: int, minutes: float) -> No
     def step() -> Tensor:
         goal, start, ids = examples.draw(BATCH)
         strange = fragments[torch.randint(len(fragments), ids.shape, device=device)]
-        ids = torch.where((torch.rand(ids.shape, device=device) < UNKNOWN) & (ids < len(tokens) - 2), strange, ids)
+        ids = torch.where(
+            (torch.rand(ids.shape, device=device) < UNKNOWN) & (ids < len(tokens) - 2), strange, ids
+        )
         dropped = torch.rand(BATCH - paired, 1, device=device) < WITHOUT_CAPTION
         ids = torch.cat([ids[:paired], torch.where(dropped, empty, ids[paired:])])
         first = torch.zeros(BATCH, device=device)
@@ -58,11 +60,17 @@ def train_teacher(process: Process, run: Path, steps: int, minutes: float) -> No
         t = ((first + (1 - first) * spread(BATCH, device)) * 1000).long().clamp(max=999)
         signal = alphas[t].sqrt()[:, None, None, None]
         noise = (1 - alphas[t]).sqrt()[:, None, None, None]
-        noisy = (signal * start + noise * torch.randn_like(start)).contiguous(memory_format=torch.channels_last)
-        wanted = (noisy - signal * goal) / noise  # of a pair, it leads from the counterpart to the scene
+        noisy = (signal * start + noise * torch.randn_like(start)).contiguous(
+            memory_format=torch.channels_last
+        )
+        wanted = (
+            noisy - signal * goal
+        ) / noise  # of a pair, it leads from the counterpart to the scene
         with half_precision(device):
             context = text_encoder(ids).last_hidden_state
-            got = predict(noisy, t, context, timestep_cond=no_guidance, return_dict=False)[0].float()
+            got = predict(noisy, t, context, timestep_cond=no_guidance, return_dict=False)[
+                0
+            ].float()
         snr = alphas[t] / (1 - alphas[t])
         return (snr.clamp(max=MAX_SNR) / snr * (got - wanted).square().mean((1, 2, 3))).mean()
 
@@ -72,15 +80,18 @@ def train_teacher(process: Process, run: Path, steps: int, minutes: float) -> No
         save_weights(weights.state_dict(weights.average, "unet"), run / "teacher.safetensors")
         save_weights(weights.state_dict(weights.average, "text"), run / "text.safetensors")
         (run / "unet_config.json").write_text(unet.to_json_string(), encoding="utf-8")
-        (run / "text_config.json").write_text(text_encoder.config.to_json_string(), encoding="utf-8")
+        (run / "text_config.json").write_text(
+            text_encoder.config.to_json_string(), encoding="utf-8"
+        )
         if finished:
             print("teacher: finished", flush=True)
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
-    parser.add_argument("--steps", type=int, default=12_000)
+    parser.add_argument("--steps", type=int, default=24_000)
     parser.add_argument("--minutes", type=float, default=9.0)
     args = parser.parse_args()
     launch(train_teacher, args.run, args.steps, args.minutes)

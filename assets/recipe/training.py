@@ -1,7 +1,6 @@
-"""What each training phase needs: processes, weights in one buffer, CUDA graphs, a clock and a state to resume from."""
+"""What each training phase needs: processes, weights in one buffer, a state to resume from."""
 
 import math
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -28,6 +27,7 @@ class Process:
 
     @property
     def first(self) -> bool:
+        """Whether this process writes files and reports."""
         return self.rank == 0
 
     def average(self, tensor: Tensor) -> None:
@@ -52,7 +52,10 @@ def launch(work: Callable[..., None], *args: object) -> None:
             torch.multiprocessing.spawn(start, (count, folder, work, args), nprocs=count)
 
 
-def start(rank: int, count: int, folder: str, work: Callable[..., None], args: tuple[object, ...]) -> None:
+def start(
+    rank: int, count: int, folder: str, work: Callable[..., None], args: tuple[object, ...]
+) -> None:
+    """Be one of the processes of `launch`."""
     gpu = torch.cuda.is_available()
     device = torch.device("cuda", rank) if gpu else torch.device("cpu")
     if gpu:
@@ -63,7 +66,9 @@ def start(rank: int, count: int, folder: str, work: Callable[..., None], args: t
         torch.set_num_threads(1)
     torch.manual_seed(rank)
     if count > 1:
-        dist.init_process_group("nccl" if gpu else "gloo", f"file://{folder}/meeting", rank=rank, world_size=count)
+        dist.init_process_group(
+            "nccl" if gpu else "gloo", f"file://{folder}/meeting", rank=rank, world_size=count
+        )
     work(Process(rank, count, device), *args)
     if count > 1:
         dist.destroy_process_group()
@@ -78,7 +83,9 @@ def half_precision(device: torch.device) -> AbstractContextManager[object]:
     """Multiply in bfloat16 on the GPU; the weights stay float32."""
     if device.type == "cpu":
         return nullcontext()
-    return torch.autocast("cuda", torch.bfloat16, cache_enabled=False)  # a CUDA graph must cast anew in each replay
+    return torch.autocast(
+        "cuda", torch.bfloat16, cache_enabled=False
+    )  # a CUDA graph must cast anew in each replay
 
 
 def captured(step: Step, device: torch.device) -> Step:
@@ -98,9 +105,10 @@ def captured(step: Step, device: torch.device) -> Step:
 
 
 class Weights:
-    """The parameters of some modules as views of one buffer: one all-reduce, one AdamW, one moving average.
+    """The parameters of some modules as views of one buffer: one all-reduce, AdamW and average.
 
-    `value`, `value.grad` and `average` are flat float32 buffers; the modules' parameters and gradients are views.
+    `value`, `value.grad` and `average` are flat float32 buffers; the modules' parameters and
+    gradients are views.
     """
 
     ALIGNMENT = 64  # elements; compiled kernels read in long words
@@ -108,7 +116,11 @@ class Weights:
     def __init__(self, modules: dict[str, nn.Module], process: Process) -> None:
         for module in modules.values():
             module.to(process.device, memory_format=torch.channels_last)
-        named = [(f"{name}.{key}", p) for name, module in modules.items() for key, p in module.named_parameters()]
+        named = [
+            (f"{name}.{key}", p)
+            for name, module in modules.items()
+            for key, p in module.named_parameters()
+        ]
         self.names = [name for name, _ in named]
         self.parameters = [parameter for _, parameter in named]
         self.starts: list[int] = []
@@ -118,30 +130,43 @@ class Weights:
             size += -(-parameter.numel() // self.ALIGNMENT) * self.ALIGNMENT
         self.value = nn.Parameter(torch.zeros(size, device=process.device))
         self.value.grad = torch.zeros_like(self.value)
-        for parameter, value, gradient in zip(self.parameters, self.views(self.value.data), self.views(self.value.grad)):
+        for parameter, value, gradient in zip(
+            self.parameters,
+            self.views(self.value.data),
+            self.views(self.value.grad),
+            strict=True,
+        ):
             value.copy_(parameter.data)
             parameter.data, parameter.grad = value, gradient
         process.share(self.value.data)
         self.average = self.value.data.clone()
 
     def views(self, buffer: Tensor) -> list[Tensor]:
-        return [buffer.as_strided(p.shape, p.stride(), start) for p, start in zip(self.parameters, self.starts)]
+        """The parameters as they lie in a buffer."""
+        return [
+            buffer.as_strided(p.shape, p.stride(), start)
+            for p, start in zip(self.parameters, self.starts, strict=True)
+        ]
 
     def state_dict(self, buffer: Tensor, name: str) -> dict[str, Tensor]:
         """The tensors of one module as they are in a buffer such as `average`."""
-        views = zip(self.names, self.views(buffer))
-        return {key.removeprefix(f"{name}."): view for key, view in views if key.startswith(f"{name}.")}
+        views = zip(self.names, self.views(buffer), strict=True)
+        return {
+            key.removeprefix(f"{name}."): view for key, view in views if key.startswith(f"{name}.")
+        }
 
 
 class Optimizer:
-    """AdamW on flat weights, gradients clipped to norm 1, learning rate warmed up and then lowered to zero.
+    """AdamW on flat weights, gradients clipped to norm 1, the rate warmed up, then let down to 0.
 
     The learning rate follows a cosine over `steps`; `weights.average` follows with `decay` at most.
     """
 
     WARM_UP = 300
 
-    def __init__(self, weights: Weights, process: Process, rate: float, steps: int, decay: float) -> None:
+    def __init__(
+        self, weights: Weights, process: Process, rate: float, steps: int, decay: float
+    ) -> None:
         self.weights, self.process = weights, process
         self.rate, self.steps, self.decay = rate, steps, decay
         self.adam = torch.optim.AdamW([weights.value], betas=(0.9, 0.99), weight_decay=1e-3)
@@ -155,12 +180,20 @@ class Optimizer:
         cosine = 0.5 + 0.5 * math.cos(math.pi * done / self.steps)
         self.adam.param_groups[0]["lr"] = self.rate * min(1, (done + 1) / self.WARM_UP) * cosine
         self.adam.step()
-        self.weights.average.lerp_(self.weights.value.data, 1 - min(self.decay, (done + 1) / (done + 10)))
+        self.weights.average.lerp_(
+            self.weights.value.data, 1 - min(self.decay, (done + 1) / (done + 10))
+        )
 
     def state_dict(self) -> dict[str, object]:
-        return {"value": self.weights.value.data, "average": self.weights.average, "adam": self.adam.state_dict()}
+        """All that the next step depends on."""
+        return {
+            "value": self.weights.value.data,
+            "average": self.weights.average,
+            "adam": self.adam.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, object]) -> None:
+        """Take up what state_dict gave."""
         self.weights.value.data.copy_(state["value"])
         self.weights.average.copy_(state["average"])
         self.adam.load_state_dict(state["adam"])
@@ -194,10 +227,10 @@ def train(
         loss.backward()
         report.copy_(loss.detach())
 
-    backward = captured(backward, device)
+    advance = captured(backward, device)
     clock, last = time.monotonic(), done
     while done < optimizer.steps:
-        backward()
+        advance()
         optimizer.step(done)
         done += 1
         if done % 100 == 0:
@@ -205,7 +238,8 @@ def train(
             process.share(seconds)  # so that all processes stop at the same step
             if process.first:
                 rate = (done - last) / (time.monotonic() - clock)
-                print(f"{name} {done}/{optimizer.steps}: loss {report.item():.4f}, {rate:.1f} steps/s", flush=True)
+                loss = f"loss {report.item():.4f}, {rate:.1f} steps/s"
+                print(f"{name} {done}/{optimizer.steps}: {loss}", flush=True)
                 clock, last = time.monotonic(), done
             if seconds.item() > deadline:
                 break
@@ -215,16 +249,18 @@ def train(
 
 
 def save_state(state: dict[str, object], path: Path) -> None:
+    """Write a state to resume from."""
     torch.save(state, path.with_suffix(".tmp"))
-    os.replace(path.with_suffix(".tmp"), path)
+    path.with_suffix(".tmp").replace(path)
 
 
 def save_weights(state: dict[str, Tensor], path: Path) -> None:
     """Write a state dict as float16 safetensors."""
     half = {key: tensor.detach().half().cpu().contiguous() for key, tensor in state.items()}
     save_file(half, path.with_suffix(".tmp"), metadata={"format": "pt"})
-    os.replace(path.with_suffix(".tmp"), path)
+    path.with_suffix(".tmp").replace(path)
 
 
 def batches(count: int, size: int) -> Iterable[slice]:
+    """Slices of `size` that cover `count`."""
     return (slice(i, min(i + size, count)) for i in range(0, count, size))

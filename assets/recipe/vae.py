@@ -2,8 +2,8 @@
 
     python vae.py RUN [--steps N] [--minutes M]
 
-Needs the pictures of dataset.py in RUN; leaves vae.safetensors and vae_config.json there. Run it again until it says
-that it is finished.
+Needs the pictures of dataset.py in RUN; leaves vae.safetensors and vae_config.json there. Run it
+again until it says that it is finished.
 """
 
 import argparse
@@ -11,28 +11,40 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from diffusers import AutoencoderKL
-from torch import Tensor
-
 from canvas import SIZE
+from diffusers import AutoencoderKL
 from networks import make_vae
-from training import Optimizer, Process, Weights, batches, fast, half_precision, launch, save_weights, train
+from torch import Tensor
+from torch.nn import functional
+from training import (
+    Optimizer,
+    Process,
+    Weights,
+    batches,
+    fast,
+    half_precision,
+    launch,
+    save_weights,
+    train,
+)
 
 BATCH = 32  # for each process
-TILED = 4  # of them made of four latents at half the scale, so that the latent space has no scale of its own
+TILED = 4  # of them four latents each, at half the scale, so that latents have no scale
 KL_WEIGHT = 1e-4
+NOISE = 0.05  # of the latents' deviation, at most: a denoiser's leavings must not show as grain
 
 
 def to_model(pictures: Tensor) -> Tensor:
     """uint8 NHWC to float NCHW in [-1, 1], in the memory order that the GPU prefers."""
-    return (pictures.permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+    return (pictures.permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous(
+        memory_format=torch.channels_last
+    )
 
 
 def tile(images: Tensor) -> Tensor:
     """Halve images and lay each four of them together."""
     n, c, h, w = images.shape
-    halves = F.avg_pool2d(images, 2).view(n // 4, 2, 2, c, h // 2, w // 2)
+    halves = functional.avg_pool2d(images, 2).view(n // 4, 2, 2, c, h // 2, w // 2)
     return halves.permute(0, 3, 1, 4, 2, 5).reshape(n // 4, c, h, w)
 
 
@@ -40,12 +52,22 @@ def distance(got: Tensor, wanted: Tensor) -> Tensor:
     """How far pictures are apart: in their pixels, edges and broad areas."""
     error = got - wanted
     edges = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
-    return error.abs().mean() + 4 * error.square().mean() + edges + F.avg_pool2d(error, 4).abs().mean()
+    return (
+        error.abs().mean()
+        + 4 * error.square().mean()
+        + edges
+        + functional.avg_pool2d(error, 4).abs().mean()
+    )
 
 
 def normalize(vae: AutoencoderKL, pictures: Tensor) -> None:
-    """Scale the latents of these pictures to mean 0 and deviation 1, within the 1x1 convolutions next to them."""
-    latents = torch.cat([vae.encode(to_model(pictures[part])).latent_dist.mean for part in batches(len(pictures), 64)])
+    """Fold into the 1x1 convolutions what makes these pictures' latents mean 0, deviation 1."""
+    latents = torch.cat(
+        [
+            vae.encode(to_model(pictures[part])).latent_dist.mean
+            for part in batches(len(pictures), 64)
+        ]
+    )
     mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     encoder, decoder = vae.quant_conv, vae.post_quant_conv
     encoder.weight[:4] /= std[:, None, None, None]
@@ -56,6 +78,7 @@ def normalize(vae: AutoencoderKL, pictures: Tensor) -> None:
 
 
 def train_vae(process: Process, run: Path, steps: int, minutes: float) -> None:
+    """Train the autoencoder, and at the end write it."""
     device = process.device
     arrays = [np.load(run / f"{name}.npy", mmap_mode="r") for name in ("pictures", "counterparts")]
     count = sum(map(len, arrays))
@@ -72,13 +95,18 @@ def train_vae(process: Process, run: Path, steps: int, minutes: float) -> None:
 
     def step() -> Tensor:
         wanted = to_model(pictures[torch.randint(count, (BATCH + 3 * TILED,), device=device)])
-        wanted = torch.where(torch.rand(len(wanted), 1, 1, 1, device=device) < 0.5, wanted.flip(3), wanted)
+        wanted = torch.where(
+            torch.rand(len(wanted), 1, 1, 1, device=device) < 0.5, wanted.flip(3), wanted
+        )
         with half_precision(device):
             mean, log_variance = encode(wanted).float().chunk(2, 1)
             log_variance = log_variance.clamp(-20, 10)
-            latents = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
+            grain = NOISE * torch.rand(len(mean), 1, 1, 1, device=device) * mean.detach().std()
+            latents = mean + torch.randn_like(mean) * ((0.5 * log_variance).exp() + grain)
             plain = BATCH - TILED
-            latents = torch.cat([latents[:plain], tile(latents[plain:])]).contiguous(memory_format=torch.channels_last)
+            latents = torch.cat([latents[:plain], tile(latents[plain:])]).contiguous(
+                memory_format=torch.channels_last
+            )
             got = decode(latents).float()
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
         return distance(got, torch.cat([wanted[:plain], tile(wanted[plain:])])) + KL_WEIGHT * kl
@@ -95,9 +123,10 @@ def train_vae(process: Process, run: Path, steps: int, minutes: float) -> None:
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
-    parser.add_argument("--steps", type=int, default=9_000)
+    parser.add_argument("--steps", type=int, default=13_000)
     parser.add_argument("--minutes", type=float, default=9.0)
     args = parser.parse_args()
     launch(train_vae, args.run, args.steps, args.minutes)

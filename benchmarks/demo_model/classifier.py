@@ -1,0 +1,116 @@
+"""A judge of pictures: which class of each of the eight attributes does one show?
+
+    python benchmarks/demo_model/classifier.py RUN [--steps N]
+
+Trained on the real renders of assets/recipe/dataset.py in RUN; leaves classifier.safetensors there.
+"""
+
+import argparse
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "assets" / "recipe"))
+
+from scene import ATTRIBUTES
+from training import Optimizer, Process, Weights, fast, half_precision, launch, save_weights, train
+from vae import to_model
+
+BATCH = 128  # for each process
+CLASSES = [len(classes) for classes in ATTRIBUTES.values()]
+
+
+class Classifier(nn.Module):
+    """Strided convolutions over a picture, then a logit for each class of each attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (3, 32, 64, 128, 192, 256)
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            layers += [nn.Conv2d(before, after, 3, 2, 1), nn.GroupNorm(8, after), nn.ReLU()]
+            layers += [nn.Conv2d(after, after, 3, 1, 1), nn.GroupNorm(8, after), nn.ReLU()]
+        self.features = nn.Sequential(*layers, nn.Dropout2d(0.1))
+        self.head = nn.Linear(2 * widths[-1], sum(CLASSES))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Float NCHW in [-1, 1] to logits (batch, sum of CLASSES)."""
+        features = self.features(images)
+        return self.head(torch.cat([features.mean((2, 3)), features.amax((2, 3))], 1))
+
+    @torch.no_grad()
+    def judge(self, images: Tensor) -> Tensor:
+        """The most likely class of each attribute, (batch, 8)."""
+        return torch.stack([logits.argmax(1) for logits in self(images).split(CLASSES, 1)], 1)
+
+
+def load_classifier(path: Path, device: torch.device) -> Classifier:
+    """A trained judge, for inference."""
+    classifier = Classifier()
+    classifier.load_state_dict({key: tensor.float() for key, tensor in load_file(path).items()})
+    return classifier.to(device).eval().requires_grad_(False)
+
+
+def roughen(images: Tensor) -> Tensor:
+    """Noise and loss of detail, lest the judge stumble over small faults of a decoder."""
+    count = len(images)
+    coarse = functional.interpolate(
+        functional.avg_pool2d(images, 2), scale_factor=2, mode="bilinear"
+    )
+    share = torch.rand(count, 1, 1, 1, device=images.device)
+    sigma = 0.08 * torch.rand(count, 1, 1, 1, device=images.device)
+    return images + share * (coarse - images) + sigma * torch.randn_like(images)
+
+
+def train_classifier(process: Process, run: Path, steps: int, minutes: float) -> None:
+    """Train the judge, and at the end write it."""
+    device = process.device
+    classes = torch.from_numpy(np.load(run / "classes.npy")).to(device)
+    pictures = torch.from_numpy(
+        np.load(run / "pictures.npy", mmap_mode="r")[: len(classes)].copy()
+    ).to(device)
+    classifier = Classifier()
+    weights = Weights({"classifier": classifier}, process)
+    judge = fast(classifier.forward, device)
+
+    def step() -> Tensor:
+        index = torch.randint(len(classes), (BATCH,), device=device)
+        images = to_model(pictures[index])
+        images = torch.where(
+            torch.rand(BATCH, 1, 1, 1, device=device) < 0.5, images.flip(3), images
+        )
+        with half_precision(device):
+            logits = judge(roughen(images).contiguous(memory_format=torch.channels_last)).float()
+        pairs = zip(logits.split(CLASSES, 1), classes[index].long().unbind(1), strict=True)
+        return sum(
+            (functional.cross_entropy(scores, target) for scores, target in pairs),
+            torch.zeros((), device=device),
+        )
+
+    optimizer = Optimizer(weights, process, rate=1e-3, steps=steps, decay=0.995)
+    finished = train("classifier", process, run, step, optimizer, minutes)
+    if process.first and finished:
+        save_weights(
+            weights.state_dict(weights.average, "classifier"), run / "classifier.safetensors"
+        )
+        print("classifier: finished", flush=True)
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--steps", type=int, default=3_000)
+    parser.add_argument("--minutes", type=float, default=9.0)
+    args = parser.parse_args()
+    launch(train_classifier, args.run, args.steps, args.minutes)
+
+
+if __name__ == "__main__":
+    main()
