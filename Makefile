@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= out
 BOARD ?= .board
 
-.PHONY: demo test test-rknn test-board check bench goldens pictures dist clean
+.PHONY: demo test test-rknn test-board check bench soak throughput goldens pictures dist clean
 
 demo: $(VENV)/.installed
 	@mkdir -p $(OUT)
@@ -31,6 +31,12 @@ check: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.light
+
+soak: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.soak
+
+throughput: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.throughput
 
 # The references that the tests compare with, made anew by torch, diffusers and transformers.
 goldens: .venv-build/.installed

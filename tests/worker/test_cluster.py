@@ -1,14 +1,19 @@
 """The batch on a real Dask scheduler and two workers, over loopback TCP."""
 
 import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+import lcmcore
 
 from .fakes import wait_for
 from .pictures import BUSY, PROMPT, QUICK, batch, contents, make_photos
 
+PAGE = Path(__file__).parents[2] / "docs" / "cluster.md"
 DASK = (sys.executable, "-m", "dask")
 
 
@@ -24,17 +29,18 @@ class Cluster:
         wait_for(lambda: "Scheduler at:" in log.read_text())
         self.address = re.search(r"Scheduler at:\s+(tcp://\S+)", log.read_text())[1]
 
-    def add_worker(self):
+    def add_worker(self, *words):
         name = f"worker{len(self.processes)}"
-        words = ("--nthreads", "1", "--no-nanny", "--no-dashboard", "--name", name)
-        process = self._start(name, "worker", self.address, *words)
+        words = words or ("worker", self.address, "--nthreads", "1", "--no-nanny")
+        process = self._start(name, *words, "--no-dashboard")
         log = self.folder / f"{name}.log"
         wait_for(lambda: "Registered to" in log.read_text())
         return process
 
     def close(self):
         for process in reversed(self.processes):
-            process.kill()
+            process.terminate()
+        for process in self.processes:
             process.wait()
 
     def _start(self, name, *words):
@@ -68,12 +74,13 @@ def test_waiting_in_vain_can_be_interrupted(cluster, photos, tmp_path):
     assert process.returncode == 143
 
 
-def test_batch_waits_for_a_worker_to_join(cluster, photos, tmp_path):
-    where = ("--scheduler", cluster.address)
+def test_batch_waits_for_a_worker_to_join_which_alone_needs_the_model(cluster, photos, tmp_path):
+    (cluster.folder / "model").symlink_to(lcmcore.demo_dir())  # where workers are, not the batch
+    where = ("--scheduler", cluster.address, "--model", "model")
     for path in sorted(photos.iterdir())[2:]:
         path.unlink()
     out = tmp_path / "out"
-    process = batch(photos, PROMPT, "-o", out, *QUICK, *where, start=subprocess.Popen)
+    process = batch(photos, PROMPT, "-o", out, *QUICK, *where, start=subprocess.Popen, cwd=tmp_path)
     assert "waiting for a worker" in process.stderr.readline()
     worker = cluster.add_worker()
     process.communicate()
@@ -101,6 +108,20 @@ def test_lost_worker_costs_nothing_and_the_bytes_are_those_of_a_local_run(
     assert contents(out) == contents(local)
     again = batch(photos, PROMPT, "-o", local, *BUSY, *where)
     assert "0 made, 10 were done already, 1 failed" in again.stderr
+
+
+def test_commands_of_the_page(cluster, photos, tmp_path):
+    text = PAGE.read_text().replace("tcp://board0:8786", cluster.address)
+    (block,) = re.findall(r"^```console\n(.*?)^```", text, re.M | re.S)
+    scheduler, worker, command = (
+        shlex.split(line.partition("$ ")[2]) for line in block.splitlines()
+    )
+    assert scheduler == ["dask", "scheduler"]  # the fixture has started it
+    assert (worker[0], command[:2]) == ("dask", ["lcm", "batch"])
+    cluster.add_worker(*worker[1:])
+    done = batch(*command[2:], *QUICK, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(contents(tmp_path / "snowy")) == 10
 
 
 def test_lost_scheduler_is_one_line_and_the_batch_resumes(cluster, photos, tmp_path):

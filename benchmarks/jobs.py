@@ -1,0 +1,29 @@
+"""What the benchmarks of the pool have in common: jobs, and the memory of processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from pathlib import Path
+
+from lcmcore.job import Job, Request
+
+INIT = (Path(__file__).parents[1] / "docs" / "pictures" / "scribble.png").read_bytes()
+_MEBI = 2**20
+
+
+def good_job(seed: int, size: str) -> Job:
+    """An img2img of the demo model."""
+    return Job(Request("a snowy landscape at night", size, seed=seed), INIT)
+
+
+def resident_mebibytes(pid: int) -> float:
+    """Memory of a process that is in RAM, pages shared with others included."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / _MEBI
+
+
+def memory() -> list[float]:
+    """MiB of this process, then of each of its workers."""
+    pids = sorted(child.pid or 0 for child in multiprocessing.active_children())
+    return [resident_mebibytes(pid) for pid in (os.getpid(), *pids)]
