@@ -32,7 +32,6 @@ make_root() {
     mirror=$(apt-get indextargets --format '$(LABEL) $(SITE)' 'Created-By: Packages' 2> /dev/null |
         awk '$1 == "Debian" { print $2; exit }')
     rm -rf "$root" "$board"/*.key
-    mkdir -p "$board"
     # shellcheck disable=SC2086 # no mirror found: debootstrap takes its own
     debootstrap --arch=arm64 --variant=minbase --include=python3.11 --foreign \
         bookworm "$root" $mirror

@@ -15,6 +15,8 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 repo=$(cd "$here/../.." && pwd)
 board=${BOARD:-$repo/.board}
+mkdir -p "$board"
+board=$(cd "$board" && pwd)
 python=${PYTHON:-$repo/.venv/bin/python}
 models=$(cd "$1" && pwd)
 shift
