@@ -20,8 +20,8 @@ board=$(cd "$board" && pwd)
 python=${PYTHON:-$repo/.venv/bin/python}
 models=$(cd "$1" && pwd)
 shift
-[ $# != 0 ] || set -- tests --ignore tests/rknn --ignore tests/worker --ignore tests/test_cli.py \
-    --ignore tests/test_docs.py --ignore tests/parity/test_demo.py
+[ $# != 0 ] || set -- tests -o 'norecursedirs=.*' --ignore tests/rknn --ignore tests/worker \
+    --ignore tests/test_cli.py --ignore tests/test_docs.py --ignore tests/parity/test_demo.py
 root=$board/root
 
 need() {
