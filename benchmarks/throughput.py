@@ -6,10 +6,11 @@ both. `make throughput`.
 
 from __future__ import annotations
 
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
@@ -24,6 +25,8 @@ JOBS = 6  # a round, whichever the count
 SIZE = "256x256"
 
 Submit = Callable[[Job], Future[Any]]
+Make = Callable[[int], AbstractContextManager[Submit]]
+Setup = tuple[str, int]
 
 
 @contextmanager
@@ -49,40 +52,49 @@ def rate(submit: Submit) -> float:
     return JOBS / (time.perf_counter() - start)
 
 
-def memory_of(make: Callable[[int], AbstractContextManager[Submit]], count: int) -> float:
-    """MiB of all processes after some work."""
+def memory_of(make: Make, count: int) -> float:
+    """MiB of this process and its workers after some work."""
     with make(count) as submit:
         rate(submit)
         return sum(memory())
 
 
-def rates_of(make: Callable[[int], AbstractContextManager[Submit]]) -> dict[int, list[float]]:
-    """Jobs a second of each count, round by round, so that a busy machine slows all alike."""
-    rates: dict[int, list[float]] = {count: [] for count in COUNTS}
+def memory_alone(make: Make, count: int) -> float:
+    """The same in a fresh process, which holds nothing of what was measured before."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
+        return executor.submit(memory_of, make, count).result()
+
+
+def rates_of(setups: list[Setup]) -> dict[Setup, list[float]]:
+    """Jobs a second of each, round by round, so that a busy machine slows all alike."""
+    rates: dict[Setup, list[float]] = {setup: [] for setup in setups}
     with ExitStack() as stack:
-        submits = {count: stack.enter_context(make(count)) for count in COUNTS}
+        submits = {
+            (kind, count): stack.enter_context(MAKERS[kind](count)) for kind, count in setups
+        }
         for submit in submits.values():
             rate(submit)  # opens the networks
         for _ in range(ROUNDS):
-            for count, submit in submits.items():
-                rates[count].append(rate(submit))
+            for setup, submit in submits.items():
+                rates[setup].append(rate(submit))
     return rates
 
 
 def main() -> None:
     """Print ratios and memory."""
-    makers = {"processes": processes, "threads": threads}
-    used = {(kind, n): memory_of(make, n) for kind, make in makers.items() for n in COUNTS}
-    for kind, make in makers.items():
-        rates = rates_of(make)
-        for count, several in rates.items():
-            ratios = [new / one for new, one in zip(several, rates[1], strict=True)]
-            print(
-                f"{count} {kind:9}: {statistics.median(ratios):.2f} times one"
-                f" ({min(ratios):.2f} to {max(ratios):.2f}),"
-                f" {statistics.median(several):.2f} pictures/s, {used[kind, count]:.0f} MiB in all"
-            )
+    rates = rates_of([(kind, count) for kind in MAKERS for count in COUNTS])
+    reference = rates["processes", 1]
+    for (kind, count), several in rates.items():
+        ratios = [new / one for new, one in zip(several, reference, strict=True)]
+        used = memory_alone(MAKERS[kind], count)
+        print(
+            f"{count} {kind:9}: {statistics.median(ratios):.2f} times one process"
+            f" ({min(ratios):.2f} to {max(ratios):.2f}),"
+            f" {statistics.median(several):.2f} pictures/s, {used:.0f} MiB in all"
+        )
 
+
+MAKERS: dict[str, Make] = {"processes": processes, "threads": threads}
 
 if __name__ == "__main__":
     main()

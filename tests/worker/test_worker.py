@@ -1,6 +1,7 @@
 """What a PipelineWorker promises of single jobs."""
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -184,3 +185,10 @@ def test_record_names_model_and_runtimes(photo_bytes, tmp_path):
 def test_missing_model():
     with pytest.raises(lcmcore.BundleError, match="no model directory"):
         PipelineWorker(0, "/nowhere")
+
+
+def test_one_worker_serves_several_threads(worker, photo_bytes):
+    jobs = [Job(Request("a lake", "64x64", 2, seed=seed), photo_bytes) for seed in range(6)]
+    alone = [worker.run_job(job) for job in jobs]
+    with ThreadPoolExecutor(3) as executor:
+        assert list(executor.map(worker.run_job, jobs)) == alone
