@@ -23,6 +23,7 @@ _PLATFORMS = {
     "rk3566": "rk3566",
     "rk3562": "rk3562",
 }
+_CORES = {"rk3588": 3, "rk3576": 2}  # of the NPU; the others have one
 _SAME_NPU = frozenset({"rk3566", "rk3568"})
 
 
@@ -37,6 +38,11 @@ def platform(device_tree: Path = DEVICE_TREE) -> str | None:
         if found and found[1] in _PLATFORMS:
             return _PLATFORMS[found[1]]
     return None
+
+
+def cores(platform: str | None) -> int:
+    """How many cores the platform's NPU has."""
+    return _CORES.get(platform or "", 1)
 
 
 def runs(built_for: tuple[str, ...], board: str) -> bool:

@@ -36,6 +36,11 @@ class RknnRuntime:
             return "rknn-toolkit-lite2 is not installed: pip install 'lcmcore[rknn]'"
         return None
 
+    def share(self, index: int, count: int) -> dict[str, str]:
+        """A core of the NPU for each worker, taken in turn; an NPU of one core leaves no choice."""
+        cores = board.cores(board.platform())
+        return {"core_mask": str(index % cores)} if cores > 1 else {}
+
     def open(self, component: str, folder: Path, options: Mapping[str, Any]) -> Network:
         """The network of folder/model.rknn; raises NetworkError, ArgumentError, or if this is no
         board RuntimeUnavailableError.
