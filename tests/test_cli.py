@@ -489,7 +489,8 @@ def test_a_full_disk_leaves_the_old_picture():
 
 
 def test_an_interrupt_leaves_nothing():
-    run = [LCM, "txt2img", "a lake", "-o", "out.png", "--steps=50", f"--model={demo_dir()}"]
+    work = ["--steps=50", "--size=768x768"]  # enough not to be done before the signal comes
+    run = [LCM, "txt2img", "a lake", "-o", "out.png", *work, f"--model={demo_dir()}"]
     with subprocess.Popen(run, stderr=subprocess.PIPE, text=True) as process:
         first = process.stderr.readline()
         process.send_signal(signal.SIGINT)

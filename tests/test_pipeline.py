@@ -294,7 +294,7 @@ def test_calls_leave_global_state_alone(demo, photo):
 def test_sizes_follow_the_image(fake, photo):
     assert fake()(PROMPT, photo).images[0].size == (96, 64)
     assert fake()(PROMPT, photo, width=64).images[0].size == (64, 64)
-    assert fake()(PROMPT, photo.resize((1, 1))).images[0].size == (8, 8)
+    assert fake()(PROMPT, photo.resize((1, 1))).images[0].size == (64, 64)
     assert fake()(PROMPT).images[0].size == (256, 256)
     assert fake(size=(128, 64))(PROMPT, photo).images[0].size == (128, 64)
 
