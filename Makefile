@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= out
 BOARD ?= .board
 
-.PHONY: demo test test-rknn test-board check bench soak throughput goldens pictures dist clean
+.PHONY: demo test test-rknn test-board test-export check bench soak throughput goldens pictures dist clean
 
 demo: $(VENV)/.installed
 	@mkdir -p $(OUT)
@@ -23,6 +23,10 @@ test-rknn: .venv-rknn/.installed
 # An emulated RK3588 with Rockchip's own Python package; root, x86-64 Linux, Debian's packages.
 test-board: $(VENV)/.installed $(BOARD)/models/.built
 	BOARD=$(BOARD) PYTHON=$(BIN)/python tests/board/run.sh $(BOARD)/models
+
+# `lcm build onnx` beside torch and diffusers.
+test-export: .venv-build/.installed
+	.venv-build/bin/python -m pytest tests/rknn/exporter
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check
@@ -69,7 +73,7 @@ $(BOARD)/models/.built: .venv-rknn/.installed $(wildcard assets/demo/*/* runtime
 .venv-build/.installed: tests/goldens/requirements.txt
 	$(PYTHON) -m venv .venv-build
 	.venv-build/bin/pip install --quiet --requirement tests/goldens/requirements.txt
-	.venv-build/bin/pip install --quiet --no-deps open_clip_torch==3.3.0
+	.venv-build/bin/pip install --quiet --no-deps open_clip_torch==3.3.0 --editable .
 	@touch $@
 
 clean:

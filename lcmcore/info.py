@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from lcmcore.bundle import COMPONENTS, Bundle
@@ -76,11 +76,14 @@ def _describe_component(bundle: Bundle, component: str) -> Iterator[str]:
     yield f"  {component}: {size / _MEBI:.1f} MiB"
     for runtime in present:
         path = folder / runtime.filename
-        yield f"    {path.name}{_checked(bundle, path)}"
+        yield f"    {path.name}"
         try:
             yield from (f"      {line}" for line in _describe_network(runtime, component, path))
         except LcmError as error:
             yield f"      {error}"
+    wanted = bundle.settings.components.get(component, {}).get("sha256")
+    if wanted is not None:
+        yield f"    {_checksum(wanted, [folder / runtime.filename for runtime in present])}"
 
 
 def _importable() -> Iterator[Runtime]:
@@ -103,10 +106,9 @@ def _describe_network(runtime: Runtime, component: str, path: Path) -> Iterator[
     network.close()
 
 
-def _checked(bundle: Bundle, path: Path) -> str:
-    """Whether the file is the one whose SHA-256 lcm.toml tells."""
-    wanted = bundle.settings.components.get(path.parent.name, {}).get("sha256")
-    if wanted is None:
-        return ""
-    found = sha256(path)
-    return ", checksum right" if found == wanted else f", CHECKSUM WRONG: {found}"
+def _checksum(wanted: str, files: Sequence[Path]) -> str:
+    """Which of the files has the SHA-256 that lcm.toml tells; a build tells that of its own."""
+    right = [path.name for path in files if sha256(path) == wanted]
+    if right:
+        return f"checksum of {right[0]} right"
+    return f"CHECKSUM WRONG: no file here has the SHA-256 that lcm.toml tells, {wanted}"
