@@ -61,7 +61,7 @@ make_board no-library rk3588
 
 # What is tested, anew every time; the wheel is pure Python, so the host's pip may install it.
 work=$root/work
-rm -rf "$root/opt/lcmcore" "$work"
+rm -rf "$root/opt/lcmcore" "$work" "$root"/tmp/*
 mkdir -p "$work"
 "$python" -m pip install --quiet --no-deps --target "$root/opt/lcmcore" "$repo"
 sed -i '1s,.*,#!/usr/bin/python3,' "$root/opt/lcmcore/bin/lcm"
@@ -82,6 +82,7 @@ serve() {
 serve &
 npu=$!
 trap 'kill $npu' EXIT
+trap 'exit 130' INT TERM
 while [ ! -S "$root/run/npu.sock" ] && kill -0 $npu; do sleep 0.1; done
 
 # No sysfs: there onnxruntime takes the x86 host for its own and crashes.
