@@ -29,7 +29,8 @@ class VendorLog(logging.Handler):
 
     def reason(self) -> str:
         """What was logged, as one line."""
-        return gist("\n".join(self._messages())) or "its log gives no reason"
+        text = "\n".join(self._messages())
+        return gist(text) or " ".join(text.split()) or "its log gives no reason"
 
     def _messages(self) -> list[str]:
         messages: list[str] = self._local.__dict__.setdefault("messages", [])
@@ -42,6 +43,13 @@ def vendor_log() -> VendorLog:
     handler = VendorLog()
     logging.getLogger(LOGGER).addHandler(handler)
     return handler
+
+
+def quieten() -> None:
+    """Stop the vendor's own handlers, which write warnings and tracebacks to stderr."""
+    for handler in logging.getLogger(LOGGER).handlers:
+        if not isinstance(handler, VendorLog):
+            handler.setLevel(logging.CRITICAL + 1)
 
 
 def gist(text: str) -> str:

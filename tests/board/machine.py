@@ -6,8 +6,8 @@ import platform
 import subprocess
 from pathlib import Path
 
-MODELS = Path("/work/models")  # bundles of RKNN networks, a folder a size
-HOST = Path("/work/host")  # init.png and the host's pictures
+MODELS = Path("/srv/lcmcore/models")  # bundles of RKNN networks, a folder a size
+HOST = Path("/srv/lcmcore/host")  # init.png and the host's pictures
 HERE = platform.machine() == "aarch64" and MODELS.is_dir()
 
 

@@ -60,7 +60,7 @@ compile old-library -DBEFORE_DYNAMIC_SHAPES
 make_board no-library rk3588
 
 # What is tested, anew every time; the wheel is pure Python, so the host's pip may install it.
-work=$root/work
+work=$root/srv/lcmcore
 rm -rf "$root/opt/lcmcore" "$work" "$root"/tmp/*
 mkdir -p "$work"
 "$python" -m pip install --quiet --no-deps --target "$root/opt/lcmcore" "$repo"
@@ -96,4 +96,4 @@ unshare --mount sh -c '
     exec chroot "$root" env -i "$@"
 ' - "$root" PATH=/opt/lcmcore/bin:/usr/bin:/bin HOME=/root LANG=C.UTF-8 CI=1 \
     PYTHONPATH=/opt/lcmcore QEMU_LD_PREFIX=/boards/rk3588 \
-    sh -c 'cd /work && exec python3 -m pytest -p no:cacheprovider "$@"' - "$@"
+    sh -c 'cd /srv/lcmcore && exec python3 -m pytest -p no:cacheprovider "$@"' - "$@"

@@ -146,11 +146,12 @@ class _Driver:
             for array, tensor in zip(inputs, self._file.inputs, strict=True)
         ]
 
-    def run(self) -> None:
-        if _fault("run"):
-            return  # and nobody is told
+    def run(self) -> int:
+        if code := _fault("run"):
+            return code  # which nobody looks at
         results = self._function(self._inputs)
         self._results = [np.array(result, np.float32) for result in results]
+        return 0
 
     def outputs(self) -> list[Array]:
         _raise_for(_fault("outputs"), "Get outputs failed")
