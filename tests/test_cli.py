@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -199,7 +200,7 @@ def test_info_tells_what_is_broken_and_goes_on(lcm, model):
     assert status == 0
     assert "scheduler_config.json: not valid JSON" in told
     assert "  unet: no model.onnx" in told
-    assert re.search(r"vae_decoder: .*\n    model.onnx, CHECKSUM WRONG: [0-9a-f]{64}\n", told)
+    assert "    CHECKSUM WRONG: no file here has the SHA-256 that lcm.toml tells, 00\n" in told
 
 
 def test_info_into_a_closed_pipe():
@@ -489,9 +490,10 @@ def test_a_full_disk_leaves_the_old_picture():
 
 
 def test_an_interrupt_leaves_nothing():
-    work = ["--steps=50", "--size=768x768"]  # enough not to be done before the signal comes
+    work = ["--steps=50", "--size=512x512"]  # enough not to be done before the signal comes
     run = [LCM, "txt2img", "a lake", "-o", "out.png", *work, f"--model={demo_dir()}"]
-    with subprocess.Popen(run, stderr=subprocess.PIPE, text=True) as process:
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # where a shell ignores it for us
+    with subprocess.Popen(run, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as process:
         first = process.stderr.readline()
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
