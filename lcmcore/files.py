@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from pathlib import Path
 
@@ -58,6 +57,8 @@ def write_whole(path: Path, content: bytes) -> None:
 
 def sha256(path: Path) -> str:
     """The file's SHA-256 in hexadecimal."""
+    import hashlib  # takes longer to import than the rest of this file
+
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(2**20):
