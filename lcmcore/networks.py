@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -54,19 +53,6 @@ class Networks:
                 if component != "vae_encoder":
                     raise
                 self._missing[component] = error
-
-    def __enter__(self) -> Networks:
-        """Return itself; the end of the block closes every network."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close every network."""
-        self.close()
 
     def close(self) -> None:
         """Close what was opened; no network can be used any more."""
