@@ -30,8 +30,8 @@ def make_unet() -> UNet2DConditionModel:
     """A UNet for teacher and student; its guidance embedding says nothing yet."""
     unet = UNet2DConditionModel(
         sample_size=32,
-        block_out_channels=(64, 128, 160),
-        layers_per_block=1,
+        block_out_channels=(80, 96, 128),
+        layers_per_block=2,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=TEXT_WIDTH,

@@ -54,7 +54,7 @@ def distance(got: Tensor, wanted: Tensor) -> Tensor:
     edges = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
     return (
         error.abs().mean()
-        + 4 * error.square().mean()
+        + 12 * error.square().mean()
         + edges
         + functional.avg_pool2d(error, 4).abs().mean()
     )
