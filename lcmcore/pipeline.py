@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from lcmcore.arguments import float_array, one_of, real_number
 from lcmcore.batch import Batch, repeat_to
 from lcmcore.bundle import Bundle
+from lcmcore.closing import Closing
 from lcmcore.errors import ArgumentError, Cancelled, NetworkError
 from lcmcore.guidance import guidance_embedding
 from lcmcore.image import FITS, ImageLike, fit_image, read_images, to_array, to_pil, to_tensor
@@ -95,26 +95,13 @@ def load(
     return Pipeline(bundle, Networks(bundle, runtime, options))
 
 
-class Pipeline:
+class Pipeline(Closing):
     """Image generation with one bundle. It keeps no state between calls but opened networks."""
 
     def __init__(self, bundle: Bundle, networks: Networks) -> None:
         self.bundle = bundle
         self.networks = networks
         self.scheduler = bundle.scheduler
-
-    def __enter__(self) -> Pipeline:
-        """Return itself; the end of the block closes it."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close it."""
-        self.close()
 
     def close(self) -> None:
         """Give back what the networks hold."""
