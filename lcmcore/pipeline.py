@@ -96,7 +96,11 @@ def load(
 
 
 class Pipeline(Closing):
-    """Image generation with one bundle. It keeps no state between calls but opened networks."""
+    """Image generation with one bundle.
+
+    Between calls it keeps opened networks and what the encoders returned for the last few prompts
+    and init images: another seed, strength or number of steps costs no run of an encoder.
+    """
 
     def __init__(self, bundle: Bundle, networks: Networks) -> None:
         self.bundle = bundle
