@@ -18,6 +18,7 @@ from lcmcore.errors import ArgumentError, LcmError, OutputError, first_line
 from lcmcore.generate import generate
 from lcmcore.image import FITS
 from lcmcore.info import describe
+from lcmcore.memory import MEMORIES
 from lcmcore.pipeline import LATENT_SAMPLINGS
 from lcmcore.scheduler import STRENGTH_MODES
 from lcmcore.sizes import read_size
@@ -144,6 +145,7 @@ def _add_generation(parser: argparse.ArgumentParser, output: str = "PNG file to 
         metavar="COMPONENT=NAME",
         help=f"for one of {', '.join(COMPONENTS)}; may be repeated",
     )
+    add("--memory", choices=MEMORIES, default="auto", help="low: one network open at a time")
     add("--threads", type=int, metavar="N", help="CPU threads of the onnx runtime")
     add("--provider", action="append", metavar="NAME", help="execution provider of onnx")
 

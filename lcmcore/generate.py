@@ -67,9 +67,10 @@ def runtime_choice(args: argparse.Namespace) -> dict[str, str]:
 
 
 def runtime_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The options for the runtimes that were given."""
+    """How to open the networks: `memory`, and the options for the runtimes that were given."""
     options = {"threads": args.threads, "providers": args.provider}
-    return {key: value for key, value in options.items() if value is not None}
+    given = {key: value for key, value in options.items() if value is not None}
+    return {"memory": args.memory, **given}
 
 
 def request_of(args: argparse.Namespace) -> Request:

@@ -70,7 +70,10 @@ class Network(Protocol):
 class Runtime(Protocol):
     """A way to run networks, e.g. `runtimes.onnx.OnnxRuntime`.
 
-    It may also have `share(index, count)`, which returns the options that bind worker `index` of
+    `open` may be called from another thread than the one that runs the network.
+
+    It may also have `inputs(component, folder, options)`, which tells what a network takes without
+    opening it, and `share(index, count)`, which returns the options that bind worker `index` of
     `count` on one machine to its part of it: {"threads": 2}, {"core_mask": "1"}.
     """
 
