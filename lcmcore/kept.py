@@ -45,11 +45,6 @@ class KeptResults:
                     self._results.popitem(last=False)
         return result
 
-    def clear(self) -> None:
-        """Forget them all."""
-        with self._lock:
-            self._results.clear()
-
 
 def _digest(component: str, inputs: Mapping[str, Array]) -> bytes:
     import hashlib  # takes longer to import than the rest of this file

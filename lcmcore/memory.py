@@ -29,14 +29,22 @@ def file_bytes(folder: Path, filename: str) -> int:
         return 0
 
 
+def process_bytes(field: str) -> int:
+    """A size in this process's /proc/self/status, like "VmHWM"; 0 if unknown."""
+    return _kernel_bytes(Path("/proc/self/status"), field) or 0
+
+
 def _from_meminfo() -> int | None:
+    return _kernel_bytes(Path("/proc/meminfo"), "MemAvailable")
+
+
+def _kernel_bytes(path: Path, field: str) -> int | None:
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = path.read_text().splitlines()
     except OSError:
         return None
     fields = dict(line.split(":", 1) for line in lines if ":" in line)
-    available = fields.get("MemAvailable")
-    return int(available.split()[0]) * 1024 if available else None
+    return int(fields[field].split()[0]) * 1024 if field in fields else None
 
 
 def _from_cgroup() -> int | None:

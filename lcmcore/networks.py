@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -51,6 +52,8 @@ class Networks:
         self._options = dict(options)
         self._inputs: dict[str, Sequence[TensorSpec]] = {}
         self._kept = KeptResults()
+        self.opening = dict.fromkeys(COMPONENTS, 0.0)  # seconds so far
+        self.running = dict.fromkeys(COMPONENTS, 0.0)
         wanted = _per_component(bundle, runtime)
         entries = runtimes.installed()
         self._check_options(entries, wanted.values())
@@ -70,20 +73,16 @@ class Networks:
     def close(self) -> None:
         """Close what was opened; no network can be used any more."""
         self._residency.close()
-        self._kept.clear()
+        self._kept = KeptResults()
 
-    def expect(self, components: Iterable[str]) -> None:
-        """Get ready for a call's networks, in the order of their turns; ask again between turns.
+    def expect(self, components: Sequence[str]) -> None:
+        """Get ready for a call's networks, in the order of their turns; none when it has ended.
 
-        Raises NetworkError as soon as it is known that one of them cannot be used.
+        To be asked between turns, too: it raises NetworkError as soon as one cannot be used.
         """
         for component in self._missing.keys() & components:
             self._open(component)
         self._residency.expect(components)
-
-    def rest(self) -> None:
-        """A call has ended: close what should not stay open until the next."""
-        self._residency.rest()
 
     def inputs(self, component: str) -> Sequence[TensorSpec]:
         """What the network takes, remembered; if its runtime cannot tell by the file, it is opened.
@@ -120,7 +119,9 @@ class Networks:
 
     def _call(self, component: str, network: Network, inputs: Mapping[str, Array]) -> Floats:
         runtimes.check_inputs(component, network.inputs, inputs)
+        start = time.perf_counter()
         outputs = network.run(inputs)
+        self.running[component] += time.perf_counter() - start
         runtimes.check_outputs(component, network.outputs, outputs)
         name = network.outputs[0].name
         expected = TensorSpec(name, self._result_shape(component, inputs), "float32")
@@ -145,7 +146,9 @@ class Networks:
         if component in self._missing:
             hint = " (without it only text-to-image works)" if component == "vae_encoder" else ""
             raise NetworkError(component, f"{_bare(self._missing[component], component)}{hint}")
+        start = time.perf_counter()
         network = self.runtimes[component].open(*self._where(component))
+        self.opening[component] += time.perf_counter() - start
         try:
             _check_signature(component, network)
         except NetworkError:

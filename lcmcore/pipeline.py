@@ -72,7 +72,7 @@ class _Stages(Closing):
         self.seconds: dict[str, float] = {}
 
     def close(self) -> None:
-        self._networks.rest()
+        self._networks.expect(())
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from lcmcore.bundle import COMPONENTS
 from lcmcore.errors import NetworkError
 from lcmcore.runtime import Network
 
-Open = Callable[[str], Network]  # by component; raises NetworkError
-
 
 class AllOpen:
     """Networks stay open; those that a call will need are opened while it works with others."""
 
-    def __init__(self, open_network: Open) -> None:
+    def __init__(self, open_network: Callable[[str], Network]) -> None:
         self._open_network = open_network
         self._networks: dict[str, Network] = {}
         self._failed: set[str] = set()
@@ -31,7 +29,7 @@ class AllOpen:
         """The network, opened if it is not; raises NetworkError."""
         yield self._opened(component)
 
-    def expect(self, components: Iterable[str]) -> None:
+    def expect(self, components: Sequence[str]) -> None:
         """Open them in a thread, or here if there is no core to spare for that.
 
         Raises what the thread met with one of them; so ask again now and then.
@@ -45,20 +43,13 @@ class AllOpen:
                 self._reader = threading.Thread(target=self._open_ahead, args=(missing,))
                 self._reader.start()
 
-    def rest(self) -> None:
-        """Everything stays open between calls."""
-
     def close(self) -> None:
         """Close all, when the thread has opened what it was at; none can be used any more."""
         with self._reader_lock:
             self._closed = True
         if self._reader is not None:
             self._reader.join()
-        for component, lock in self._locks.items():
-            with lock:
-                network = self._networks.pop(component, None)
-                if network is not None:
-                    network.close()
+        self._close_but()
 
     def _opened(self, component: str) -> Network:
         with self._locks[component]:
@@ -69,7 +60,7 @@ class AllOpen:
                 self._networks[component] = self._open_network(component)
             return self._networks[component]
 
-    def _open_ahead(self, components: Iterable[str]) -> None:
+    def _open_ahead(self, components: Sequence[str]) -> None:
         for component in components:
             if self._locks[component].locked():
                 continue  # the caller is at it
@@ -78,45 +69,37 @@ class AllOpen:
             except Exception:  # the caller opens it again, to meet the same in its own thread
                 self._failed.add(component)
 
+    def _close_but(self, spared: str | None = None) -> None:
+        for component, lock in self._locks.items():
+            with lock:
+                if component != spared and component in self._networks:
+                    self._networks.pop(component).close()
 
-class OneOpen:
-    """A network is closed before another is opened; others wait while one works."""
 
-    def __init__(self, open_network: Open) -> None:
-        self._open_network = open_network
-        self._current: tuple[str, Network] | None = None
-        self._lock = threading.Lock()
-        self._closed = False
+class OneOpen(AllOpen):
+    """A network is closed before another is opened; callers wait for each other's."""
+
+    def __init__(self, open_network: Callable[[str], Network]) -> None:
+        super().__init__(open_network)
+        self._turn = threading.Lock()
 
     @contextmanager
     def use(self, component: str) -> Iterator[Network]:
         """The network, the only one open meanwhile; raises NetworkError."""
-        with self._lock:
-            if self._closed:
-                raise NetworkError(component, "the pipeline is closed")
-            if self._current is None or self._current[0] != component:
-                self._close_current()
-                self._current = component, self._open_network(component)
-            yield self._current[1]
+        with self._turn:
+            self._close_but(component)
+            yield self._opened(component)
 
-    def expect(self, components: Iterable[str]) -> None:
-        """Nothing is opened before its turn."""
-
-    def rest(self) -> None:
-        """Close the network that is open, until the next call."""
-        with self._lock:
-            self._close_current()
+    def expect(self, components: Sequence[str]) -> None:
+        """Nothing is opened before its turn; if nothing is expected, nothing stays open."""
+        if not components:
+            with self._turn:
+                self._close_but()
 
     def close(self) -> None:
-        """Close it, when it has done its work; none can be used any more."""
-        with self._lock:
-            self._closed = True
-            self._close_current()
-
-    def _close_current(self) -> None:
-        if self._current is not None:
-            self._current[1].close()
-            self._current = None
+        """Close it when it has done its work."""
+        with self._turn:
+            super().close()
 
 
 def _cores() -> int:
