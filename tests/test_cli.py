@@ -422,7 +422,7 @@ MODELS = {
     ),
     "UNet and text encoder swapped": (
         lambda model: swap(model / "unet", model / "text_encoder"),
-        "unet: the file holds another network: it takes input_ids",
+        "the file holds another network: it takes ",
     ),
 }
 

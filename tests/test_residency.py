@@ -11,6 +11,7 @@ from lcmcore import ArgumentError, BundleError, Cancelled, NetworkError
 from lcmcore import networks as networks_module
 from lcmcore.bundle import COMPONENTS
 from lcmcore.fake import FakeRuntime, _embed
+from lcmcore.job import Request
 from lcmcore.residency import AllOpen
 from lcmcore.runtime import TensorSpec
 
@@ -189,6 +190,23 @@ def test_high_opens_what_comes_next_while_one_works(cores, photo):
         pipe(PROMPT, photo)
     threads = dict(zip(runtime.opened, runtime.threads, strict=True))
     assert threads["vae_decoder"] is not threading.current_thread()
+
+
+def test_high_opens_the_others_while_a_job_asks_the_unet_for_its_defaults(cores, configs):
+    (configs / "lcm.toml").unlink()
+    opened = {component: threading.Event() for component in COMPONENTS}
+
+    class Telltale(Watched):
+        def open(self, component, folder, options):
+            if component == "unet":
+                assert opened["vae_decoder"].wait(LONG)
+            opened[component].set()
+            return super().open(component, folder, options)
+
+    with lcmcore.load(configs, runtime=Telltale(), memory="high") as pipe:
+        settings = Request(PROMPT).settings(pipe, from_image=False)
+        assert settings["guidance_scale"] == 8.5
+        assert not opened["vae_encoder"].is_set()
 
 
 def test_high_opens_only_what_the_call_needs(cores, photo):
