@@ -180,12 +180,9 @@ class Networks:
         self, entries: Mapping[str, EntryPoint], wanted: Iterable[str | Runtime]
     ) -> None:
         """Every option must be one that some runtime knows, whichever is chosen here."""
+        given = [choice for choice in wanted if not isinstance(choice, str)]
         known: set[str] = set()
-        for choice in (*entries, *wanted):
-            try:
-                runtime = runtimes.find(choice, entries) if isinstance(choice, str) else choice
-            except RuntimeUnavailableError:
-                continue
+        for runtime in (*runtimes.importable(entries), *given):
             known |= runtime.options
         for key in self._options:
             if key not in known:
