@@ -11,39 +11,13 @@ import os
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import lcmcore
-from lcmcore.runtime import Array, Network
-from runtimes.onnx import OnnxRuntime
+from lcmcore.bench import measure
 
 IMPORTS = 15
 CALLS = 15
-INIT = Path(__file__).parents[1] / "docs" / "pictures" / "scribble.png"
-
-
-class TimedRuntime(OnnxRuntime):
-    """ONNX Runtime, adding up the seconds inside its networks."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def open(self, component: str, folder: Path, options: Mapping[str, Any]) -> Network:
-        """A network whose runs are timed."""
-        network = super().open(component, folder, options)
-        run = network.run
-
-        def timed(inputs: Mapping[str, Array]) -> dict[str, Array]:
-            start = time.perf_counter()
-            outputs = run(inputs)
-            self.seconds += time.perf_counter() - start
-            return outputs
-
-        network.run = timed  # type: ignore[method-assign]
-        return network
 
 
 def import_seconds(modules: str) -> float:
@@ -65,16 +39,10 @@ def import_ratio() -> float:
 
 
 def outside_share() -> float:
-    """Share of an img2img of the demo model, image to image, that no network takes; the median."""
-    runtime = TimedRuntime()
-    shares = []
-    with lcmcore.load(lcmcore.demo_dir(), runtime=runtime) as pipe:
-        for seed in range(CALLS + 1):
-            runtime.seconds = 0.0
-            start = time.perf_counter()
-            pipe("a snowy landscape at night", INIT, seed=seed)
-            shares.append(1 - runtime.seconds / (time.perf_counter() - start))
-    return statistics.median(shares[1:])  # the first opened the networks
+    """Share of an img2img of the demo model that no network takes; the median."""
+    with lcmcore.load(lcmcore.demo_dir(), runtime="onnx", memory="high") as pipe:
+        rounds = [*measure(pipe, CALLS)][1:]  # the first opened the networks
+    return statistics.median(each.outside / each.total for each in rounds)
 
 
 def installed_kilobytes() -> float:

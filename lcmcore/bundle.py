@@ -12,15 +12,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lcmcore.arguments import real_number, whole_number
+from lcmcore.arguments import one_of, real_number, whole_number
 from lcmcore.configfile import read_object, read_table
 from lcmcore.errors import ArgumentError, BundleError
 from lcmcore.files import is_folder
+from lcmcore.memory import MEMORIES
 from lcmcore.scheduler import LCMScheduler
 from lcmcore.tokenizer import CLIPTokenizer
 
 COMPONENTS = ("text_encoder", "unet", "vae_encoder", "vae_decoder")
-_TOP_LEVEL = ("runtime", "scaling_factor", "size_multiple")
+_TOP_LEVEL = ("runtime", "memory", "scaling_factor", "size_multiple")
 _MOST_LEVELS = 8
 _DEFAULTS = ("num_inference_steps", "guidance_scale")
 _OURS = ("runtime", "sha256", "build")  # keys of a component's table that are no runtime's options
@@ -73,6 +74,7 @@ class Settings:
     """What lcm.toml says: defaults of a call, and for each component a runtime and its options."""
 
     runtime: str = "auto"
+    memory: str = "auto"
     num_inference_steps: int = 4
     guidance_scale: float | None = None
     scaling_factor: float | None = None
@@ -108,6 +110,7 @@ class Settings:
             if not isinstance(where.get("runtime", ""), str):
                 raise ArgumentError(f"runtime must be a name, not {where['runtime']!r}")
         settings |= {key: table[key] for key in _TOP_LEVEL if key in table}
+        one_of("memory", settings.get("memory", "auto"), MEMORIES)
         for key in ("num_inference_steps", "size_multiple"):
             if key in settings:
                 whole_number(key, settings[key], 1, 1_000_000)

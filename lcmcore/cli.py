@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import lcmcore
-from lcmcore import doctor
+from lcmcore import bench, doctor
 from lcmcore.bundle import COMPONENTS
 from lcmcore.errors import ArgumentError, LcmError, OutputError, first_line
 from lcmcore.generate import generate
 from lcmcore.image import FITS
 from lcmcore.info import describe
+from lcmcore.memory import MEMORIES
 from lcmcore.pipeline import LATENT_SAMPLINGS
 from lcmcore.scheduler import STRENGTH_MODES
 from lcmcore.sizes import read_size
@@ -75,6 +76,11 @@ def _parser(builders: bool) -> argparse.ArgumentParser:
     txt2img.add_argument("prompt", metavar="PROMPT")
     txt2img.set_defaults(run=generate, init=None)
     _add_generation(txt2img)
+    measure = commands.add_parser("bench", help="measure time and memory of a model here")
+    measure.add_argument("--rounds", type=int, metavar="N", default=5, help="warm pictures (5)")
+    measure.set_defaults(run=bench.run)
+    _add_steps_and_size(measure)
+    _add_models(measure)
     _add_batch(commands.add_parser("batch", help="turn every picture of a folder into another"))
     info = commands.add_parser("info", help="describe a model directory, or how a PNG was made")
     info.add_argument("path", metavar="DIR_OR_PNG", type=Path)
@@ -125,13 +131,21 @@ def _add_generation(parser: argparse.ArgumentParser, output: str = "PNG file to 
     add = parser.add_argument
     add("-o", "--output", metavar="OUT", type=Path, required=True, help=output)
     add("-q", "--quiet", action="store_true", help="say nothing but errors")
-    add("--steps", type=int, metavar="N", help="inference steps (the model's default, else 4)")
     add("--guidance", type=float, metavar="F", help="guidance scale (the model's default)")
     add("--negative-prompt", metavar="TEXT", help="for a UNet without guidance input")
     add("--seed", type=int, metavar="N", help="makes the picture again (default: drawn)")
+    _add_steps_and_size(parser)
+    _add_models(parser)
+
+
+def _add_steps_and_size(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--steps", type=int, metavar="N", help="inference steps (the model's default, else 4)")
     add("--size", type=_size, metavar="WxH", help="default: the init image's, fitted to the model")
-    models = parser.add_argument_group("model and runtime")
-    add = models.add_argument
+
+
+def _add_models(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("model and runtime").add_argument
     add("--model", type=Path, metavar="DIR", help="default: $LCM_MODEL, else the demo model")
     add("--config", type=Path, metavar="FILE", help="in place of the model's lcm.toml")
     add("--tokenizer", type=Path, metavar="DIR", help="in place of the model's tokenizer")
@@ -144,6 +158,7 @@ def _add_generation(parser: argparse.ArgumentParser, output: str = "PNG file to 
         metavar="COMPONENT=NAME",
         help=f"for one of {', '.join(COMPONENTS)}; may be repeated",
     )
+    add("--memory", choices=MEMORIES, default="auto", help="low: one network open at a time")
     add("--threads", type=int, metavar="N", help="CPU threads of the onnx runtime")
     add("--provider", action="append", metavar="NAME", help="execution provider of onnx")
 

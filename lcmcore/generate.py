@@ -27,7 +27,7 @@ def generate(args: argparse.Namespace) -> None:
     init = None if args.init is None else read_image(args.init)
     digest = None if args.init is None else _digest(args.init)
     start = time.perf_counter()
-    with Progress(args.quiet) as progress, _load(args) as pipe:
+    with Progress(args.quiet) as progress, open_pipeline(args) as pipe:
         settings = request_of(args).settings(pipe, from_image=init is not None)
         total = len(pipe.scheduler.schedule(**_schedule(settings)))
         result = pipe(
@@ -46,7 +46,8 @@ def generate(args: argparse.Namespace) -> None:
         )
 
 
-def _load(args: argparse.Namespace) -> Pipeline:
+def open_pipeline(args: argparse.Namespace) -> Pipeline:
+    """The pipeline that the options of model and runtime ask for."""
     return load(
         model_dir(args) or demo_dir(),
         runtime_choice(args),
@@ -67,9 +68,10 @@ def runtime_choice(args: argparse.Namespace) -> dict[str, str]:
 
 
 def runtime_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The options for the runtimes that were given."""
+    """How to open the networks: `memory`, and the options for the runtimes that were given."""
     options = {"threads": args.threads, "providers": args.provider}
-    return {key: value for key, value in options.items() if value is not None}
+    given = {key: value for key, value in options.items() if value is not None}
+    return {"memory": args.memory, **given}
 
 
 def request_of(args: argparse.Namespace) -> Request:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from lcmcore.bundle import COMPONENTS, Bundle
-from lcmcore.errors import BundleError, LcmError, RuntimeUnavailableError
+from lcmcore.errors import BundleError, LcmError
 from lcmcore.files import is_folder, sha256
 from lcmcore.picture import read_record
 from lcmcore.record import SOFTWARE, command_of
-from lcmcore.runtime import Runtime, find, installed
+from lcmcore.runtime import Runtime, importable, installed
 
 _MEBI = 2**20
 
@@ -66,7 +65,7 @@ def _tokenizer(bundle: Bundle) -> str:
 def _describe_component(bundle: Bundle, component: str) -> Iterator[str]:
     """Every file there that an installed runtime would take."""
     folder = bundle.folder(component)
-    automatic = [runtime for runtime in _importable() if runtime.priority >= 0]
+    automatic = [runtime for runtime in importable(installed()) if runtime.priority >= 0]
     present = [runtime for runtime in automatic if (folder / runtime.filename).is_file()]
     if not present:
         names = " or ".join(sorted(runtime.filename for runtime in automatic))
@@ -84,14 +83,6 @@ def _describe_component(bundle: Bundle, component: str) -> Iterator[str]:
     wanted = bundle.settings.components.get(component, {}).get("sha256")
     if wanted is not None:
         yield f"    {_checksum(wanted, [folder / runtime.filename for runtime in present])}"
-
-
-def _importable() -> Iterator[Runtime]:
-    """The installed runtimes; a broken one must not hide what the others tell."""
-    entries = installed()
-    for name in entries:
-        with contextlib.suppress(RuntimeUnavailableError):
-            yield find(name, entries)
 
 
 def _describe_network(runtime: Runtime, component: str, path: Path) -> Iterator[str]:

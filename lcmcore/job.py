@@ -43,6 +43,8 @@ class Request:
         Raises ArgumentError for a size that is none.
         """
         width, height = (None, None) if self.size is None else read_size(self.size)
+        others = ("text_encoder", *["vae_encoder"] * from_image, "vae_decoder")
+        pipe.networks.expect(others)  # while the UNet, which is asked below, is opened
         settings = {
             "num_inference_steps": _or(self.num_inference_steps, pipe.default_steps),
             "guidance_scale": _or(self.guidance_scale, pipe.default_guidance_scale),

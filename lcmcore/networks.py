@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lcmcore import runtime as runtimes
+from lcmcore.arguments import one_of
 from lcmcore.bundle import COMPONENTS, Bundle
 from lcmcore.errors import ArgumentError, LcmError, NetworkError, RuntimeUnavailableError
 from lcmcore.files import is_file
+from lcmcore.kept import KeptResults
+from lcmcore.memory import MEMORIES, available_bytes, file_bytes
+from lcmcore.residency import AllOpen, OneOpen
 from lcmcore.runtime import Array, Network, Runtime, TensorSpec
 
 if TYPE_CHECKING:
@@ -25,21 +30,30 @@ RuntimeChoice: TypeAlias = "str | Runtime | Mapping[str, str | Runtime]"
 _UNET_INPUTS = ("sample", "timestep", "encoder_hidden_states")
 _CHANNELS = {"unet": 4, "vae_encoder": 3, "vae_decoder": 4}
 
+_KEPT = ("text_encoder", "vae_encoder")  # another seed or strength asks them the same again
+
 
 class Networks:
     """Opens each component on its own runtime, and runs it with every array checked.
 
     `runtime` is a name or a Runtime for all, or a mapping from component (or "default") to one.
-    Options go to every runtime that declares them. Nothing is opened before it is used; choices
+    Options go to every runtime that declares them. Nothing is opened before it is needed; choices
     that cannot work are refused at once, but for vae_encoder, which text-to-image can do without.
     """
 
-    def __init__(self, bundle: Bundle, runtime: RuntimeChoice, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        runtime: RuntimeChoice,
+        options: Mapping[str, Any],
+        memory: str = "auto",
+    ) -> None:
         self._bundle = bundle
         self._options = dict(options)
-        self._opened: dict[str, Network] = {}
-        self._closed = False
-        self._lock = threading.Lock()
+        self._inputs: dict[str, Sequence[TensorSpec]] = {}
+        self._kept = KeptResults()
+        self.opening = dict.fromkeys(COMPONENTS, 0.0)  # seconds so far
+        self.running = dict.fromkeys(COMPONENTS, 0.0)
         wanted = _per_component(bundle, runtime)
         entries = runtimes.installed()
         self._check_options(entries, wanted.values())
@@ -53,39 +67,61 @@ class Networks:
                 if component != "vae_encoder":
                     raise
                 self._missing[component] = error
+        self.memory = self._choose_memory(memory)  # "low" or "high"
+        self._residency = (OneOpen if self.memory == "low" else AllOpen)(self._open)
 
     def close(self) -> None:
         """Close what was opened; no network can be used any more."""
-        with self._lock:
-            self._closed = True
-            for network in self._opened.values():
-                network.close()
-            self._opened.clear()
+        self._residency.close()
+        self._kept = KeptResults()
 
-    def open(self, component: str) -> Network:
-        """The component's network, opened if it is not yet; raises NetworkError."""
-        with self._lock:
-            if self._closed:
-                raise NetworkError(component, "the pipeline is closed")
-            if component not in self._opened:
-                self._opened[component] = self._open(component)
-            return self._opened[component]
+    def expect(self, components: Sequence[str]) -> None:
+        """Get ready for a call's networks, in the order of their turns; none when it has ended.
+
+        To be asked between turns, too: it raises NetworkError as soon as one cannot be used.
+        """
+        for component in self._missing.keys() & components:
+            self._open(component)
+        self._residency.expect(components)
+
+    def inputs(self, component: str) -> Sequence[TensorSpec]:
+        """What the network takes, remembered; if its runtime cannot tell by the file, it is opened.
+
+        Raises NetworkError.
+        """
+        if component not in self._inputs:
+            tell = getattr(self.runtimes[component], "inputs", None)
+            if tell is not None:
+                self._inputs[component] = tell(*self._where(component))
+            else:
+                with self._residency.use(component) as network:
+                    self._inputs[component] = network.inputs
+        return self._inputs[component]
 
     def run(self, component: str, **inputs: Array) -> Floats:
         """The first output for a batch; a network compiled for fewer items is called repeatedly.
 
+        What an encoder returned for the same inputs a few calls ago is returned again.
         Raises NetworkError when an input does not fit, the network fails, or returns something
         other than finite numbers of the shape that it declares.
         """
-        network = self.open(component)
-        if len(network.inputs) == len(inputs) == 1:  # whatever an exporter called it
-            inputs = dict(zip([network.inputs[0].name], inputs.values(), strict=True))
-        parts = [self._call(component, network, part) for part in _parts(network.inputs, inputs)]
+        if component in _KEPT:
+            return self._kept.get(component, inputs, lambda: self._run(component, inputs))
+        return self._run(component, inputs)
+
+    def _run(self, component: str, inputs: Mapping[str, Array]) -> Floats:
+        with self._residency.use(component) as network:
+            specs = network.inputs
+            if len(specs) == len(inputs) == 1:  # whatever an exporter called it
+                inputs = dict(zip([specs[0].name], inputs.values(), strict=True))
+            parts = [self._call(component, network, part) for part in _parts(specs, inputs)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _call(self, component: str, network: Network, inputs: Mapping[str, Array]) -> Floats:
         runtimes.check_inputs(component, network.inputs, inputs)
+        start = time.perf_counter()
         outputs = network.run(inputs)
+        self.running[component] += time.perf_counter() - start
         runtimes.check_outputs(component, network.outputs, outputs)
         name = network.outputs[0].name
         expected = TensorSpec(name, self._result_shape(component, inputs), "float32")
@@ -110,10 +146,9 @@ class Networks:
         if component in self._missing:
             hint = " (without it only text-to-image works)" if component == "vae_encoder" else ""
             raise NetworkError(component, f"{_bare(self._missing[component], component)}{hint}")
-        runtime = self.runtimes[component]
-        settings = {**self._bundle.settings.options_of(component), **self._options}
-        options = {key: value for key, value in settings.items() if key in runtime.options}
-        network = runtime.open(component, self._bundle.folder(component), options)
+        start = time.perf_counter()
+        network = self.runtimes[component].open(*self._where(component))
+        self.opening[component] += time.perf_counter() - start
         try:
             _check_signature(component, network)
         except NetworkError:
@@ -121,16 +156,33 @@ class Networks:
             raise
         return network
 
+    def _where(self, component: str) -> tuple[str, Path, dict[str, Any]]:
+        """What its runtime is asked with: component, folder, and the options that it knows."""
+        settings = {**self._bundle.settings.options_of(component), **self._options}
+        known = self.runtimes[component].options
+        options = {key: value for key, value in settings.items() if key in known}
+        return component, self._bundle.folder(component), options
+
+    def _choose_memory(self, memory: str) -> str:
+        """By the size of the networks' files where neither the caller nor lcm.toml says."""
+        if one_of("memory", memory, MEMORIES) == "auto":
+            memory = self._bundle.settings.memory
+        if memory != "auto":
+            return memory
+        free = available_bytes()
+        files = sum(
+            file_bytes(self._bundle.folder(component), runtime.filename)
+            for component, runtime in self.runtimes.items()
+        )
+        return "low" if free is not None and 2 * files > free else "high"
+
     def _check_options(
         self, entries: Mapping[str, EntryPoint], wanted: Iterable[str | Runtime]
     ) -> None:
         """Every option must be one that some runtime knows, whichever is chosen here."""
+        given = [choice for choice in wanted if not isinstance(choice, str)]
         known: set[str] = set()
-        for choice in (*entries, *wanted):
-            try:
-                runtime = runtimes.find(choice, entries) if isinstance(choice, str) else choice
-            except RuntimeUnavailableError:
-                continue
+        for runtime in (*runtimes.importable(entries), *given):
             known |= runtime.options
         for key in self._options:
             if key not in known:

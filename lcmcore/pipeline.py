@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from lcmcore.arguments import float_array, one_of, real_number
 from lcmcore.batch import Batch, repeat_to
 from lcmcore.bundle import Bundle
+from lcmcore.closing import Closing
 from lcmcore.errors import ArgumentError, Cancelled, NetworkError
 from lcmcore.guidance import guidance_embedding
 from lcmcore.image import FITS, ImageLike, fit_image, read_images, to_array, to_pil, to_tensor
@@ -63,14 +63,22 @@ class Result:
     timings: dict[str, float]
 
 
-class _Stopwatch:
-    def __init__(self) -> None:
+class _Stages(Closing):
+    """The stages of a call, timed, with the networks that it needs at hand."""
+
+    def __init__(self, networks: Networks, needed: Sequence[str]) -> None:
+        self._networks = networks
+        self._needed = needed
         self.seconds: dict[str, float] = {}
+
+    def close(self) -> None:
+        self._networks.expect(())
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
         start = time.perf_counter()
         try:
+            self._networks.expect(self._needed)
             yield
         finally:
             self.seconds[stage] = time.perf_counter() - start
@@ -82,6 +90,7 @@ def load(
     *,
     config: str | Path | None = None,
     tokenizer: str | Path | None = None,
+    memory: str = "auto",
     **options: Any,
 ) -> Pipeline:
     """Open a model directory; use it in a `with` block, or close it.
@@ -89,32 +98,28 @@ def load(
     `runtime` is a name ("auto", "onnx", ...), a Runtime, or a mapping from component (or
     "default") to either. `config` is a file in place of the directory's lcm.toml, `tokenizer` a
     folder in place of its tokenizer. `options` go to the runtimes, e.g. threads=2.
+
+    With `memory` "high" networks stay open, and where there is a second core the next ones are
+    opened while one works; with "low" one at a time is open, for its turn. "auto" is what lcm.toml
+    says, else "low" if twice the networks' files, external data included, are more than the memory
+    that is free now.
     Raises BundleError, RuntimeUnavailableError, NetworkError or ArgumentError.
     """
     bundle = Bundle.open(model_dir, config, tokenizer)
-    return Pipeline(bundle, Networks(bundle, runtime, options))
+    return Pipeline(bundle, Networks(bundle, runtime, options, memory))
 
 
-class Pipeline:
-    """Image generation with one bundle. It keeps no state between calls but opened networks."""
+class Pipeline(Closing):
+    """Image generation with one bundle.
+
+    Between calls it keeps opened networks and what the encoders returned for the last few prompts
+    and init images: another seed, strength or number of steps costs no run of an encoder.
+    """
 
     def __init__(self, bundle: Bundle, networks: Networks) -> None:
         self.bundle = bundle
         self.networks = networks
         self.scheduler = bundle.scheduler
-
-    def __enter__(self) -> Pipeline:
-        """Return itself; the end of the block closes it."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close it."""
-        self.close()
 
     def close(self) -> None:
         """Give back what the networks hold."""
@@ -170,31 +175,32 @@ class Pipeline:
             original_inference_steps,
         )
         generators = batch.generators()
-        watch = _Stopwatch()
-        with watch("load"):
-            self._open(batch)
-            size = self.sizes.choose(width, height, batch.image_size, len(batch.seeds))
-            guidance_scale = self._guidance_scale(guidance_scale, bool(batch.negative_prompts))
-        with watch("text_encoder"):
-            if prompt_embeds is None:
-                prompt_embeds = self.encode_prompt(batch.prompts)
-            negative_embeds = None
-            if guidance_scale > 1 and not self.guidance_width:
-                negative_embeds = self.encode_prompt(batch.negative_prompts or "")
-        with watch("vae_encoder"):
-            if batch.images:
-                encoded = self.encode_image(batch.images, size, fit, latent_sampling, generators)
-                start = self.prepare_latents_img2img(encoded, timesteps, generators, latents)
-            else:
-                start = self.prepare_latents(size, generators, latents)
-        with watch("unet"):
-            steps = self.denoise(
-                start, timesteps, prompt_embeds, guidance_scale, generators, negative_embeds
-            )
-            final = self._follow(steps, start, callback_on_step_end)
-        with watch("vae_decoder"):
-            images = self._finish(final, output_type)
-        return Result(images, batch.seeds, final, watch.seconds)
+        with _Stages(self.networks, _needed(batch, timesteps, output_type)) as stage:
+            with stage("load"):
+                size = self.sizes.choose(width, height, batch.image_size, len(batch.seeds))
+                guidance_scale = self._guidance_scale(guidance_scale, bool(batch.negative_prompts))
+            with stage("text_encoder"):
+                if prompt_embeds is None:
+                    prompt_embeds = self.encode_prompt(batch.prompts)
+                negative_embeds = None
+                if guidance_scale > 1 and not self.guidance_width:
+                    negative_embeds = self.encode_prompt(batch.negative_prompts or "")
+            with stage("vae_encoder"):
+                if batch.images:
+                    encoded = self.encode_image(
+                        batch.images, size, fit, latent_sampling, generators
+                    )
+                    start = self.prepare_latents_img2img(encoded, timesteps, generators, latents)
+                else:
+                    start = self.prepare_latents(size, generators, latents)
+            with stage("unet"):
+                steps = self.denoise(
+                    start, timesteps, prompt_embeds, guidance_scale, generators, negative_embeds
+                )
+                final = self._follow(steps, start, callback_on_step_end)
+            with stage("vae_decoder"):
+                images = self._finish(final, output_type)
+        return Result(images, batch.seeds, final, stage.seconds)
 
     def encode_prompt(self, prompt: str | Sequence[str]) -> Floats:
         """The text encoder's last hidden state, [batch, 77, width]."""
@@ -278,7 +284,7 @@ class Pipeline:
 
     @property
     def sizes(self) -> Sizes:
-        """Which sizes the networks can make; opens the UNet."""
+        """Which sizes the networks can make; asks the UNet."""
         sample = self._unet_input("sample")
         factor = self.bundle.vae.factor
         height, width = (sample.shape[2], sample.shape[3]) if sample else (None, None)
@@ -288,7 +294,7 @@ class Pipeline:
 
     @property
     def guidance_width(self) -> int:
-        """Width of the UNet's `timestep_cond`, 0 if it has none; opens the UNet."""
+        """Width of the UNet's `timestep_cond`, 0 if it has none; asks the UNet."""
         spec = self._unet_input("timestep_cond")
         if spec is None:
             return 0
@@ -311,16 +317,7 @@ class Pipeline:
         return np.float32(self.bundle.vae.scaling_factor)
 
     def _unet_input(self, name: str) -> TensorSpec | None:
-        return next((spec for spec in self.networks.open("unet").inputs if spec.name == name), None)
-
-    def _open(self, batch: Batch) -> None:
-        """Open what the call needs before the first of them runs: a broken one is told at once."""
-        self.networks.open("unet")
-        self.networks.open("vae_decoder")
-        if batch.prompts:
-            self.networks.open("text_encoder")
-        if batch.images:
-            self.networks.open("vae_encoder")
+        return next((spec for spec in self.networks.inputs("unet") if spec.name == name), None)
 
     def _guidance_scale(self, asked: float | None, negative_prompt: bool) -> float:
         if negative_prompt and self.guidance_width:
@@ -397,6 +394,17 @@ class Pipeline:
             return latents
         images = self.decode(latents)
         return to_pil(images) if output_type == "pil" else images
+
+
+def _needed(batch: Batch, timesteps: NDArray[np.int64], output_type: str) -> list[str]:
+    """The networks of a call, in the order of their turns."""
+    turns = {
+        "text_encoder": batch.prompts,
+        "vae_encoder": batch.images,
+        "unet": len(timesteps),
+        "vae_decoder": output_type != "latent",
+    }
+    return [component for component, needed in turns.items() if needed]
 
 
 def _noise(shape: Sequence[int], generators: Sequence[TorchGenerator]) -> Floats:

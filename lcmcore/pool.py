@@ -13,10 +13,10 @@ import time
 from concurrent.futures import Future
 from pathlib import Path
 from queue import SimpleQueue
-from types import TracebackType
 from typing import Any
 
 from lcmcore.arguments import real_number, whole_number
+from lcmcore.closing import Closing
 from lcmcore.errors import DeadlineExceeded, LcmError, QueueFull, WorkerDied
 from lcmcore.job import Job
 from lcmcore.networks import RuntimeChoice
@@ -26,7 +26,7 @@ _MOST = 1024
 _LONGEST = 1e6  # seconds
 
 
-class Pool:
+class Pool(Closing):
     """`workers` processes, each with its share of the machine: an NPU core, or CPU threads.
 
     At most `queue_size` jobs wait (default: two for each worker). A worker that dies is replaced,
@@ -62,19 +62,6 @@ class Pool:
         for thread in self._threads:
             thread.start()
         atexit.register(self.close)  # a process that waits for jobs would keep Python from ending
-
-    def __enter__(self) -> Pool:
-        """Return itself; the end of the block closes it."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close it."""
-        self.close()
 
     def submit(
         self, job: Any, *, latents: bool = False, deadline: float | None = None

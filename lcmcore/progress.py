@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from types import TracebackType
 from typing import TextIO
+
+from lcmcore.closing import Closing
 
 _WIDTH = 24
 _CLEAR = "\x1b[K"  # to the end of the line
 
 
-class Progress:
+class Progress(Closing):
     """Tells of steps on stderr: a bar on a terminal, plain lines else, nothing when quiet."""
 
     def __init__(self, quiet: bool = False, stream: TextIO | None = None) -> None:
@@ -22,22 +23,9 @@ class Progress:
         self._bar_shown = False
         self._start = time.perf_counter()
 
-    def __enter__(self) -> Progress:
-        """Return itself; the end of the block ends a bar's line, also after an error."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """End the bar's line."""
-        self._end_bar()
-
     def say(self, text: str) -> None:
         """A line of its own."""
-        self._end_bar()
+        self.close()
         self._write(f"{text}\n")
 
     def step(self, done: int, total: int) -> None:
@@ -55,15 +43,16 @@ class Progress:
         elif name is not None:
             self._write(f"{done}/{total} {name}, {words}\n")
 
+    def close(self) -> None:
+        """End a bar's line."""
+        if self._bar_shown:
+            self._bar_shown = False
+            self._write("\n")
+
     def _bar(self, done: int, total: int, words: str) -> None:
         filled = _WIDTH * done // total
         self._bar_shown = True
         self._write(f"\r[{'#' * filled}{'-' * (_WIDTH - filled)}] {done}/{total}{words}{_CLEAR}")
-
-    def _end_bar(self) -> None:
-        if self._bar_shown:
-            self._bar_shown = False
-            self._write("\n")
 
     def _write(self, text: str) -> None:
         if not self._quiet:

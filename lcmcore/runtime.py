@@ -7,7 +7,8 @@ dtype and rank of the file behind it are the runtime's own business.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -70,7 +71,10 @@ class Network(Protocol):
 class Runtime(Protocol):
     """A way to run networks, e.g. `runtimes.onnx.OnnxRuntime`.
 
-    It may also have `share(index, count)`, which returns the options that bind worker `index` of
+    `open` may be called from another thread than the one that runs the network.
+
+    It may also have `inputs(component, folder, options)`, which tells what a network takes without
+    opening it, and `share(index, count)`, which returns the options that bind worker `index` of
     `count` on one machine to its part of it: {"threads": 2}, {"core_mask": "1"}.
     """
 
@@ -113,19 +117,20 @@ def find(name: str, entries: Mapping[str, EntryPoint] | None = None) -> Runtime:
     return runtime
 
 
+def importable(entries: Mapping[str, EntryPoint]) -> Iterator[Runtime]:
+    """The installed runtimes; a broken one must not hide the others."""
+    for name in entries:
+        with suppress(RuntimeUnavailableError):
+            yield find(name, entries)
+
+
 def share_of(index: int, count: int) -> dict[str, Any]:
     """Options for worker `index` of `count`, of every runtime that works on this machine."""
     options: dict[str, Any] = {}
-    entries = installed()
-    for name in entries:
-        try:
-            runtime = find(name, entries)
+    for runtime in importable(installed()):
+        with suppress(RuntimeUnavailableError):
             require_available(runtime)
-        except RuntimeUnavailableError:
-            continue
-        share = getattr(runtime, "share", None)
-        if share is not None:
-            options |= share(index, count)
+            options |= runtime.share(index, count) if hasattr(runtime, "share") else {}
     return options
 
 

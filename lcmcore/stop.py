@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from types import FrameType, TracebackType
+from types import FrameType
 
 
 class Stop:
@@ -22,12 +22,7 @@ class Stop:
         self._before = [signal.signal(signum, self._handle) for signum in self.SIGNALS]
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Give them back."""
         for signum, handler in zip(self.SIGNALS, self._before, strict=True):
             signal.signal(signum, handler)

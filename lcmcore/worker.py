@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import math
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lcmcore.bundle import demo_dir
+from lcmcore.closing import Closing
 from lcmcore.errors import LcmError
 from lcmcore.image import read_image
 from lcmcore.job import Job
@@ -26,7 +26,7 @@ PictureWithLatents: TypeAlias = "tuple[bytes, int, bytes]"
 _SIDE = 8  # of the pooled latents
 
 
-class PipelineWorker:
+class PipelineWorker(Closing):
     """A pipeline that serves jobs, each an object like `lcmcore.job.Job`.
 
     A job that fails raises LcmError and leaves the worker as it was. Several threads may use one
@@ -48,19 +48,6 @@ class PipelineWorker:
         self.pipeline = load(model_dir or demo_dir(), runtime, **options)
         files = {key: options.get(key) for key in ("config", "tokenizer")}
         self._origin = model_origin(model_dir, runtime, **files)
-
-    def __enter__(self) -> PipelineWorker:
-        """Return itself; the end of the block closes it."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close it."""
-        self.close()
 
     def close(self) -> None:
         """Give back what the networks hold."""

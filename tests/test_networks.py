@@ -146,7 +146,7 @@ class Bare(FakeRuntime):
 def test_a_network_that_takes_nothing():
     with (
         lcmcore.load(lcmcore.demo_dir(), runtime=Bare()) as pipe,
-        pytest.raises(NetworkError, match="unet: the file holds a network without inputs"),
+        pytest.raises(NetworkError, match="the file holds a network without inputs"),
     ):
         pipe("a")
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from lcmcore.errors import ArgumentError, BundleError, NetworkError, first_line
-from lcmcore.runtime import Network, require_available, require_file
+from lcmcore.runtime import Network, TensorSpec, require_available, require_file
 from runtimes.rknn import board, diagnosis, signature
 from runtimes.rknn.diagnosis import Finding
 from runtimes.rknn.file import OLDEST_TOOLKIT, RknnFile
@@ -46,15 +46,24 @@ class RknnRuntime:
         board RuntimeUnavailableError.
         """
         require_available(self)
-        path = require_file(component, folder, self.filename)
         core_mask = _core_mask(options)
-        try:
-            file = RknnFile.read(path)
-        except BundleError as error:
-            raise NetworkError(component, str(error)) from error
+        file = self._read(component, folder)
         _require_fit(component, file)
         layout = signature.signature(component, file, folder, options)
-        return RknnNetwork(component, path, layout, core_mask, _lite_class(component))
+        return RknnNetwork(component, file.path, layout, core_mask, _lite_class(component))
+
+    def inputs(
+        self, component: str, folder: Path, options: Mapping[str, Any]
+    ) -> Sequence[TensorSpec]:
+        """What the network takes, by its file; raises NetworkError."""
+        file = self._read(component, folder)
+        return signature.signature(component, file, folder, options).inputs
+
+    def _read(self, component: str, folder: Path) -> RknnFile:
+        try:
+            return RknnFile.read(require_file(component, folder, self.filename))
+        except BundleError as error:
+            raise NetworkError(component, str(error)) from error
 
     def describe(self, path: Path) -> Iterator[str]:
         """Lines about a model.rknn, for `lcm info`; needs no board. Raises BundleError."""

@@ -16,11 +16,11 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from multiprocessing import Pipe
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
+from lcmcore.closing import Closing
 from lcmcore.errors import NetworkError
 from lcmcore.runtime import Array
 from runtimes.rknn.vendorlog import gist, gist_lines
@@ -38,7 +38,7 @@ def missing() -> str | None:
     return None
 
 
-class Toolkit:
+class Toolkit(Closing):
     """A network in rknn-toolkit2: built once, then exported, run in the simulator, or both.
 
     Every method raises NetworkError, with the converter's own words if it says any.
@@ -59,19 +59,6 @@ class Toolkit:
                 cwd=self._folder.name,  # it leaves files where it runs
                 pass_fds=[theirs.fileno()],
             )
-
-    def __enter__(self) -> Toolkit:
-        """Return itself; the end of the block ends the process."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """End the process."""
-        self.close()
 
     def build(
         self,

@@ -28,4 +28,4 @@ def test_npu_cores(monkeypatch, platform, masks):
 
 def test_share_is_an_option_that_the_model_takes():
     with WorkerSpec().open(1, 2) as worker:
-        assert worker.pipeline.networks.open("unet")
+        assert worker.pipeline.networks.inputs("unet")

@@ -1,0 +1,111 @@
+"""`lcm bench`: where the time and the memory of a picture go, on this machine and with this model.
+
+Every picture has a prompt and an init image of its own, so that both encoders run: nothing is
+taken from the results that a pipeline keeps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from lcmcore.arguments import whole_number
+from lcmcore.bundle import COMPONENTS
+from lcmcore.closing import Closing
+from lcmcore.generate import open_pipeline
+from lcmcore.memory import process_bytes
+from lcmcore.pipeline import Pipeline
+from lcmcore.progress import Progress
+from lcmcore.sizes import Size, read_size
+
+_GLANCE = 0.02  # seconds between looks at the memory
+
+
+@dataclass(frozen=True)
+class Round:
+    """Seconds of one picture: in all, and in opening and running each network."""
+
+    total: float
+    opening: dict[str, float]
+    running: dict[str, float]
+
+    @property
+    def outside(self) -> float:
+        """Seconds in no network, unless a thread opened one meanwhile."""
+        return self.total - sum(self.opening.values()) - sum(self.running.values())
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure, and print a table; raises LcmError."""
+    rounds = whole_number("rounds", args.rounds, 1, 1000)
+    size = read_size(args.size) if args.size else None
+    with Progress() as progress, _Watch() as anonymous, open_pipeline(args) as pipe:
+        steps = pipe.default_steps if args.steps is None else args.steps
+        measured = []
+        for each in measure(pipe, rounds, size, steps):
+            measured.append(each)
+            progress.item(len(measured), rounds + 1, None, "pictures")
+    print(f"{pipe.bundle.paths.root}: memory {pipe.networks.memory}, {steps} steps a picture")
+    print(*_table(pipe, measured, steps), sep="\n")
+    peaks = process_bytes("VmHWM"), anonymous.peak
+    print("peak memory: {:.0f} MB resident, {:.0f} MB anonymous".format(*(p / 1e6 for p in peaks)))
+
+
+def measure(
+    pipe: Pipeline, rounds: int, size: Size | None = None, steps: int | None = None
+) -> Iterator[Round]:
+    """A first picture by a pipeline that has opened nothing, then `rounds` more; every step runs.
+
+    `size` and `steps` are the model's where they are None. Raises as the pipeline does.
+    """
+    networks, native = pipe.networks, pipe.bundle.unet.sample_size * pipe.bundle.vae.factor
+    width, height = size or (None, None)
+    shape = (height or native, width or native, 3)
+    for number in range(rounds + 1):
+        networks.opening, networks.running = (dict.fromkeys(COMPONENTS, 0.0) for _ in range(2))
+        image = np.random.default_rng(number).integers(0, 256, shape, np.uint8)
+        start = time.perf_counter()
+        pipe(f"a snowy lake, number {number}", image, 1.0, steps, width=width, height=height)
+        yield Round(time.perf_counter() - start, networks.opening, networks.running)
+
+
+class _Watch(Closing):
+    """Looks at the anonymous memory of this process again and again until it is closed."""
+
+    def __init__(self) -> None:
+        self.peak = 0
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._end.wait(_GLANCE):
+            self.peak = max(self.peak, process_bytes("RssAnon"))
+
+
+def _table(pipe: Pipeline, measured: list[Round], steps: int) -> Iterator[str]:
+    warm = measured[1:]
+
+    def row(name: str, seconds: list[float], tail: str = "") -> str:
+        return f"{name:22}{seconds[0]:9.3f}{np.median(seconds[1:]):9.3f}   {tail}"
+
+    yield "seconds                   first     warm   runtime"
+    for component in COMPONENTS:
+        name, parts = (f"{component}, a step", steps) if component == "unet" else (component, 1)
+        runtime = pipe.networks.runtimes[component].name
+        tail = f"{runtime}, opened in {measured[0].opening[component]:.3f}"
+        yield row(name, [each.running[component] / parts for each in measured], tail)
+    yield row("opening networks", [sum(each.opening.values()) for each in measured])
+    yield row("picture", [each.total for each in measured])
+    share = np.median([each.outside / each.total for each in warm])
+    yield f"{share:.2%} of a warm picture is outside the networks; warm: the median of {len(warm)}"
+    yield "pictures, each with a prompt and an init image of its own, so that both encoders run"

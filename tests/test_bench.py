@@ -1,0 +1,84 @@
+"""`lcm bench` measures what it says, with encoders that really run."""
+
+import re
+import time
+
+import numpy as np
+import pytest
+
+from lcmcore import ArgumentError, cli
+from lcmcore.bench import measure
+from lcmcore.bundle import COMPONENTS
+from lcmcore.fake import _embed, _enlarge, _shrink
+
+
+@pytest.fixture
+def counted(fake):
+    """A fake pipeline whose networks note their runs and take a moment."""
+    runs = []
+
+    def noting(component, function):
+        def run(**inputs):
+            runs.append((component, next(iter(inputs.values())).shape))
+            time.sleep(0.001)
+            return function(**inputs)
+
+        return run
+
+    functions = {
+        "text_encoder": _embed,
+        "unet": lambda sample, **_: np.zeros_like(sample),
+        "vae_encoder": _shrink,
+        "vae_decoder": _enlarge,
+    }
+    return fake(**{name: noting(name, each) for name, each in functions.items()}), runs
+
+
+def test_every_round_runs_both_encoders_and_all_steps(counted):
+    pipe, runs = counted
+    measured = list(measure(pipe, 2, (96, 64), 3))
+    assert len(measured) == 3
+    assert [name for name, _ in runs] == 3 * [
+        "text_encoder", "vae_encoder", "unet", "unet", "unet", "vae_decoder",
+    ]  # fmt: skip
+    assert runs[1][1] == (1, 3, 64, 96)
+    for each in measured:
+        assert min(each.running.values()) >= 0.001
+        assert each.running["unet"] >= 0.003
+        assert sum(each.running.values()) < each.total
+    first, second, _ = measured
+    assert min(first.opening.values()) > 0
+    assert max(second.opening.values()) == 0
+    assert 0 < second.outside < second.total
+
+
+def test_the_size_is_the_models_if_none_is_asked_for(counted):
+    pipe, runs = counted
+    list(measure(pipe, 1))
+    assert runs[1][1] == (1, 3, 256, 256)
+
+
+def test_the_table(capfd):
+    words = ["bench", "--model=tests/tiny/lcm", "--size=64x64", "--steps=1", "--rounds=2"]
+    assert cli.main([*words, "--runtime=onnx", "--threads=1", "--memory=low"]) == 0
+    out = capfd.readouterr().out
+    assert out.startswith("tests/tiny/lcm: memory low, 1 steps a picture\n")
+    for name in (*COMPONENTS, "opening networks", "picture"):
+        assert re.search(rf"^{name}.* +\d+\.\d{{3}} +\d+\.\d{{3}}", out, re.M), name
+    assert re.search(r"^\d+\.\d\d% of a warm picture is outside the networks", out, re.M)
+    resident, anonymous = re.search(
+        r"peak memory: (\d+) MB resident, (\d+) MB anonymous", out
+    ).groups()
+    assert 0 < int(anonymous) < int(resident)
+    assert len(out.splitlines()) < 24
+    assert max(map(len, out.splitlines())) < 100
+
+
+def test_rounds_that_are_none(capfd):
+    assert cli.main(["bench", "--rounds=0"]) == 1
+    assert capfd.readouterr().err == "lcm: error: rounds must be from 1 to 1000, not 0\n"
+
+
+def test_steps_that_are_none(counted):
+    with pytest.raises(ArgumentError, match="num_inference_steps"):
+        next(measure(counted[0], 1, steps=0))

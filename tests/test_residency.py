@@ -1,0 +1,380 @@
+"""Which networks are open when: all, with the next ones read ahead, or one at a time."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import lcmcore
+from lcmcore import ArgumentError, BundleError, Cancelled, NetworkError
+from lcmcore import networks as networks_module
+from lcmcore.bundle import COMPONENTS
+from lcmcore.fake import FakeRuntime, _embed
+from lcmcore.job import Request
+from lcmcore.residency import AllOpen
+from lcmcore.runtime import TensorSpec
+
+PROMPT = "a snowy lake at night"
+LONG = 60  # seconds; nothing here takes so long unless it hangs
+
+
+class Watched(FakeRuntime):
+    """Notes what is opened, by which thread, and what is open."""
+
+    def __init__(self, before=None, **functions):
+        super().__init__(**functions)
+        self.before = before or {}  # component -> called before it is opened
+        self.opened, self.threads, self.closed = [], [], []
+        self.now, self.most = set(), 0
+
+    def open(self, component, folder, options):
+        self.before.get(component, lambda: None)()
+        network = super().open(component, folder, options)
+        self.opened.append(component)
+        self.threads.append(threading.current_thread())
+        self.now.add(component)
+        self.most = max(self.most, len(self.now))
+        network.close = lambda: (self.now.discard(component), self.closed.append(component))
+        return network
+
+
+class Telling(Watched):
+    """Tells of inputs without opening, as the RKNN runtime does by its files."""
+
+    def inputs(self, component, folder, options):
+        return FakeRuntime().open(component, folder, options).inputs
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left():
+    before = set(threading.enumerate())
+    yield
+    assert set(threading.enumerate()) <= before
+
+
+@pytest.fixture
+def cores(monkeypatch):
+    def have(count):
+        monkeypatch.setattr("lcmcore.residency._cores", lambda: count)
+
+    have(2)
+    return have
+
+
+def load(runtime, memory):
+    return lcmcore.load(lcmcore.demo_dir(), runtime=runtime, memory=memory)
+
+
+def refuse(component):
+    def fail():
+        raise NetworkError(component, "cannot be opened")
+
+    return fail
+
+
+# One at a time.
+
+
+@pytest.mark.parametrize(
+    ("runtime", "first"),
+    [
+        (Watched, ["unet", "text_encoder", "vae_encoder", "unet", "vae_decoder"]),
+        (Telling, ["text_encoder", "vae_encoder", "unet", "vae_decoder"]),
+    ],
+)
+def test_low_opens_each_for_its_turn(runtime, first, photo):
+    runtime = runtime()
+    with load(runtime, "low") as pipe:
+        pipe(PROMPT, photo, seed=1)
+        assert (runtime.opened, runtime.most, runtime.now) == (first, 1, set())
+        runtime.opened.clear()
+        pipe(PROMPT, photo, seed=2)  # what the encoders returned is kept
+        assert runtime.opened == ["unet", "vae_decoder"]
+        runtime.opened.clear()
+        pipe("a hill", photo, strength=0)
+        assert runtime.opened == ["text_encoder", "vae_decoder"]
+
+
+def test_low_makes_the_same_pictures(photo):
+    pictures = []
+    for memory in ("low", "high"):
+        options = {"runtime": "onnx", "threads": 1, "memory": memory}
+        with lcmcore.load("tests/tiny/lcm", **options) as pipe:
+            pictures += pipe([PROMPT, "a hill"], photo, seed=7, output_type="np").images.tolist()
+    assert pictures[:2] == pictures[2:]
+
+
+def test_low_leaves_nothing_open_after_a_failure(photo):
+    def unet(**_):
+        raise ZeroDivisionError
+
+    runtime = Watched(unet=unet)
+    with load(runtime, "low") as pipe:
+        with pytest.raises(NetworkError, match="unet: the fake function failed"):
+            pipe(PROMPT, photo)
+        assert not runtime.now
+        with pytest.raises(ArgumentError):
+            pipe(PROMPT, photo, width=7)
+        assert not runtime.now
+
+
+def test_low_lets_a_callback_decode(photo):
+    """And cancel; the UNet goes and comes for it."""
+    runtime, previews = Watched(), []
+
+    def callback(pipe, step, timestep, arrays):
+        previews.append(pipe.decode(arrays["denoised"]))
+        return step < 1
+
+    with load(runtime, "low") as pipe, pytest.raises(Cancelled):
+        pipe(PROMPT, photo, callback_on_step_end=callback)
+    assert [preview.shape for preview in previews] == [(1, 64, 96, 3)] * 2
+    assert runtime.most == 1
+    assert not runtime.now
+
+
+def test_low_is_one_at_a_time_for_threads_too(photo):
+    runtime = Watched()
+    with load(runtime, "low") as pipe:
+        expected = [pipe(PROMPT, photo, seed=seed).latents for seed in range(4)]
+        got = [None] * 4
+
+        def work(seed):
+            got[seed] = pipe(PROMPT, photo, seed=seed).latents
+
+        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    np.testing.assert_array_equal(got, expected)
+    assert runtime.most == 1
+
+
+def test_low_tells_of_a_broken_network_when_its_turn_comes(photo):
+    runtime = Watched(before={"vae_decoder": refuse("vae_decoder")})
+    with load(runtime, "low") as pipe:
+        with pytest.raises(NetworkError, match=r"^vae_decoder: cannot be opened$"):
+            pipe(PROMPT, photo)
+        assert not runtime.now
+
+
+# All open.
+
+
+def test_high_opens_each_once(photo):
+    runtime = Watched()
+    with load(runtime, "high") as pipe:
+        for seed in range(3):
+            pipe(f"{PROMPT} {seed}", photo, seed=seed)
+        assert runtime.now == set(COMPONENTS)
+    assert sorted(runtime.opened) == sorted(runtime.closed) == sorted(COMPONENTS)
+
+
+def test_high_opens_what_comes_next_while_one_works(cores, photo):
+    opened = {component: threading.Event() for component in COMPONENTS}
+
+    def text_encoder(input_ids):
+        assert opened["vae_decoder"].wait(LONG)
+        return _embed(input_ids)
+
+    class Telltale(Watched):
+        def open(self, component, folder, options):
+            network = super().open(component, folder, options)
+            opened[component].set()
+            return network
+
+    runtime = Telltale(text_encoder=text_encoder)
+    with load(runtime, "high") as pipe:
+        pipe(PROMPT, photo)
+    threads = dict(zip(runtime.opened, runtime.threads, strict=True))
+    assert threads["vae_decoder"] is not threading.current_thread()
+
+
+def test_high_opens_the_others_while_a_job_asks_the_unet_for_its_defaults(cores, configs):
+    (configs / "lcm.toml").unlink()
+    opened = {component: threading.Event() for component in COMPONENTS}
+
+    class Telltale(Watched):
+        def open(self, component, folder, options):
+            if component == "unet":
+                assert opened["vae_decoder"].wait(LONG)
+            opened[component].set()
+            return super().open(component, folder, options)
+
+    with lcmcore.load(configs, runtime=Telltale(), memory="high") as pipe:
+        settings = Request(PROMPT).settings(pipe, from_image=False)
+        assert settings["guidance_scale"] == 8.5
+        assert not opened["vae_encoder"].is_set()
+
+
+def test_high_opens_only_what_the_call_needs(cores, photo):
+    runtime = Watched()
+    with load(runtime, "high") as pipe:
+        pipe(PROMPT, output_type="latent")
+    assert sorted(runtime.opened) == ["text_encoder", "unet"]
+
+
+def test_high_without_a_core_to_spare_opens_all_before_the_first_works(cores, photo):
+    cores(1)
+    runtime = Watched(
+        text_encoder=lambda **_: pytest.fail("a network is broken"),
+        before={"vae_decoder": refuse("vae_decoder")},
+    )
+    with load(runtime, "high") as pipe, pytest.raises(NetworkError, match=r"^vae_decoder: cannot"):
+        pipe(PROMPT, photo)
+    assert set(runtime.threads) == {threading.current_thread()}
+
+
+def test_a_network_that_cannot_be_opened_is_told_before_its_turn(cores, photo):
+    """By the caller's thread; a later call finds it repaired."""
+
+    def text_encoder(input_ids):
+        while runtime.before and not pipe.networks._residency._failed:
+            time.sleep(0.001)
+        return _embed(input_ids)
+
+    def unet(sample, **_):
+        assert not runtime.before, "the decoder is broken"
+        return sample
+
+    runtime = Watched(
+        text_encoder=text_encoder, unet=unet, before={"vae_decoder": refuse("vae_decoder")}
+    )
+    with load(runtime, "high") as pipe:
+        with pytest.raises(NetworkError, match=r"^vae_decoder: cannot be opened$"):
+            pipe(PROMPT, photo)
+        runtime.before.clear()
+        assert pipe(PROMPT, photo).images
+
+
+def test_what_another_call_needs_does_not_fail_this_one(cores, photo):
+    runtime = Watched(before={"vae_encoder": refuse("vae_encoder")})
+    with load(runtime, "high") as pipe:
+        with pytest.raises(NetworkError, match=r"^vae_encoder: cannot be opened$"):
+            pipe(PROMPT, photo)
+        assert pipe(PROMPT).images
+
+
+@pytest.mark.parametrize("memory", ["low", "high"])
+def test_a_missing_encoder_is_told_before_anything_works(memory, configs, photo):
+    for component in COMPONENTS:
+        (configs / component / "model.watched").touch()
+    (configs / "vae_encoder" / "model.watched").unlink()
+    runtime = Watched(text_encoder=lambda **_: pytest.fail("there is no encoder"))
+    runtime.filename = "model.watched"
+    with (
+        lcmcore.load(configs, runtime=runtime, memory=memory) as pipe,
+        pytest.raises(NetworkError, match=r"^vae_encoder: no model\.watched in .* only text-to-im"),
+    ):
+        pipe(PROMPT, photo)
+
+
+def test_closing_while_a_network_is_opened(cores, photo):
+    """Waits for that, closes it too, opens no more, and the call that goes on is told."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow():
+        begun.set()
+        assert go_on.wait(LONG)
+
+    runtime = Watched(before={"vae_encoder": slow})
+    pipe = load(runtime, "high")
+
+    def text_encoder(input_ids):
+        assert begun.wait(LONG)
+        closing.start()
+        while not pipe.networks._residency._closed:
+            time.sleep(0.001)
+        go_on.set()
+        closing.join()
+        return _embed(input_ids)
+
+    runtime._functions["text_encoder"] = text_encoder
+    closing = threading.Thread(target=pipe.close)
+    with pytest.raises(NetworkError, match=r"^[a-z_]+: the pipeline is closed$"):
+        pipe(PROMPT, photo)
+    assert "vae_encoder" in runtime.closed
+    assert not runtime.now
+
+
+def test_a_callback_may_close(cores, photo):
+    runtime = Watched()
+    with (
+        load(runtime, "high") as pipe,
+        pytest.raises(NetworkError, match="unet: the pipeline is closed"),
+    ):
+        pipe(PROMPT, photo, callback_on_step_end=lambda pipe, *_: pipe.close())
+    assert not runtime.now
+
+
+def test_whoever_wants_a_network_waits_for_the_thread_that_opens_it(cores):
+    begun, opened = threading.Event(), []
+
+    def open_network(component):
+        begun.set()
+        threading.Event().wait(0.05)
+        opened.append(component)
+        return FakeRuntime().open(component, None, {})
+
+    networks = AllOpen(open_network)
+    networks.expect(["unet"])
+    assert begun.wait(LONG)
+    with networks.use("unet") as network:
+        assert network.inputs[1] == TensorSpec("timestep", (1,), "int64")
+    networks.close()
+    assert opened == ["unet"]
+
+
+# Which of the two.
+
+
+@pytest.fixture
+def chosen(monkeypatch):
+    """What `memory` says of a model when so much is free."""
+
+    def choose(model, free, **options):
+        monkeypatch.setattr(networks_module, "available_bytes", lambda: free)
+        with lcmcore.load(model, **options) as pipe:
+            return pipe.networks.memory
+
+    return choose
+
+
+def test_auto_wants_twice_the_files(chosen, model):
+    onnx = sum(path.stat().st_size for path in model.glob("*/model.onnx"))
+    assert chosen(model, 2 * onnx) == "high"
+    assert chosen(model, 2 * onnx - 1) == "low"
+    assert chosen(model, None) == "high"
+
+
+@pytest.mark.parametrize("name", ["model.onnx_data", "weights.pb", "onnx__MatMul_1"])
+def test_external_data_counts(name, chosen, model):
+    (model / "unet" / name).touch()
+    with (model / "unet" / name).open("wb") as file:
+        file.truncate(2**30)
+    assert chosen(model, 2**31) == "low"
+    assert chosen(model, 2**32) == "high"
+
+
+@pytest.mark.parametrize("name", ["model.rknn", "model.safetensors", "pytorch_model.bin"])
+def test_what_the_runtime_does_not_read_does_not_count(name, chosen, model):
+    (model / "unet" / name).unlink(missing_ok=True)
+    with (model / "unet" / name).open("wb") as file:
+        file.truncate(2**33)
+    assert chosen(model, 2**31, runtime="onnx") == "high"
+
+
+def test_the_caller_wins_over_lcm_toml_and_that_over_auto(chosen, model):
+    (model / "lcm.toml").write_text('memory = "low"')
+    assert chosen(model, None) == "low"
+    assert chosen(model, 0, memory="high") == "high"
+
+
+def test_choices_that_are_none(model):
+    with pytest.raises(ArgumentError, match="memory must be 'auto' or 'low' or 'high', not 'some'"):
+        lcmcore.load(model, memory="some")
+    (model / "lcm.toml").write_text("memory = 4")
+    with pytest.raises(BundleError, match=r"lcm\.toml: memory must be 'auto' or 'low' or 'high'"):
+        lcmcore.load(model)
