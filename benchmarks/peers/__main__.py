@@ -51,6 +51,7 @@ def compared(
 ) -> str:
     """Measure the contestants, in turn, and save; returns the page."""
     images = {size: init_images.make(work, size) for size in sizes}
+    seconds_to_open_all(work, LCMCORE)  # writes the cache of graphs, as its first use does
     results = [
         measured(work, contestant, size, images[size])
         for _ in range(rounds)

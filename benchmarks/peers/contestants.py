@@ -12,7 +12,7 @@ class Contestant:
     """A row: its module here, the environment that it runs in, options of its `load`.
 
     `opens_late`: the pipeline is there before its networks are; so its loading is measured in a
-    process of its own, which opens them all.
+    process of its own, which opens them all. `first_use`: with lcmcore's cache of graphs empty.
     """
 
     name: str
@@ -20,16 +20,19 @@ class Contestant:
     environment: str
     options: Mapping[str, Any] = field(default_factory=dict)
     opens_late: bool = False
+    first_use: bool = False
 
 
-def _lcmcore(name: str, **options: Any) -> Contestant:
-    return Contestant(name, "with_lcmcore", "lcmcore", options, opens_late=True)
+def _lcmcore(name: str, first_use: bool = False, **options: Any) -> Contestant:
+    return Contestant(name, "with_lcmcore", "lcmcore", options, True, first_use)
 
 
 LCMCORE = _lcmcore("lcmcore")
 LOW = _lcmcore("lcmcore, memory=low", memory="low")
+FIRST_USE = _lcmcore("lcmcore, first use", first_use=True)
 NO_CACHE = _lcmcore("lcmcore, graph_cache=False", graph_cache=False)
 DIFFUSERS = Contestant("diffusers", "with_diffusers", "diffusers")
 OPTIMUM = Contestant("optimum", "with_optimum", "optimum")
 
-CONTESTANTS = {each.name: each for each in (DIFFUSERS, OPTIMUM, LCMCORE, LOW, NO_CACHE)}
+_ALL = (DIFFUSERS, OPTIMUM, LCMCORE, LOW, FIRST_USE, NO_CACHE)
+CONTESTANTS = {each.name: each for each in _ALL}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 import time
@@ -18,11 +19,12 @@ _SAMPLING = 0.01  # seconds between looks at the memory
 
 
 class DiedError(Exception):
-    """The process ended without a result; the status is negative for a signal."""
+    """The process ended without a result."""
 
     def __init__(self, status: int, said: str) -> None:
-        super().__init__(f"status {status}: {said}")
-        self.status = status
+        complaint = said.splitlines()[-1:] or [""]
+        how = f"killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        super().__init__(f"{how} {complaint[0]}".strip())
 
 
 def pictures(
@@ -53,17 +55,19 @@ def picture_path(work: Path, contestant: Contestant, image: Path) -> Path:
 
 
 def cache_folder(work: Path) -> Path:
-    """The user's cache, as the measured processes see it."""
+    """Where the measured processes keep graphs; that of the machine's user is left alone."""
     return work / "cache"
 
 
 def _run(
     work: Path, contestant: Contestant, job: dict[str, Any], wrapper: Sequence[str] = ()
 ) -> dict[str, Any]:
+    if contestant.first_use:
+        shutil.rmtree(cache_folder(work), ignore_errors=True)
     environment = {
         **os.environ,
         "HF_HUB_OFFLINE": "1",
-        "XDG_CACHE_HOME": str(cache_folder(work)),
+        "LCM_CACHE": str(cache_folder(work)),
     }
     job |= {
         "module": contestant.module,
