@@ -37,7 +37,7 @@ check: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.light
 
-# Beside diffusers and optimum, at full size; Linux, 20 GB of disk, 12 GB of memory, an hour.
+# Beside diffusers and optimum, at full size; Linux, 20 GB of disk, 12 GB of memory, hours.
 peers: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.peers --dir $(PEERS)
 
