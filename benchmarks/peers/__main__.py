@@ -13,7 +13,7 @@ import argparse
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,28 +52,31 @@ def compared(
     """Measure the contestants, in turn, and save; returns the page."""
     images = {size: init_images.make(work, size) for size in sizes}
     seconds_to_open_all(work, LCMCORE)  # writes the cache of graphs, as its first use does
-    results = [
-        measured(work, contestant, size, images[size])
-        for _ in range(rounds)
-        for size in sizes
-        for contestant in contestants
-    ]
+    found: dict[str, Any] = {"machine": machine(), "sizes": sizes, "results": []}
+    for done in range(1, rounds + 1):
+        found["results"] += [
+            measured(work, contestant, size, images[size])
+            for size in sizes
+            for contestant in contestants
+        ]
+        found |= compared_pictures(work, contestants, images) | {"rounds": done}
+        record.save(work, "record", found, record.page(found))  # what a stopped run leaves
+    return record.page(found)
+
+
+def compared_pictures(
+    work: Path, contestants: Sequence[Contestant], images: Mapping[int, Sequence[Path]]
+) -> dict[str, Any]:
+    """What does not depend on time: how far the pictures are apart, how large the installations."""
     used = dict.fromkeys(contestant.environment for contestant in contestants)
-    found = {
-        "machine": machine(),
-        "rounds": rounds,
-        "sizes": sizes,
-        "results": results,
+    return {
         "pixels": [
             {"size": size, **apart}
-            for size in sizes
-            for apart in differences(work, contestants, images[size][0])
+            for size, paths in images.items()
+            for apart in differences(work, contestants, paths[0])
         ],
         "installed": {name: environments.installed_gigabytes(work, name) for name in used},
     }
-    page = record.page(found)
-    record.save(work, "record", found, page)
-    return page
 
 
 def measured(
