@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= out
+PEERS ?= .peers
 BOARD ?= .board
 
-.PHONY: demo test test-rknn test-board test-export check bench soak throughput goldens pictures dist clean
+.PHONY: demo test test-rknn test-board test-export check bench peers soak throughput goldens pictures dist clean
 
 demo: $(VENV)/.installed
 	@mkdir -p $(OUT)
@@ -35,6 +36,10 @@ check: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.light
+
+# Beside diffusers and optimum, at full size; Linux, 20 GB of disk, 12 GB of memory, hours.
+peers: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.peers --dir $(PEERS)
 
 soak: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.soak
@@ -77,4 +82,4 @@ $(BOARD)/models/.built: .venv-rknn/.installed $(wildcard assets/demo/*/* runtime
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-* .board out dist build
+	rm -rf .venv .venv-* .board $(PEERS) out dist build

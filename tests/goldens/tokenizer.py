@@ -23,7 +23,7 @@ _MERGES = 49152 - 256 - 2  # of a longer list: CLIP's own count
 
 def make() -> str:
     texts = prompts(RANDOM, seed=5)
-    merges = _all_merges()
+    merges = all_merges()
     vocab = vocabulary(merges)
     with TemporaryDirectory() as folder:
         whole = write_tokenizer(Path(folder), vocab, merges)
@@ -40,7 +40,7 @@ def make() -> str:
     return f"{len(texts)} texts, {len(kept)} of {len(merges)} merges"
 
 
-def _all_merges() -> list[Pair]:
+def all_merges() -> list[Pair]:
     name = "open_clip/bpe_simple_vocab_16e6.txt.gz"
     path = Path(str(distribution("open_clip_torch").locate_file(name)))
     lines = gzip.decompress(path.read_bytes()).decode().split("\n")

@@ -1,0 +1,124 @@
+"""Measure lcmcore beside diffusers and optimum: `make peers`.
+
+    python -m benchmarks.peers --dir DIR [--rounds N] [--sizes 256 512] [--only NAME ...]
+    python -m benchmarks.peers --dir DIR --within GB
+
+DIR gets the environments, the model and the record (record.json, record.md); 20 GB of room. What is
+there already is not made again. Linux. With --within, lcmcore alone, in a cgroup of so much memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import environments, init_images, limited, model, record
+from .call import WARM
+from .contestants import CONTESTANTS, LCMCORE, Contestant
+from .pixels import difference
+from .process import picture_path, pictures, seconds_to_open_all
+
+
+def main() -> None:
+    """Set up, run, save and print the record."""
+    parser = argparse.ArgumentParser(description="lcmcore beside its peers")
+    parser.add_argument("--dir", type=Path, required=True)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512])
+    parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
+    parser.add_argument("--within", type=float, metavar="GB", help="lcmcore in so much memory")
+    args = parser.parse_args()
+    work = args.dir.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    environments.set_up(work)
+    model.set_up(work)
+    if args.within:
+        print(limited.measure(work, args.within, args.sizes))
+    else:
+        contestants = [CONTESTANTS[name] for name in args.only]
+        print(compared(work, contestants, args.sizes, args.rounds))
+
+
+def compared(
+    work: Path, contestants: Sequence[Contestant], sizes: Sequence[int], rounds: int
+) -> str:
+    """Measure the contestants, in turn, and save; returns the page."""
+    images = {size: init_images.make(work, size) for size in sizes}
+    seconds_to_open_all(work, LCMCORE)  # writes the cache of graphs, as its first use does
+    found: dict[str, Any] = {"machine": machine(), "sizes": sizes, "results": []}
+    for done in range(1, rounds + 1):
+        found["results"] += [
+            measured(work, contestant, size, images[size])
+            for size in sizes
+            for contestant in contestants
+        ]
+        found |= compared_pictures(work, contestants, images) | {"rounds": done}
+        record.save(work, "record", found, record.page(found))  # what a stopped run leaves
+    return record.page(found)
+
+
+def compared_pictures(
+    work: Path, contestants: Sequence[Contestant], images: Mapping[int, Sequence[Path]]
+) -> dict[str, Any]:
+    """What does not depend on time: how far the pictures are apart, how large the installations."""
+    used = dict.fromkeys(contestant.environment for contestant in contestants)
+    return {
+        "pixels": [
+            {"size": size, **apart}
+            for size, paths in images.items()
+            for apart in differences(work, contestants, paths[0])
+        ],
+        "installed": {name: environments.installed_gigabytes(work, name) for name in used},
+    }
+
+
+def measured(
+    work: Path, contestant: Contestant, size: int, images: Sequence[Path]
+) -> dict[str, Any]:
+    """One contestant once, with the load average before it, which tells a busy machine."""
+    print(f"{contestant.name} at {size}x{size}", file=sys.stderr)
+    before = os.getloadavg()[0]
+    result = pictures(work, contestant, images, WARM)
+    if contestant.opens_late:
+        result["load"] = seconds_to_open_all(work, contestant)
+    return {"contestant": contestant.name, "size": size, "load_average": before, **result}
+
+
+def differences(work: Path, contestants: Sequence[Contestant], image: Path) -> list[dict[str, Any]]:
+    """How far the pictures of the others are from lcmcore's."""
+    if LCMCORE not in contestants:
+        return []
+    ours = np.load(picture_path(work, LCMCORE, image))
+    return [
+        {
+            "ours": LCMCORE.name,
+            "other": other.name,
+            **difference(ours, np.load(picture_path(work, other, image))),
+        }
+        for other in contestants
+        if other is not LCMCORE
+    ]
+
+
+def machine() -> dict[str, Any]:
+    """What it was measured on."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.split(": ", 1)[1] for line in lines if line.startswith("model name")]
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {
+        "processor": names[0] if names else platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory": pages / 1e9,
+        "system": f"Linux {platform.release()}",
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""A cgroup of limited memory, of either version; needs root.
+
+Page cache counts: what a process in it maps or reads from a file is dropped and read again when
+there is no room.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+_ROOT = Path("/sys/fs/cgroup")
+_NAME = "lcmcore-peers"
+
+
+@dataclass(frozen=True)
+class Cgroup:
+    """One that exists."""
+
+    folder: Path
+
+    @property
+    def wrapper(self) -> list[str]:
+        """A command that joins it, then runs another in its own place."""
+        return ["sh", "-c", f'echo $$ > "{self.folder}/cgroup.procs"; exec "$@"', "sh"]
+
+    @property
+    def peak(self) -> float | None:
+        """The most that it held, page cache included, in GB; None if the kernel does not tell."""
+        for name in ("memory.peak", "memory.max_usage_in_bytes"):
+            if (self.folder / name).exists():
+                return int((self.folder / name).read_text()) / 1e9
+        return None
+
+
+@contextmanager
+def limited(gigabytes: float) -> Iterator[Cgroup]:
+    """A new cgroup of so much memory and no swap, removed afterwards."""
+    second = (_ROOT / "cgroup.controllers").exists()
+    if second and "memory" not in (_ROOT / "cgroup.subtree_control").read_text().split():
+        (_ROOT / "cgroup.subtree_control").write_text("+memory")
+    folder = (_ROOT if second else _ROOT / "memory") / _NAME
+    folder.mkdir()
+    limits = (
+        {"memory.max": str(int(gigabytes * 1e9)), "memory.swap.max": "0"}
+        if second
+        else {"memory.limit_in_bytes": str(int(gigabytes * 1e9)), "memory.swappiness": "0"}
+    )
+    try:
+        for name, value in limits.items():
+            if (folder / name).exists():
+                (folder / name).write_text(value)
+        yield Cgroup(folder)
+    finally:
+        folder.rmdir()
+
+
+def forget(folders: Iterable[Path]) -> None:
+    """Drop the page cache of all files below: else they would be charged to who read them first."""
+    for folder in folders:
+        for path in folder.rglob("*"):
+            if path.is_file():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

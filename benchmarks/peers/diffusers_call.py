@@ -1,0 +1,34 @@
+"""The call in diffusers' words, which optimum's pipelines share."""
+
+from typing import Any
+
+import torch
+from PIL import Image
+
+from .call import GUIDANCE, STEPS, STRENGTH, Draw
+
+
+def as_draw(pipeline: Any) -> Draw:
+    """The pipeline as a function of prompt, init image and seed."""
+    pipeline.set_progress_bar_config(disable=True)
+
+    def draw(prompt: str, image: str, seed: int) -> tuple[Any, int]:
+        timesteps = []
+
+        def count(_: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            timesteps.append(timestep)
+            return tensors
+
+        result = pipeline(
+            prompt=prompt,
+            image=Image.open(image).convert("RGB"),
+            strength=STRENGTH,
+            num_inference_steps=STEPS,
+            guidance_scale=GUIDANCE,
+            generator=torch.Generator("cpu").manual_seed(seed),
+            output_type="np",
+            callback_on_step_end=count,
+        )
+        return result.images[0], len(timesteps)
+
+    return draw

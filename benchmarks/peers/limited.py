@@ -1,0 +1,66 @@
+"""lcmcore in less memory than its weights are large."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import cgroup, init_images, record
+from .contestants import FIRST_USE, LCMCORE, LOW, NO_CACHE, Contestant
+from .process import DiedError, cache_folder, pictures, seconds_to_open_all
+
+_FIGURES = {
+    "first": "first s",
+    "another prompt and image": "warm, another prompt and image s",
+    "resident": "peak resident GB",
+    "anonymous": "peak anonymous GB",
+    "read": "read from disk GB",
+    "held": "peak of the cgroup GB",
+}
+
+
+def measure(work: Path, gigabytes: float, sizes: Sequence[int]) -> str:
+    """Draw in a cgroup of so much memory, each row once, and save; returns the page.
+
+    The cache of graphs is written outside it, but for the row of the first use.
+    """
+    seconds_to_open_all(work, LCMCORE)
+    rows = []
+    for size in sizes:
+        images = init_images.make(work, size)
+        for contestant in (LCMCORE, LOW, NO_CACHE, FIRST_USE):
+            print(f"{contestant.name} at {size}x{size} in {gigabytes} GB", file=sys.stderr)
+            rows.append({"size": size, **_measured(work, contestant, images, gigabytes)})
+    page = _page(rows, gigabytes)
+    record.save(work, "within", {"gigabytes": gigabytes, "results": rows}, page)
+    return page
+
+
+def _measured(
+    work: Path, contestant: Contestant, images: Sequence[Path], gigabytes: float
+) -> dict[str, Any]:
+    cgroup.forget([work / "bundle", cache_folder(work)])
+    with cgroup.limited(gigabytes) as group:
+        try:
+            result = pictures(work, contestant, images, 1, group.wrapper)
+        except DiedError as death:
+            result = {"died": str(death)}
+        return {"contestant": contestant.name, "held": group.peak, **result}
+
+
+def _page(rows: Sequence[dict[str, Any]], gigabytes: float) -> str:
+    table = record.table_of(
+        ["", "", *_FIGURES.values()],
+        [
+            [
+                f"{row['size']}x{row['size']}",
+                row["contestant"],
+                *(f"{row[name]:.2f}" if row.get(name) is not None else "-" for name in _FIGURES),
+            ]
+            for row in rows
+        ],
+    )
+    deaths = [f"{row['contestant']}: {row['died']}" for row in rows if "died" in row]
+    return "\n\n".join([f"## Within {gigabytes} GB, page cache included", table, *deaths]) + "\n"

@@ -1,0 +1,93 @@
+"""What a contestant costs, measured in its own process: `python -m peers.measure JOB`.
+
+JOB is JSON; so is what is printed. Nothing but the standard library is imported before the
+contestant, whose module's import is the first figure.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import statistics
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from .call import PROMPTS, SEED, STEPS, Draw
+
+
+def measure(job: dict[str, Any]) -> dict[str, Any]:
+    """Seconds of import, loading, first and warm pictures; versions; memory by the kernel.
+
+    `first` counts from `started`, when the parent began the process, on the system's clock.
+    """
+    start = time.monotonic()
+    contestant = importlib.import_module(f"peers.{job['module']}")
+    imported = time.monotonic()
+    draw = getattr(contestant, job["load"])(Path(job["work"]), job["options"])
+    loaded = time.monotonic()
+    result = {"import": imported - start, "load": loaded - imported}
+    if job["images"]:
+        result |= _pictures(draw, job)
+    return {
+        **result,
+        "versions": {name: version(name) for name in contestant.PACKAGES},
+        "resident": _status("VmHWM"),
+        "read": _read_bytes(),
+    }
+
+
+def _pictures(draw: Draw, job: dict[str, Any]) -> dict[str, Any]:
+    images = job["images"]
+    picture = _drawn(draw, PROMPTS[0], images[0], SEED)
+    first = time.monotonic() - job["started"]
+    pairs = list(zip(PROMPTS, images, strict=True))[1 : 1 + job["warm"]]
+    another_seed = [
+        _seconds(draw, PROMPTS[0], images[0], SEED + count) for count in range(1, 1 + len(pairs))
+    ]
+    another_prompt = [_seconds(draw, prompt, image, SEED) for prompt, image in pairs]
+    _save(picture, Path(job["picture"]))
+    return {
+        "first": first,
+        "another seed": statistics.median(another_seed),
+        "another prompt and image": statistics.median(another_prompt),
+    }
+
+
+def _seconds(draw: Draw, prompt: str, image: str, seed: int) -> float:
+    start = time.monotonic()
+    _drawn(draw, prompt, image, seed)
+    return time.monotonic() - start
+
+
+def _drawn(draw: Draw, prompt: str, image: str, seed: int) -> Any:
+    picture, unet_runs = draw(prompt, image, seed)
+    if unet_runs != STEPS:
+        raise SystemExit(f"the UNet ran {unet_runs} times, not {STEPS}: not the same work")
+    return picture
+
+
+def _save(picture: Any, path: Path) -> None:
+    import numpy as np
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, picture)
+
+
+def _status(field: str) -> float:
+    """A field of /proc/self/status, in GB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    fields = dict(line.split(":", 1) for line in lines)
+    return int(fields[field].split()[0]) * 1024 / 1e9
+
+
+def _read_bytes() -> float:
+    """GB that this process had the disk read."""
+    fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(fields["read_bytes"]) / 1e9
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(json.loads(sys.argv[1]))))

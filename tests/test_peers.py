@@ -1,0 +1,53 @@
+"""The arithmetic of the benchmark beside peers."""
+
+import numpy as np
+import pytest
+
+from benchmarks.peers import record
+from benchmarks.peers.bars import Bar
+from benchmarks.peers.contestants import LCMCORE, OPTIMUM
+from benchmarks.peers.pixels import difference
+
+FIRST = Bar(256, "first", OPTIMUM, 0.3)
+
+
+def results(contestant, seconds, size=256):
+    figures = dict.fromkeys(record.FIGURES, 1.0)
+    return [{**figures, "contestant": contestant.name, "size": size, "first": s} for s in seconds]
+
+
+def test_ratio_is_of_medians_not_of_single_rounds():
+    table = record.medians(results(LCMCORE, [1, 2, 90]) + results(OPTIMUM, [4, 80, 8]))
+    assert record.ratio(table, FIRST) == 2 / 8
+
+
+def test_sizes_are_kept_apart():
+    table = record.medians(results(LCMCORE, [3]) + results(OPTIMUM, [6], size=512))
+    assert record.ratio(table, FIRST) is None
+
+
+@pytest.mark.parametrize(("seconds", "verdict"), [(3.0, "reached"), (3.1, "**missed**")])
+def test_page_tells_whether_a_bar_is_reached(seconds, verdict):
+    rows = results(LCMCORE, [seconds]) + results(OPTIMUM, [10])
+    page = record.page(
+        {
+            "machine": {"processor": "a CPU", "cores": 2, "memory": 8, "system": "Linux"},
+            "rounds": 1,
+            "sizes": [256],
+            "results": [{**row, "load_average": 0.1} for row in rows],
+            "pixels": [],
+            "installed": {},
+        }
+    )
+    (line,) = [line for line in page.splitlines() if "first s, lcmcore / optimum" in line]
+    assert line.endswith(f"| {seconds / 10:.3f} | 0.30 | {verdict} |")
+
+
+def test_difference_counts_values_that_change_in_eight_bits():
+    first = np.zeros((2, 2, 3), np.float32)
+    second = first.copy()
+    second[0, 0] = 0.001, 0.003, 0.1  # the first rounds to the same byte
+    apart = difference(first, second)
+    assert apart["largest"] == pytest.approx(0.1)
+    assert apart["rms"] == pytest.approx(np.sqrt((0.001**2 + 0.003**2 + 0.1**2) / 12))
+    assert apart["changed"] == 2 / 12
