@@ -6,7 +6,8 @@ from pathlib import Path
 
 MEMORIES = ("auto", "low", "high")  # how much of it networks may take
 
-_CGROUP = Path("/sys/fs/cgroup")
+_CGROUPS = Path("/sys/fs/cgroup")
+_MEMBERSHIP = Path("/proc/self/cgroup")
 _NO_WEIGHTS = (".json", ".safetensors", ".bin")  # configs, and what torch reads
 
 
@@ -48,9 +49,31 @@ def _kernel_bytes(path: Path, field: str) -> int | None:
 
 
 def _from_cgroup() -> int | None:
+    """By the cgroup that the process is in, of either version; its page cache counts as free."""
     try:
-        limit = (_CGROUP / "memory.max").read_text().strip()
-        used = (_CGROUP / "memory.current").read_text().strip()
+        lines = [line.split(":", 2) for line in _MEMBERSHIP.read_text().splitlines()]
     except OSError:
         return None
-    return None if limit == "max" else int(limit) - int(used)
+    frees = [
+        _free_in(_CGROUPS / kind / place, *names)
+        for _, controllers, path in lines
+        for kind, controller, *names in (
+            ("", "", "memory.max", "memory.current"),
+            ("memory", "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+        )
+        if controller in controllers.split(",")
+        for place in (path.strip("/"), "")  # in a container its own is at the root
+    ]
+    return min((free for free in frees if free is not None), default=None)
+
+
+def _free_in(folder: Path, limit: str, usage: str) -> int | None:
+    """What is left in one cgroup; None without a limit."""
+    try:
+        most = (folder / limit).read_text().strip()
+        used = int((folder / usage).read_text())
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except OSError:
+        return None
+    cached = sum(int(stat.get(f"{kind}_file", 0)) for kind in ("active", "inactive"))
+    return None if most == "max" else int(most) - used + cached

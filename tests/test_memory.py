@@ -1,0 +1,63 @@
+"""How much memory there is, by made-up cgroups."""
+
+from pathlib import Path
+
+import pytest
+
+from lcmcore import memory
+
+GB = 10**9
+
+
+def cgroup(tmp_path, monkeypatch, membership, folder, files):
+    (tmp_path / "membership").write_text(membership)
+    place = tmp_path / "cgroups" / folder
+    place.mkdir(parents=True)
+    for name, value in files.items():
+        (place / name).write_text(f"{value}\n")
+    monkeypatch.setattr(memory, "_MEMBERSHIP", tmp_path / "membership")
+    monkeypatch.setattr(memory, "_CGROUPS", tmp_path / "cgroups")
+
+
+STAT = f"anon {GB}\ninactive_file {GB // 2}\nactive_file {GB // 2}"
+
+
+def second(limit):
+    return {"memory.max": limit, "memory.current": 2 * GB, "memory.stat": STAT}
+
+
+@pytest.mark.parametrize("folder", ["", "work/job"])
+def test_a_limit_of_version_2_is_seen_at_the_root_and_below(tmp_path, monkeypatch, folder):
+    cgroup(tmp_path, monkeypatch, "0::/work/job\n", folder, second(int(2.5 * GB)))
+    assert memory.available_bytes() == int(1.5 * GB)  # page cache can be had
+
+
+def test_a_limit_of_version_1_is_seen(tmp_path, monkeypatch):
+    files = {
+        "memory.limit_in_bytes": 2 * GB,
+        "memory.usage_in_bytes": GB,
+        "memory.stat": "cache 0\ninactive_file 0\nactive_file 0",
+    }
+    membership = "4:cpu,memory:/job\n0::/\n"
+    cgroup(tmp_path, monkeypatch, membership, "memory/job", files)
+    assert memory.available_bytes() == GB
+
+
+def test_no_limit_is_what_the_machine_has(tmp_path, monkeypatch):
+    cgroup(tmp_path, monkeypatch, "0::/\n", "", second("max"))
+    without = memory.available_bytes()
+    monkeypatch.setattr(memory, "_MEMBERSHIP", Path("/nowhere"))
+    assert without == pytest.approx(memory.available_bytes(), rel=0.2)
+
+
+def test_a_model_counts_with_its_external_data(tmp_path):
+    for name, size in {
+        "model.onnx": 10,
+        "model.onnx_data": 1000,
+        "weights-0001": 500,
+        "model.safetensors": 7,
+        "config.json": 7,
+    }.items():
+        (tmp_path / name).write_bytes(bytes(size))
+    assert memory.file_bytes(tmp_path, "model.onnx") == 1510
+    assert memory.file_bytes(tmp_path / "none", "model.onnx") == 0
