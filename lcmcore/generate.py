@@ -68,7 +68,9 @@ def runtime_choice(args: argparse.Namespace) -> dict[str, str]:
 
 def runtime_options(args: argparse.Namespace) -> dict[str, Any]:
     """The options for the runtimes that were given."""
-    options = {"threads": args.threads, "providers": args.provider}
+    options = {
+        "threads": args.threads, "providers": args.provider, "graph_cache": args.graph_cache,
+    }  # fmt: skip
     return {key: value for key, value in options.items() if value is not None}
 
 
