@@ -192,7 +192,7 @@ def test_many_processes_at_once(root, folder):
 
 def test_info_tells_of_the_entry(root, tmp_path):
     bundle = shutil.copytree(TINY / "lcm", tmp_path / "lcm")
-    assert sum("made when it is first used" in line for line in describe(bundle)) == 4
+    assert sum("graph: none yet" in line for line in describe(bundle)) == 4
     assert not root.exists()
     picture(bundle / "vae_decoder")
     line = next(line for line in describe(bundle) if "MiB, current" in line)

@@ -1,13 +1,11 @@
 """Graphs that ONNX Runtime optimized once, kept on the disk with weights that are mapped from it.
 
-A session that opens one has nothing to optimize and holds no copy of the weights. There is one
-entry for each path of a model; the entry of a model, ONNX Runtime or CPU that has changed is
-replaced. Whatever goes wrong here, the model is opened as it is.
+There is one entry for each path of a model; that of a model, ONNX Runtime or CPU that has changed
+is replaced. Whatever goes wrong here, the model is opened as it is.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -16,7 +14,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import cache
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,48 +30,35 @@ GRAPH, WEIGHTS = "model.onnx", "model.weights"
 SMALLEST = 2**25  # bytes; what is smaller opens as fast without
 _FORMAT = 1  # of the entries, and of the changes that are made to graphs
 _ENTRY = "entry.json"
-_ROOM = 1.1  # of the model's size must be free
 
 _log = logging.getLogger(__name__)
-Builder = Callable[[Path, Path], None]  # from the source to a folder of GRAPH and WEIGHTS
 
 
-def folder() -> Path:
-    """$LCM_CACHE/onnx, else in $XDG_CACHE_HOME/lcmcore, else in ~/.cache/lcmcore."""
-    own = os.environ.get("LCM_CACHE")
-    shared = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(own or f"{shared}/lcmcore").expanduser() / "onnx"
+@contextmanager
+def optimized(
+    source: Path, version: str, build: Callable[[Path, Path], None]
+) -> Iterator[Path | None]:
+    """The optimized graph, None if there is none to be had; while in use, nobody replaces it.
 
-
-@contextlib.contextmanager
-def optimized(source: Path, version: str, build: Builder) -> Iterator[Path | None]:
-    """The optimized graph, built if need be; None if there is none to be had.
-
-    No other process replaces it while the context lasts; afterwards a session keeps its files.
+    `build` makes it of the source, in a folder, where `version` of ONNX Runtime has none yet.
     """
     graph = None
-    with contextlib.ExitStack() as stack:
+    with ExitStack() as stack:
         try:
-            entry = _Entry(source, version)
-            if entry.path.is_dir() or entry.pays:
-                graph = stack.enter_context(entry.locked(build))
+            entry = _entry(source)
+            if fcntl is not None and (entry.is_dir() or _pays(source)):
+                entry.parent.mkdir(parents=True, exist_ok=True)
+                lock = os.open(f"{entry}.lock", os.O_RDONLY | os.O_CREAT, 0o600)
+                stack.callback(os.close, lock)
+                fcntl.flock(lock, fcntl.LOCK_SH)
+                if not _is_current(entry, source, version):
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+                if not _is_current(entry, source, version):  # nor made meanwhile by another
+                    _replace(entry, source, version, build)
+                graph = entry / GRAPH
         except Exception as error:  # the disk's and ONNX Runtime's: the plain graph tells better
             _log.info("%s: no optimized graph: %s", source, error)
         yield graph
-
-
-def state(source: Path, version: str) -> str:
-    """A line about the entry of a model, for `lcm info`."""
-    try:
-        entry = _Entry(source, version)
-        if not entry.path.is_dir():
-            later = "made when it is first used" if entry.pays else "none, the model is small"
-            return f"optimized graph: {later}"
-        size = sum(path.stat().st_size for path in entry.path.iterdir()) / 2**20
-        age = "current" if entry.is_current() else "outdated"
-    except (OSError, ValueError, RuntimeError) as error:
-        return f"optimized graph: none, {error}"
-    return f"optimized graph: {size:.1f} MiB, {age}, {entry.path}"
 
 
 def discard(graph: Path) -> None:
@@ -81,75 +66,66 @@ def discard(graph: Path) -> None:
     shutil.rmtree(graph.parent, ignore_errors=True)
 
 
-class _Entry:
-    """A folder with the graph, its weights, and what they were made from."""
-
-    def __init__(self, source: Path, version: str) -> None:
-        self._source = source.absolute()
-        self._made_by = [_FORMAT, version, _cpu()]
-        self.path = folder() / hashlib.sha256(os.fsencode(self._source)).hexdigest()[:20]
-
-    @property
-    def pays(self) -> bool:
-        """Whether the model is large enough."""
-        files = (path for path in self._source.parent.iterdir() if path.is_file())
-        return fcntl is not None and sum(map(_size, files)) >= SMALLEST
-
-    @contextlib.contextmanager
-    def locked(self, build: Builder) -> Iterator[Path]:
-        """The graph's path, while nobody else changes the entry."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(f"{self.path}.lock", os.O_RDONLY | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH)
-            if not self.is_current():
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                if not self.is_current():  # another process may have been faster
-                    self._replace(build)
-            yield self.path / GRAPH
-        finally:
-            os.close(lock)
-
-    def is_current(self) -> bool:
-        """Whether the entry is whole and made of these files, by this software, for this CPU."""
-        try:
-            made = json.loads((self.path / _ENTRY).read_text())
-            return (
-                made["by"] == self._made_by
-                and all(_size(self.path / name) == size for name, size in made["sizes"].items())
-                and all(_is_same(self._source.parent / name, *of) for name, of in made["from"])
-            )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return False
-
-    def _replace(self, build: Builder) -> None:
-        """Build beside, then rename; nothing that a crash leaves behind looks like an entry."""
-        for remains in self.path.parent.glob(f"{self.path.name}.*/"):
-            shutil.rmtree(remains, ignore_errors=True)
-        discard(self.path / GRAPH)
-        files = external_files(self._source)
-        needed = _ROOM * sum(map(_size, files))
-        if shutil.disk_usage(self.path.parent).free < needed:
-            raise OSError(f"{needed / 2**30:.1f} GiB are needed in {self.path.parent}")
-        known = [(str(path.relative_to(self._source.parent)), _known(path)) for path in files]
-        prefix = f"{self.path.name}."
-        with tempfile.TemporaryDirectory(prefix=prefix, dir=self.path.parent) as name:
-            stage = Path(name) / "entry"
-            stage.mkdir()
-            build(self._source, stage)
-            sizes = {path.name: _on_disk(path) for path in stage.iterdir()}
-            entry = {"by": self._made_by, "sizes": sizes, "from": known}
-            (stage / _ENTRY).write_text(json.dumps(entry))
-            stage.rename(self.path)
+def state(source: Path, version: str) -> str:
+    """A line about the entry of a model, for `lcm info`."""
+    try:
+        entry = _entry(source)
+        if entry.is_dir():
+            size = sum(map(_size, entry.iterdir())) / 2**20
+            age = "current" if _is_current(entry, source, version) else "outdated"
+            return f"optimized graph: {size:.1f} MiB, {age}, {entry}"
+        return f"optimized graph: none{' yet' if _pays(source) else ', the model is small'}"
+    except (OSError, RuntimeError) as error:
+        return f"optimized graph: none, {error}"
 
 
-def _known(path: Path) -> list[Any]:
-    """What tells whether a file is the same: at a glance, and for certain."""
-    return [_glance(path), sha256(path)]
+def _entry(source: Path) -> Path:
+    own, shared = os.environ.get("LCM_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    root = Path(own or f"{shared or '~/.cache'}/lcmcore").expanduser() / "onnx"
+    return root / hashlib.sha256(os.fsencode(source.absolute())).hexdigest()[:20]
+
+
+def _pays(source: Path) -> bool:
+    return sum(_size(path) for path in source.parent.iterdir() if path.is_file()) >= SMALLEST
+
+
+def _is_current(entry: Path, source: Path, version: str) -> bool:
+    """Whether an entry is whole and made of these files, by this software, for this CPU."""
+    try:
+        made = json.loads((entry / _ENTRY).read_text())
+        return (
+            made["by"] == _makers(version)
+            and all(_size(entry / name) == size for name, size in made["sizes"])
+            and all(_is_same(source.parent / name, *known) for name, *known in made["from"])
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _is_same(path: Path, glance: list[int], digest: str) -> bool:
     return _glance(path) == glance or sha256(path) == digest
+
+
+def _replace(entry: Path, source: Path, version: str, build: Callable[[Path, Path], None]) -> None:
+    """Build beside, then rename; nothing that a crash leaves behind looks like an entry."""
+    for remains in (*entry.parent.glob(f"{entry.name}.*/"), entry):
+        shutil.rmtree(remains, ignore_errors=True)
+    files = external_files(source)
+    if shutil.disk_usage(entry.parent).free < 1.1 * sum(map(_size, files)):
+        raise OSError(f"not enough room in {entry.parent}")
+    names = [(path.relative_to(source.parent), path) for path in files]
+    known = [(str(name), _glance(path), sha256(path)) for name, path in names]
+    with tempfile.TemporaryDirectory(prefix=f"{entry.name}.", dir=entry.parent) as folder:
+        stage = Path(folder) / "entry"
+        stage.mkdir()
+        build(source, stage)
+        for path in stage.iterdir():  # boards lose their power
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        sizes = [(path.name, _size(path)) for path in stage.iterdir()]
+        made = {"by": _makers(version), "sizes": sizes, "from": known}
+        (stage / _ENTRY).write_text(json.dumps(made))
+        stage.rename(entry)
 
 
 def _glance(path: Path) -> list[int]:
@@ -161,19 +137,15 @@ def _size(path: Path) -> int:
     return path.stat().st_size
 
 
-def _on_disk(path: Path) -> int:
-    """The size of a file that a loss of power does not take any more."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    return _size(path)
+def _makers(version: str) -> list[Any]:
+    return [_FORMAT, version, _cpu()]
 
 
-@cache
 def _cpu() -> str:
     """What the layout of weights depends on."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
-    features = [line for line in lines if line.startswith(("flags", "Features"))]
-    return hashlib.sha256("".join(features[:1]).encode()).hexdigest()[:16] + platform.machine()
+    features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return f"{platform.machine()} {hashlib.sha256(features.encode()).hexdigest()[:16]}"
