@@ -75,7 +75,7 @@ class _Matcher:
             if node.op == "Mul" and factor:
                 factors.append(factor)
                 name = node.inputs[node.inputs[0] == factor]
-            elif node.op == "Transpose" and len(perm) == len(axes):
+            elif axes and node.op == "Transpose" and len(perm) == 4:
                 name, axes = node.inputs[0], tuple(perm[axis] for axis in axes)
             elif axes and (turned := self._turned(node)):
                 name, axes = turned, tuple((0, 1, 3, 2)[axis] for axis in axes)

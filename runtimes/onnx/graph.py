@@ -20,6 +20,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _GRAPH, _OPSET, _NODE, _INITIALIZER, _OUTPUT = 7, 8, 1, 5, 12
 _DTYPES: dict[int, np.dtype[Any]] = {1: np.dtype("<f4"), 7: np.dtype("<i8")}
 _MICROSOFT = "com.microsoft"
+_BRANCHES = {"If", "Loop", "Scan"}
 _LARGE = 1024  # bytes of a weight that goes into a file of its own
 
 
@@ -93,8 +94,9 @@ class Graph:
         """Write the model, without nodes that nothing needs any more."""
         needed = {_texts(read(each), 1)[0] for each in pick(self._fields, _OUTPUT)}
         kept: list[Field] = []
+        branches = not _BRANCHES.isdisjoint(node.op for node in self.nodes)  # need what is outside
         for node in reversed(self.nodes):
-            if needed.intersection(node.outputs):
+            if branches or needed.intersection(node.outputs):
                 needed.update(node.inputs)
                 kept.append((_NODE, _BYTES, write(node.fields)))
         fields = [field for field in self._fields if field[0] != _NODE] + kept[::-1]

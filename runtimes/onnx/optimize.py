@@ -40,7 +40,7 @@ def optimize(source: Path, target: Path, ort: Any) -> None:
 def _save(ort: Any, source: Path, target: Path, level: Any, outside: bool) -> None:
     """One pass; `outside` puts the weights into WEIGHTS, and otherwise they stay where they are."""
     options = ort.SessionOptions()
-    options.log_severity_level = 4
+    options.log_severity_level = 4  # errors come as exceptions
     options.graph_optimization_level = level
     options.optimized_model_filepath = str(target)
     options.add_session_config_entry("session.disable_prepacking", "1")

@@ -53,14 +53,15 @@ class OnnxRuntime:
         cached = options.get("graph_cache", True)
         if not isinstance(cached, bool):
             raise ArgumentError(f"graph_cache must be true or false, not {cached!r}")
-        session = None
-        if cached and providers == list(_DEFAULT_PROVIDERS):
-            session = _open_optimized(onnxruntime, path, options.get("threads"))
+        on_cpu = providers == list(_DEFAULT_PROVIDERS)
+        session = _open_optimized(onnxruntime, path, settings) if cached and on_cpu else None
         try:
-            session = session or onnxruntime.InferenceSession(path, settings, providers=providers)
+            if session is None:
+                settings = _session_options(onnxruntime, options.get("threads"))
+                session = onnxruntime.InferenceSession(path, settings, providers=providers)
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise NetworkError(component, f"cannot open {path}: {first_line(error)}") from error
-        return OnnxNetwork(component, session)
+        return OnnxNetwork(component, session, _run_options(onnxruntime) if on_cpu else None)
 
     def describe(self, path: Path) -> Iterator[str]:
         """Lines about a model.onnx, for `lcm info`; raises NetworkError."""
@@ -73,9 +74,8 @@ class OnnxRuntime:
         yield cache.state(path, onnxruntime.__version__)
 
 
-def _open_optimized(ort: Any, path: Path, threads: Any) -> Any:
+def _open_optimized(ort: Any, path: Path, settings: Any) -> Any:
     """A session on the optimized graph, None if there is none."""
-    settings = _session_options(ort, threads)
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     settings.add_session_config_entry("session.disable_prepacking", "1")  # or weights are copied
 
@@ -106,6 +106,14 @@ def _session_options(ort: Any, threads: Any) -> onnxruntime.SessionOptions:
         # Of the threads that ONNX Runtime starts, which the caller's own is not; it counts from 1.
         affinities = ";".join(str(core + 1) for core in big[1:])
         options.add_session_config_entry("session.intra_op_thread_affinities", affinities)
+    return options
+
+
+def _run_options(ort: Any) -> onnxruntime.RunOptions:
+    """Memory of one run is given back after it, to the run of the next network."""
+    options = ort.RunOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     return options
 
 
