@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from math import prod
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from runtimes.onnx.graph import Graph, Node
 
-Axes: TypeAlias = "tuple[int, ...]"
 _FOUR = (0, 1, 2, 3)
 _WAYS = [(0, 2, 1, 3), (0, 2, 3, 1), (0, 2, 1, 3)]  # of query, key, value from [b, n, heads, c]
 
@@ -66,7 +65,7 @@ class _Matcher:
         node = self._makers.get(name)
         return node if node is not None and node.op == op else None
 
-    def _source(self, name: str, axes: Axes) -> tuple[str, Axes, list[str]]:
+    def _source(self, name: str, axes: tuple[int, ...]) -> Any:
         """What a tensor is made of by moving axes (all four, or none), and factors on the way."""
         factors: list[str] = []
         while (node := self._makers.get(name)) is not None:
@@ -131,21 +130,19 @@ class _Matcher:
         numbers = self._graph.numbers(name)
         if numbers is not None:
             return numbers if len(numbers) == 1 else []
-        outer = self._made(name, "Sqrt")
-        ratio = self._made(outer.inputs[0], "Div") if outer else None
-        inner = self._made(ratio.inputs[1], "Sqrt") if ratio else None
-        cast = self._made(inner.inputs[0], "Cast") if inner else None
-        if ratio is None or cast is None or self._graph.numbers(ratio.inputs[0]) != [1]:
-            return []
-        return [("root", *self._shape(cast.inputs[0]))]
+        for op in ("Sqrt", "Div", "Sqrt", "Cast"):
+            node = self._made(name, op)
+            if node is None or (op == "Div" and self._graph.numbers(node.inputs[0]) != [1]):
+                return []
+            name = node.inputs[-1]
+        return [("root", *self._shape(name))]
 
     def _scale(self, factors: list[str], channels: Any) -> float | None:
         """Of the scores; 0 for ONNX Runtime's own, 1 / sqrt(channels)."""
         found = [self._factor(name)[0] for name in factors]
-        numbers = [factor for factor in found if isinstance(factor, float)]
-        if len(numbers) == len(found):
-            return float(prod(numbers))
-        return 0.0 if found == [("root", channels)] * 2 else None
+        if found == [("root", channels)] * 2:
+            return 0.0
+        return float(prod(found)) if all(isinstance(each, float) for each in found) else None
 
     def _fused(self, views: Any, output: str, heads: int, scale: float) -> list[Node]:
         joined = self._graph.add_weight(f"{output}/joined", np.array([0, 0, -1]))

@@ -28,8 +28,11 @@ def optimize(source: Path, target: Path, ort: Any) -> None:
             _link(path, work / path.relative_to(source.parent))
         folded, changed = work / "folded.onnx", work / "changed.onnx"
         levels = ort.GraphOptimizationLevel
-        inside = (work / source.name).stat().st_size > _EMBEDDED
-        _save(ort, work / source.name, folded, levels.ORT_ENABLE_BASIC, inside)
+        basic = (ort, work / source.name, folded, levels.ORT_ENABLE_BASIC)
+        try:
+            _save(*basic, source.stat().st_size > _EMBEDDED)
+        except Exception:  # folded constants, of half precision made float32, exceed 2 GiB
+            _save(*basic, True)
         graph = Graph(folded)
         fuse_attention(graph)
         fold_upsampling(graph)
