@@ -161,6 +161,8 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
     add("--memory", choices=MEMORIES, default="auto", help="low: one network open at a time")
     add("--threads", type=int, metavar="N", help="CPU threads of the onnx runtime")
     add("--provider", action="append", metavar="NAME", help="execution provider of onnx")
+    add("--no-graph-cache", dest="graph_cache", action="store_false", default=None,
+        help="keep no optimized graphs of onnx on the disk")  # fmt: skip
 
 
 def _add_image_options(parser: argparse.ArgumentParser) -> None:

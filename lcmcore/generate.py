@@ -69,7 +69,11 @@ def runtime_choice(args: argparse.Namespace) -> dict[str, str]:
 
 def runtime_options(args: argparse.Namespace) -> dict[str, Any]:
     """How to open the networks: `memory`, and the options for the runtimes that were given."""
-    options = {"threads": args.threads, "providers": args.provider}
+    options = {
+        "threads": args.threads,
+        "providers": args.provider,
+        "graph_cache": args.graph_cache,
+    }
     given = {key: value for key, value in options.items() if value is not None}
     return {"memory": args.memory, **given}
 

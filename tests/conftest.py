@@ -19,6 +19,14 @@ settings.load_profile("lcmcore")
 NETWORKS = {".onnx", ".safetensors"}
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_graphs(tmp_path_factory):
+    """Nothing is written to the real home, by the processes that tests start neither."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LCM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def configs(tmp_path):
     """A copy of the demo bundle without its networks: all that a FakeRuntime needs."""

@@ -30,6 +30,7 @@ from lcmcore.errors import (
     first_line,
 )
 from lcmcore.progress import Progress
+from runtimes.onnx.runtime import OnnxRuntime
 from runtimes.staging import copy_new, copy_shared, staged
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def run(args: argparse.Namespace) -> None:
     with Progress() as progress:
         for component in COMPONENTS:
             progress.say(f"{component}: {_export(component, args.checkpoint, args.out, args.size)}")
+            OnnxRuntime().open(component, args.out / component, {}).close()  # fills its cache
     copy_shared(args.checkpoint, args.out)
 
 

@@ -26,9 +26,10 @@ class OnnxNetwork:
     and arrays are cast to what the file declares (float32 to float16, int64 to int32 or float32).
     """
 
-    def __init__(self, component: str, session: Any) -> None:
+    def __init__(self, component: str, session: Any, run_options: Any = None) -> None:
         self._component = component
         self._session: Any = session
+        self._run_options = run_options
         self._declared = [_spec(component, node) for node in session.get_inputs()]
         self.inputs = [_core_spec(spec) for spec in self._declared]
         self.outputs = [_spec(component, node) for node in session.get_outputs()]
@@ -40,7 +41,7 @@ class OnnxNetwork:
         batch = max(len(array) for array in inputs.values())
         feed = {spec.name: _native(spec, inputs[spec.name], batch) for spec in self._declared}
         try:
-            outputs = self._session.run(None, feed)
+            outputs = self._session.run(None, feed, self._run_options)
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             message = f"ONNX Runtime failed: {first_line(error)}"
             raise NetworkError(self._component, message) from error

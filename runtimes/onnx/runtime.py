@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lcmcore.errors import ArgumentError, NetworkError, first_line
 from lcmcore.runtime import Network, require_available, require_file
+from runtimes.onnx import cache, cores
 from runtimes.onnx.network import OnnxNetwork
 
 if TYPE_CHECKING:
@@ -22,14 +22,15 @@ _ERRORS_ONLY = 4  # ONNX Runtime's log level: what matters comes as an exception
 class OnnxRuntime:
     """ONNX Runtime sessions on the CPU, or on the execution providers that are asked for.
 
-    Options: `threads`, the number of threads inside an operator (default: one a core), and
-    `providers`, names of execution providers in order of preference.
+    Options: `threads`, the number of threads inside an operator (default: one a core, of the big
+    ones where there are two kinds); `providers`, names of execution providers in order of
+    preference; `graph_cache`, whether graphs that were optimized are kept (default: true).
     """
 
     name = "onnx"
     filename = "model.onnx"
     priority = 0
-    options = frozenset({"threads", "providers"})
+    options = frozenset({"threads", "providers", "graph_cache"})
 
     def available(self) -> str | None:
         """None if onnxruntime is installed."""
@@ -39,7 +40,7 @@ class OnnxRuntime:
 
     def share(self, index: int, count: int) -> dict[str, int]:
         """An equal part of the CPU's cores for each of `count` workers."""
-        return {"threads": max(1, _cpus() // count)}
+        return {"threads": max(1, len(cores.usable()) // count)}
 
     def open(self, component: str, folder: Path, options: Mapping[str, Any]) -> Network:
         """A session on folder/model.onnx; raises NetworkError or ArgumentError."""
@@ -49,18 +50,48 @@ class OnnxRuntime:
 
         providers = _providers(options.get("providers"), onnxruntime.get_available_providers())
         settings = _session_options(onnxruntime, options.get("threads"))
+        cached = options.get("graph_cache", True)
+        if not isinstance(cached, bool):
+            raise ArgumentError(f"graph_cache must be true or false, not {cached!r}")
+        on_cpu = providers == list(_DEFAULT_PROVIDERS)
+        session = _open_optimized(onnxruntime, path, settings) if cached and on_cpu else None
         try:
-            session = onnxruntime.InferenceSession(path, settings, providers=providers)
+            if session is None:
+                settings = _session_options(onnxruntime, options.get("threads"))
+                session = onnxruntime.InferenceSession(path, settings, providers=providers)
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise NetworkError(component, f"cannot open {path}: {first_line(error)}") from error
-        return OnnxNetwork(component, session)
+        return OnnxNetwork(component, session, _run_options(onnxruntime) if on_cpu else None)
+
+    def describe(self, path: Path) -> Iterator[str]:
+        """Lines about a model.onnx, for `lcm info`; raises NetworkError."""
+        network = self.open(path.parent.name, path.parent, {"graph_cache": False})
+        yield from (f"takes {spec}" for spec in network.inputs)
+        yield from (f"gives {spec}" for spec in network.outputs)
+        network.close()
+        import onnxruntime
+
+        yield cache.state(path, onnxruntime.__version__)
 
 
-def _cpus() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _open_optimized(ort: Any, path: Path, settings: Any) -> Any:
+    """A session on the optimized graph, None if there is none."""
+    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    settings.add_session_config_entry("session.disable_prepacking", "1")  # or weights are copied
+
+    def build(source: Path, target: Path) -> None:
+        from runtimes.onnx.optimize import optimize
+
+        optimize(source, target, ort)
+
+    with cache.optimized(path, ort.__version__, build) as graph:
+        if graph is None:
+            return None
+        try:
+            return ort.InferenceSession(graph, settings, providers=list(_DEFAULT_PROVIDERS))
+        except Exception:  # see above
+            cache.discard(graph)
+            return None
 
 
 def _session_options(ort: Any, threads: Any) -> onnxruntime.SessionOptions:
@@ -70,6 +101,19 @@ def _session_options(ort: Any, threads: Any) -> onnxruntime.SessionOptions:
         if type(threads) is not int or not 1 <= threads <= 1024:
             raise ArgumentError(f"threads must be from 1 to 1024, not {threads!r}")
         options.intra_op_num_threads = threads
+    elif big := cores.big():
+        options.intra_op_num_threads = len(big)
+        # Of the threads that ONNX Runtime starts, which the caller's own is not; it counts from 1.
+        affinities = ";".join(str(core + 1) for core in big[1:])
+        options.add_session_config_entry("session.intra_op_thread_affinities", affinities)
+    return options
+
+
+def _run_options(ort: Any) -> onnxruntime.RunOptions:
+    """Memory of one run is given back after it, to the run of the next network."""
+    options = ort.RunOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     return options
 
 

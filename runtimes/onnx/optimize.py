@@ -1,0 +1,62 @@
+"""Optimizes a model once and for all: ONNX Runtime's ways, and ours between two of its passes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from runtimes.onnx.attention import fuse_attention
+from runtimes.onnx.cache import GRAPH, WEIGHTS
+from runtimes.onnx.graph import Graph, external_files
+from runtimes.onnx.upsampling import fold_upsampling
+
+_EMBEDDED = 2**24  # bytes of a graph that has its weights inside
+
+
+def optimize(source: Path, target: Path, ort: Any) -> None:
+    """Write GRAPH and WEIGHTS into the folder `target`.
+
+    The first pass folds constants, so that shapes can be told; the last one lays out weights as
+    this CPU likes them. Raises what ONNX Runtime raises, OSError, and ValueError for no model.
+    """
+    with tempfile.TemporaryDirectory(prefix="work-", dir=target.parent) as name:
+        work = Path(name)
+        for path in external_files(source):  # ONNX Runtime wants weights beside their graph
+            _link(path, work / path.relative_to(source.parent))
+        folded, changed = work / "folded.onnx", work / "changed.onnx"
+        levels = ort.GraphOptimizationLevel
+        basic = (ort, work / source.name, folded, levels.ORT_ENABLE_BASIC)
+        try:
+            _save(*basic, source.stat().st_size > _EMBEDDED)
+        except Exception:  # folded constants, of half precision made float32, exceed 2 GiB
+            _save(*basic, True)
+        graph = Graph(folded)
+        fuse_attention(graph)
+        fold_upsampling(graph)
+        graph.save(changed)
+        _save(ort, changed, target / GRAPH, levels.ORT_ENABLE_ALL, True)
+
+
+def _save(ort: Any, source: Path, target: Path, level: Any, outside: bool) -> None:
+    """One pass; `outside` puts the weights into WEIGHTS, and otherwise they stay where they are."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # errors come as exceptions
+    options.graph_optimization_level = level
+    options.optimized_model_filepath = str(target)
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    if outside:
+        prefix = "session.optimized_model_external_initializers_"
+        options.add_session_config_entry(f"{prefix}file_name", WEIGHTS)
+        options.add_session_config_entry(f"{prefix}min_size_in_bytes", "1024")
+    ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+
+
+def _link(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another file system, or another's file
+        shutil.copyfile(source, target)

@@ -1,0 +1,242 @@
+"""The cache of optimized graphs: when an entry is used, made anew, or done without."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lcmcore import ArgumentError
+from lcmcore.info import describe
+from runtimes.onnx import OnnxRuntime, cache, cores
+
+from .parity.bundles import TINY
+
+LATENTS = {"latent_sample": np.random.default_rng(0).normal(size=(1, 4, 8, 8)).astype(np.float32)}
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """The cache's folder; tiny networks count as large."""
+    monkeypatch.setenv("LCM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "SMALLEST", 0)
+    return tmp_path / "cache" / "onnx"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return shutil.copytree(TINY / "lcm" / "vae_decoder", tmp_path / "vae_decoder")
+
+
+@pytest.fixture
+def builds(monkeypatch):
+    """The sources of the entries that were built."""
+    from runtimes.onnx import optimize
+
+    made = []
+    real = optimize.optimize
+
+    def counting(source, target, ort):
+        made.append(source)
+        real(source, target, ort)
+
+    monkeypatch.setattr(optimize, "optimize", counting)
+    return made
+
+
+def picture(folder, **options):
+    network = OnnxRuntime().open("vae_decoder", folder, options)
+    pixels = network.run(LATENTS)["sample"]
+    network.close()
+    return pixels
+
+
+def entries(root):
+    return [path for path in root.iterdir() if path.is_dir()]
+
+
+def test_an_entry_is_made_once_and_draws_the_same(root, folder, builds):
+    plain = picture(folder, graph_cache=False)
+    assert not root.exists()
+    for _ in range(3):
+        np.testing.assert_allclose(picture(folder), plain, atol=1e-5 * np.abs(plain).max())
+    assert builds == [folder / "model.onnx"]
+
+
+def test_a_changed_model_replaces_its_entry(root, folder, builds):
+    picture(folder)
+    shutil.copy(TINY / "taesd" / "vae_decoder" / "model.onnx", folder)
+    assert np.array_equal(picture(folder, graph_cache=False).shape, picture(folder).shape)
+    assert len(builds) == 2
+    assert len(entries(root)) == 1
+
+
+def test_a_model_with_another_date_is_known_again(root, folder, builds):
+    picture(folder)
+    os.utime(folder / "model.onnx", (1, 1))
+    picture(folder)
+    assert len(builds) == 1
+
+
+@pytest.mark.parametrize("what", ["cpu", "version", "format"])
+def test_another_machine_or_software_replaces_the_entry(what, root, folder, builds, monkeypatch):
+    picture(folder)
+    if what == "cpu":
+        monkeypatch.setattr(cache, "_cpu", lambda: "another")
+    elif what == "version":
+        monkeypatch.setattr("onnxruntime.__version__", "0.1")
+    else:
+        monkeypatch.setattr(cache, "_FORMAT", 0)
+    picture(folder)
+    assert len(builds) == 2
+    assert len(entries(root)) == 1
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def spoil(path):
+    path.write_bytes(b"\xff" * path.stat().st_size)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.weights", "entry.json"])
+@pytest.mark.parametrize("harm", [cut, spoil, os.unlink])
+def test_a_broken_entry_is_no_harm(name, harm, root, folder, builds):
+    plain = picture(folder)
+    if name == "model.weights" and harm is spoil:
+        pytest.skip("that the weights are others cannot be told without reading all of them")
+    harm(entries(root)[0] / name)
+    for _ in range(2):
+        np.testing.assert_allclose(picture(folder), plain, atol=1e-5 * np.abs(plain).max())
+    assert len(builds) == 2
+
+
+def test_what_a_crash_leaves_behind_is_removed(root, folder, builds):
+    picture(folder)
+    entry = entries(root)[0]
+    remains = entry.with_name(f"{entry.name}.half")
+    (remains / "entry").mkdir(parents=True)
+    (entry / "entry.json").unlink()
+    picture(folder)
+    assert not remains.exists()
+    assert len(entries(root)) == 1
+
+
+def test_where_nothing_can_be_written(root, folder, builds):
+    root.parent.mkdir()
+    root.write_text("a file in the way")
+    assert picture(folder).shape == (1, 3, 64, 64)
+    assert builds == []
+
+
+def test_a_full_disk(root, folder, builds, monkeypatch):
+    usage = shutil.disk_usage("/")._replace(free=10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    assert picture(folder).shape == (1, 3, 64, 64)
+    assert builds == []
+    assert entries(root) == []
+
+
+def test_small_models_do_without(root, folder, builds, monkeypatch):
+    monkeypatch.setattr(cache, "SMALLEST", 10**9)
+    picture(folder)
+    assert builds == []
+
+
+def test_weights_beside_the_file(root, tmp_path, builds):
+    from .test_onnx import OUTSIDE, write_weighted
+
+    write_weighted(tmp_path / "net", **OUTSIDE)
+    plain = picture(tmp_path / "net")
+    data = tmp_path / "net" / "model.onnx_data"
+    assert data.stat().st_nlink == 1
+    data.write_bytes(data.read_bytes()[::-1])
+    assert not np.array_equal(picture(tmp_path / "net"), plain)
+    assert len(builds) == 2
+
+
+def test_a_closed_network_lets_go_of_its_weights(root, folder):
+    def mapped():
+        with Path("/proc/self/maps").open() as lines:
+            return any("model.weights" in line for line in lines)
+
+    network = OnnxRuntime().open("vae_decoder", folder, {})
+    assert mapped()
+    network.close()
+    assert not mapped()
+
+
+def open_one(folder, results):
+    cache.SMALLEST = 0
+    results.put(picture(folder).sum())
+
+
+def test_many_processes_at_once(root, folder):
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    processes = [context.Process(target=open_one, args=(folder, results)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    sums = [results.get(timeout=120) for _ in processes]
+    for process in processes:
+        process.join()
+    assert len({float(total) for total in sums}) == 1
+    assert len(entries(root)) == 1
+    assert stat.S_ISREG(next(root.glob("*.lock")).stat().st_mode)
+
+
+def test_info_tells_of_the_entry(root, tmp_path):
+    bundle = shutil.copytree(TINY / "lcm", tmp_path / "lcm")
+    assert sum("graph: none yet" in line for line in describe(bundle)) == 4
+    assert not root.exists()
+    picture(bundle / "vae_decoder")
+    line = next(line for line in describe(bundle) if "MiB, current" in line)
+    assert str(entries(root)[0]) in line
+    (entry,) = entries(root)
+    made = json.loads((entry / "entry.json").read_text())
+    (entry / "entry.json").write_text(json.dumps({**made, "by": []}))
+    assert any("outdated" in line for line in describe(bundle))
+
+
+def test_an_option_that_is_wrong(folder):
+    with pytest.raises(ArgumentError, match="graph_cache must be true or false, not 'no'"):
+        picture(folder, graph_cache="no")
+
+
+@pytest.mark.parametrize(
+    ("capacities", "affinity", "expected"),
+    [
+        ([530] * 4 + [1024] * 4, range(8), [4, 5, 6, 7]),
+        ([530] * 4 + [1020, 1024] * 2, range(8), [4, 5, 6, 7]),
+        ([530] * 4 + [1024] * 4, range(3, 6), [4, 5]),
+        ([530] * 4 + [1024] * 4, range(4), []),
+        ([1024] * 4, range(4), []),
+        ([], range(4), []),
+    ],
+)
+def test_big_cores(capacities, affinity, expected, tmp_path, monkeypatch):
+    for core, capacity in enumerate(capacities):
+        (tmp_path / f"cpu{core}").mkdir()
+        (tmp_path / f"cpu{core}" / "cpu_capacity").write_text(f"{capacity}\n")
+    monkeypatch.setattr(cores, "usable", lambda: list(affinity))
+    assert cores.big(tmp_path) == expected
+
+
+def test_threads_stay_on_the_big_cores(folder, monkeypatch):
+    from runtimes.onnx import runtime
+
+    real, given = runtime._session_options, []
+    monkeypatch.setattr(
+        runtime, "_session_options", lambda *args: given.append(real(*args)) or given[-1]
+    )
+    monkeypatch.setattr(cores, "big", lambda: [0, 1])
+    picture(folder)
+    assert given[-1].intra_op_num_threads == 2
+    assert given[-1].get_session_config_entry("session.intra_op_thread_affinities") == "2"
+    picture(folder, threads=1)
+    assert given[-1].intra_op_num_threads == 1

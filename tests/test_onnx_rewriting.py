@@ -1,0 +1,223 @@
+"""What is changed in a graph before ONNX Runtime optimizes it, and what must not be."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import lcmcore
+from runtimes.onnx.attention import fuse_attention
+from runtimes.onnx.graph import Graph, read, write
+from runtimes.onnx.optimize import optimize
+from runtimes.onnx.upsampling import fold_upsampling
+
+from .parity.bundles import TINY
+
+DEMO = lcmcore.demo_dir()
+
+
+def folded(source, target):
+    """What the first pass of `optimize` leaves to be changed."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(target)
+    onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+    return Graph(target)
+
+
+def run(path, feed):
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, feed)[0]
+
+
+def feed_of(path):
+    """Random inputs of a network of tests/tiny; sizes that no two axes share."""
+    free = {"batch_size": 2, "sequence_length": 77, "height": 16, "width": 24}
+    free |= {"latent_height": 8, "latent_width": 12}
+    random = np.random.default_rng(0)
+    feed = {}
+    for value in onnx.load(path, load_external_data=False).graph.input:
+        kind = value.type.tensor_type
+        shape = [dim.dim_value or free[dim.dim_param] for dim in kind.shape.dim]
+        made = random.normal(size=shape) if value.name != "timestep" else np.full(shape, 499)
+        feed[value.name] = made.astype(helper.tensor_dtype_to_np_dtype(kind.elem_type))
+    return feed
+
+
+@pytest.mark.parametrize(
+    ("network", "attentions", "upsamplings"),
+    [("lcm/unet", 8, 1), ("sd/unet", 8, 1), ("lcm/vae_encoder", 1, 0), ("lcm/vae_decoder", 1, 3)],
+)
+def test_exports_of_optimum(network, attentions, upsamplings, tmp_path):
+    source = TINY / network / "model.onnx"
+    graph = folded(source, tmp_path / "folded.onnx")
+    assert fuse_attention(graph) == attentions
+    assert fold_upsampling(graph) == upsamplings
+    graph.save(tmp_path / "changed.onnx")
+    feed = feed_of(source)
+    expected = run(source, feed)
+    got = run(tmp_path / "changed.onnx", feed)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_exports_of_torch_dynamo(tmp_path):
+    source = Path(shutil.copytree(DEMO / "unet", tmp_path / "unet")) / "model.onnx"
+    assert fuse_attention(folded(source, source.with_name("folded.onnx"))) == 22
+
+
+def test_a_mask_stays(tmp_path):
+    source = TINY / "lcm" / "text_encoder" / "model.onnx"
+    assert fuse_attention(folded(source, tmp_path / "folded.onnx")) == 0
+
+
+def test_a_graph_is_written_as_it_was(tmp_path):
+    """But for the order of its fields, which means nothing."""
+    path, again = tmp_path / "model.onnx", tmp_path / "again.onnx"
+    folded(TINY / "lcm" / "unet" / "model.onnx", path).save(again)
+    before, after = onnx.load(path), onnx.load(again)
+    assert after.graph == before.graph
+    assert sorted(write(read(path.read_bytes()))) == sorted(path.read_bytes())
+
+
+def attention(path, change):
+    """Attention over [batch, n, 8] as exporters write it, with one thing changed in its parts."""
+    parts = {
+        "query": ["query", "shape"], "key": ["key", "shape"], "value": ["value", "shape"],
+        "query_perm": [0, 2, 1, 3], "key_perm": [0, 2, 3, 1], "axis": -1,
+        "shape": [2, -1, 2, 4], "key_shape": None, "scale": 0.5, "mask": False,
+        "also": False, "back": [0, 2, 1, 3],
+    } | change  # fmt: skip
+    constants = {"shape": np.array(parts["shape"]), "scale": np.float32(parts["scale"])}
+    constants["key_shape"] = np.array(parts["key_shape"] or parts["shape"])
+    constants["mask"] = np.tril(np.ones((5, 5), np.float32))
+    nodes = [
+        helper.make_node("Reshape", ["query", "shape"], ["q4"]),
+        helper.make_node("Reshape", ["key", "key_shape"], ["k4"]),
+        helper.make_node("Reshape", ["value", "shape"], ["v4"]),
+        helper.make_node("Transpose", ["q4"], ["q"], perm=parts["query_perm"]),
+        helper.make_node("Transpose", ["k4"], ["k"], perm=parts["key_perm"]),
+        helper.make_node("Transpose", ["v4"], ["v"], perm=[0, 2, 1, 3]),
+        helper.make_node("MatMul", ["q", "k"], ["products"]),
+        helper.make_node("Mul", ["products", "scale"], ["scaled"]),
+        helper.make_node("Add", ["scaled", "mask"], ["masked"]),
+        helper.make_node("Softmax", ["masked" if parts["mask"] else "scaled"], ["weights"],
+                         axis=parts["axis"]),
+        helper.make_node("MatMul", ["weights", "v"], ["attended"]),
+        helper.make_node("Transpose", ["attended"], ["output"], perm=parts["back"]),
+    ]  # fmt: skip
+    tensors = dict.fromkeys(("query", "key", "value"), TensorProto.FLOAT)
+    outputs = ["output", "weights"] if parts["also"] else ["output"]
+    graph = helper.make_graph(
+        nodes if parts["mask"] else [node for node in nodes if node.output != ["masked"]],
+        "attention",
+        [helper.make_tensor_value_info(name, kind, ["b", 5, 8]) for name, kind in tensors.items()],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    opset = helper.make_opsetid("", 17)
+    onnx.save(helper.make_model(graph, ir_version=8, opset_imports=[opset]), path)
+    return path
+
+
+ATTENDED = ({}, {"scale": 0.25}, {"shape": [2, 5, 4, 2]})
+NEAR = {
+    "another axis": {"axis": 2},
+    "a mask": {"mask": True},
+    "keys not turned": {"key_perm": [0, 2, 1, 3], "shape": [2, 5, 2, 4], "query_perm": [0, 2, 3, 1],
+                        "back": [0, 1, 2, 3]},
+    "keys of another batch": {"shape": [2, 5, 2, 4], "key_shape": [1, 10, 2, 4]},
+    "not turned back": {"back": [0, 1, 2, 3]},
+    "tokens and heads exchanged": {"query_perm": [0, 1, 2, 3], "key_perm": [0, 1, 3, 2]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", ATTENDED, ids=str)
+def test_attention_is_fused(change, tmp_path):
+    path = attention(tmp_path / "model.onnx", change)
+    graph = Graph(path)
+    assert fuse_attention(graph) == 1
+    graph.save(tmp_path / "changed.onnx")
+    assert [node.op for node in Graph(tmp_path / "changed.onnx").nodes].count("Softmax") == 0
+    random = np.random.default_rng(0)
+    shapes = dict.fromkeys(("query", "key", "value"), (2, 5, 8))
+    feed = {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    np.testing.assert_allclose(run(tmp_path / "changed.onnx", feed), run(path, feed), atol=1e-6)
+
+
+@pytest.mark.parametrize("change", NEAR.values(), ids=NEAR)
+def test_what_only_looks_like_it_stays(change, tmp_path):
+    graph = Graph(attention(tmp_path / "model.onnx", change))
+    before = [write(node.fields) for node in graph.nodes]
+    assert fuse_attention(graph) == 0
+    assert [write(node.fields) for node in graph.nodes] == before
+
+
+def doubled(path, scales=(1, 1, 2, 2), mode="nearest", rounding="floor", **conv):
+    conv = {"kernel_shape": [3, 3], "pads": [1] * 4, "strides": [1, 1], "dilations": [1, 1],
+            "group": 1} | conv  # fmt: skip
+    random = np.random.default_rng(0)
+    constants = {
+        "scales": np.array(scales, np.float32),
+        "weight": random.normal(size=(6, 4, 3, 3)).astype(np.float32),
+        "bias": random.normal(size=6).astype(np.float32),
+    }
+    resize = {"mode": mode, "nearest_mode": rounding}
+    resize["coordinate_transformation_mode"] = "asymmetric"
+    nodes = [
+        helper.make_node("Resize", ["x", "", "scales"], ["large"], **resize),
+        helper.make_node("Conv", ["large", "weight", "bias"], ["y"], **conv),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "doubled",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["b", 4, "h", "w"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    opset = helper.make_opsetid("", 17)
+    onnx.save(helper.make_model(graph, ir_version=8, opset_imports=[opset]), path)
+    return path
+
+
+def test_upsampling_is_folded(tmp_path):
+    path = doubled(tmp_path / "model.onnx")
+    graph = Graph(path)
+    assert fold_upsampling(graph) == 1
+    graph.save(tmp_path / "changed.onnx")
+    feed = {"x": np.random.default_rng(1).normal(size=(2, 4, 5, 3)).astype(np.float32)}
+    np.testing.assert_allclose(run(tmp_path / "changed.onnx", feed), run(path, feed), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"scales": (1, 1, 2, 3)}, {"mode": "linear"}, {"rounding": "ceil"}, {"pads": [0] * 4},
+     {"strides": [2, 2]}, {"dilations": [2, 2]}],
+    ids=str,
+)  # fmt: skip
+def test_other_upsampling_stays(change, tmp_path):
+    assert fold_upsampling(Graph(doubled(tmp_path / "model.onnx", **change))) == 0
+
+
+def test_all_of_it(tmp_path):
+    """Optimized, the whole network has none of what was replaced, and draws the same."""
+    source = TINY / "lcm" / "unet" / "model.onnx"
+    (tmp_path / "entry").mkdir()
+    optimize(source, tmp_path / "entry", onnxruntime)
+    path = tmp_path / "entry" / "model.onnx"
+    assert not {"Softmax", "Resize", "Upsample"} & {node.op for node in Graph(path).nodes}
+    feed = feed_of(source)
+    expected = run(source, feed)
+    np.testing.assert_allclose(run(path, feed), expected, atol=1e-5 * np.abs(expected).max())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["entry"]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff" * 40, b"\x3a\x7f\x00"], ids=["empty", "noise", "cut"]
+)
+def test_what_is_no_model(content, tmp_path):
+    (tmp_path / "model.onnx").write_bytes(content)
+    with pytest.raises(ValueError, match=r"no protobuf|not all|empty"):
+        Graph(tmp_path / "model.onnx")
