@@ -23,11 +23,17 @@ class AllOpen:
         self._reader: threading.Thread | None = None
         self._reader_lock = threading.Lock()
         self._closed = False
+        self._last: Network | None = None
 
     @contextmanager
     def use(self, component: str) -> Iterator[Network]:
         """The network, opened if it is not; raises NetworkError."""
-        yield self._opened(component)
+        network, last = self._opened(component), self._last
+        rest = getattr(last, "rest", None)
+        if rest is not None and last is not network:
+            rest()
+        self._last = network
+        yield network
 
     def expect(self, components: Sequence[str]) -> None:
         """Open them in a thread, or here if there is no core to spare for that.

@@ -50,7 +50,11 @@ class TensorSpec:
 
 
 class Network(Protocol):
-    """An opened network."""
+    """An opened network.
+
+    It may also have `rest()`, called when another network's turn has come: memory that costs
+    nothing to take again can be given back. It may run meanwhile, for another thread.
+    """
 
     @property
     def inputs(self) -> Sequence[TensorSpec]:

@@ -67,6 +67,30 @@ def test_an_entry_is_made_once_and_draws_the_same(root, folder, builds):
     assert builds == [folder / "model.onnx"]
 
 
+def resident_kilobytes(name):
+    """What of a mapped file is in memory, by the kernel."""
+    told, counts = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        first = line.split()[0]
+        if not first.endswith(":"):
+            counts = line.endswith(name)
+        elif first == "Rss:" and counts:
+            told += int(line.split()[1])
+    return told
+
+
+def test_a_network_at_rest_holds_no_weights_and_works_again(root, folder):
+    network = OnnxRuntime().open("vae_decoder", folder, {})
+    before = network.run(LATENTS)["sample"]
+    (entry,) = entries(root)
+    weights = str(entry / cache.WEIGHTS)
+    assert resident_kilobytes(weights) > 0
+    network.rest()
+    assert resident_kilobytes(weights) == 0
+    np.testing.assert_array_equal(network.run(LATENTS)["sample"], before)
+    network.close()
+
+
 def test_a_changed_model_replaces_its_entry(root, folder, builds):
     picture(folder)
     shutil.copy(TINY / "taesd" / "vae_decoder" / "model.onnx", folder)

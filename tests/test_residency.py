@@ -378,3 +378,19 @@ def test_choices_that_are_none(model):
     (model / "lcm.toml").write_text("memory = 4")
     with pytest.raises(BundleError, match=r"lcm\.toml: memory must be 'auto' or 'low' or 'high'"):
         lcmcore.load(model)
+
+
+def test_a_network_that_stays_open_rests_when_the_next_one_has_its_turn(cores):
+    rested = []
+
+    class Resting(FakeRuntime):
+        def open(self, component, folder, options):
+            network = super().open(component, folder, options)
+            network.rest = lambda: rested.append(component)
+            return network
+
+    with load(Resting(), "high") as pipe:
+        pipe(PROMPT, seed=1, num_inference_steps=4)
+        assert rested == ["text_encoder", "unet"]
+        pipe(PROMPT, seed=2, num_inference_steps=4)  # its embedding is kept
+    assert rested == ["text_encoder", "unet", "vae_decoder", "unet"]

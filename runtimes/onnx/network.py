@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lcmcore.errors import NetworkError, first_line
 from lcmcore.runtime import Array, TensorSpec
+from runtimes.onnx.mapping import give_back
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -24,12 +26,20 @@ class OnnxNetwork:
 
     A timestep that the file declares with rank 0, or one a batch item, is still [1] to the core,
     and arrays are cast to what the file declares (float32 to float16, int64 to int32 or float32).
+    `weights` is the file that the session has mapped, if it has.
     """
 
-    def __init__(self, component: str, session: Any, run_options: Any = None) -> None:
+    def __init__(
+        self,
+        component: str,
+        session: Any,
+        run_options: Any = None,
+        weights: Path | None = None,
+    ) -> None:
         self._component = component
         self._session: Any = session
         self._run_options = run_options
+        self._weights = weights
         self._declared = [_spec(component, node) for node in session.get_inputs()]
         self.inputs = [_core_spec(spec) for spec in self._declared]
         self.outputs = [_spec(component, node) for node in session.get_outputs()]
@@ -50,6 +60,11 @@ class OnnxNetwork:
             name: array.astype(np.float32, copy=False)
             for name, array in zip(names, outputs, strict=True)
         }
+
+    def rest(self) -> None:
+        """Give back the memory that mapped weights take, until they are used again."""
+        if self._weights is not None:
+            give_back(self._weights)
 
     def close(self) -> None:
         """Drop the session and its memory."""

@@ -54,14 +54,16 @@ class OnnxRuntime:
         if not isinstance(cached, bool):
             raise ArgumentError(f"graph_cache must be true or false, not {cached!r}")
         on_cpu = providers == list(_DEFAULT_PROVIDERS)
-        session = _open_optimized(onnxruntime, path, settings) if cached and on_cpu else None
+        optimized = _open_optimized(onnxruntime, path, settings) if cached and on_cpu else None
+        session, weights = optimized or (None, None)
         try:
             if session is None:
                 settings = _session_options(onnxruntime, options.get("threads"))
                 session = onnxruntime.InferenceSession(path, settings, providers=providers)
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise NetworkError(component, f"cannot open {path}: {first_line(error)}") from error
-        return OnnxNetwork(component, session, _run_options(onnxruntime) if on_cpu else None)
+        run_options = _run_options(onnxruntime) if on_cpu else None
+        return OnnxNetwork(component, session, run_options, weights)
 
     def describe(self, path: Path) -> Iterator[str]:
         """Lines about a model.onnx, for `lcm info`; raises NetworkError."""
@@ -74,8 +76,8 @@ class OnnxRuntime:
         yield cache.state(path, onnxruntime.__version__)
 
 
-def _open_optimized(ort: Any, path: Path, settings: Any) -> Any:
-    """A session on the optimized graph, None if there is none."""
+def _open_optimized(ort: Any, path: Path, settings: Any) -> tuple[Any, Path] | None:
+    """A session on the optimized graph, and the file that it maps; None if there is none."""
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     settings.add_session_config_entry("session.disable_prepacking", "1")  # or weights are copied
 
@@ -88,7 +90,8 @@ def _open_optimized(ort: Any, path: Path, settings: Any) -> Any:
         if graph is None:
             return None
         try:
-            return ort.InferenceSession(graph, settings, providers=list(_DEFAULT_PROVIDERS))
+            session = ort.InferenceSession(graph, settings, providers=list(_DEFAULT_PROVIDERS))
+            return session, graph.with_name(cache.WEIGHTS).resolve()
         except Exception:  # see above
             cache.discard(graph)
             return None
