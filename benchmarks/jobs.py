@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from io import BytesIO
 from pathlib import Path
+
+from PIL import Image, ImageChops
 
 from lcmcore.job import Job, Request
 
@@ -13,8 +16,11 @@ _MEBI = 2**20
 
 
 def good_job(seed: int, size: str) -> Job:
-    """An img2img of the demo model."""
-    return Job(Request("a snowy landscape at night", size, seed=seed), INIT)
+    """An img2img of the demo model, with a prompt and an image of its own: every network runs."""
+    buffer = BytesIO()
+    with Image.open(BytesIO(INIT)) as image:
+        ImageChops.offset(image, seed, 0).save(buffer, "PNG", compress_level=1)
+    return Job(Request(f"a snowy landscape {seed} at night", size, seed=seed), buffer.getvalue())
 
 
 def resident_mebibytes(pid: int) -> float:

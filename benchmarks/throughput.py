@@ -43,10 +43,11 @@ def threads(count: int) -> Iterator[Submit]:
         yield lambda job: executor.submit(worker.run_job, job)
 
 
-def rate(submit: Submit) -> float:
-    """Jobs a second."""
+def rate(submit: Submit, number: int = 0) -> float:
+    """Jobs a second in a round of that number, which has jobs of its own."""
+    jobs = [good_job(seed, SIZE) for seed in range(JOBS * number, JOBS * (number + 1))]
     start = time.perf_counter()
-    futures = [submit(good_job(seed, SIZE)) for seed in range(JOBS)]
+    futures = [submit(job) for job in jobs]
     for future in futures:
         future.result()
     return JOBS / (time.perf_counter() - start)
@@ -74,9 +75,9 @@ def rates_of(setups: list[Setup]) -> dict[Setup, list[float]]:
         }
         for submit in submits.values():
             rate(submit)  # opens the networks
-        for _ in range(ROUNDS):
+        for number in range(1, ROUNDS + 1):
             for setup, submit in submits.items():
-                rates[setup].append(rate(submit))
+                rates[setup].append(rate(submit, number))
     return rates
 
 
