@@ -54,10 +54,11 @@ def compared(
     seconds_to_open_all(work, LCMCORE)  # writes the cache of graphs, as its first use does
     found: dict[str, Any] = {"machine": machine(), "sizes": sizes, "results": []}
     for done in range(1, rounds + 1):
+        first = (done - 1) % len(contestants)  # another one each round: none always follows one
         found["results"] += [
             measured(work, contestant, size, images[size])
             for size in sizes
-            for contestant in contestants
+            for contestant in [*contestants[first:], *contestants[:first]]
         ]
         found |= compared_pictures(work, contestants, images) | {"rounds": done}
         record.save(work, "record", found, record.page(found))  # what a stopped run leaves
