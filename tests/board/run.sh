@@ -21,7 +21,7 @@ python=${PYTHON:-$repo/.venv/bin/python}
 models=$(cd "$1" && pwd)
 shift
 [ $# != 0 ] || set -- tests -o 'norecursedirs=.*' --ignore tests/rknn --ignore tests/worker \
-    --ignore tests/test_cli.py --ignore tests/test_docs.py --ignore tests/test_doctor.py \
+    --ignore tests/test_cli.py --ignore tests/test_docs.py --ignore tests/test_doctor.py --ignore tests/test_peers.py \
     --ignore tests/parity/test_demo.py
 root=$board/root
 
