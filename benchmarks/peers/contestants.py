@@ -13,6 +13,7 @@ class Contestant:
 
     `opens_late`: the pipeline is there before its networks are; so its loading is measured in a
     process of its own, which opens them all. `first_use`: with lcmcore's cache of graphs empty.
+    `reads`: the folder of the files that it opens.
     """
 
     name: str
@@ -21,17 +22,18 @@ class Contestant:
     options: Mapping[str, Any] = field(default_factory=dict)
     opens_late: bool = False
     first_use: bool = False
+    reads: str = "bundle"
 
 
-def _lcmcore(name: str, first_use: bool = False, **options: Any) -> Contestant:
-    return Contestant(name, "with_lcmcore", "lcmcore", options, True, first_use)
+def _lcmcore(name: str, reads: str, first_use: bool = False, **options: Any) -> Contestant:
+    return Contestant(name, "with_lcmcore", "lcmcore", options, True, first_use, reads)
 
 
-LCMCORE = _lcmcore("lcmcore")
-LOW = _lcmcore("lcmcore, memory=low", memory="low")
-FIRST_USE = _lcmcore("lcmcore, first use", first_use=True)
-NO_CACHE = _lcmcore("lcmcore, graph_cache=False", graph_cache=False)
-DIFFUSERS = Contestant("diffusers", "with_diffusers", "diffusers")
+LCMCORE = _lcmcore("lcmcore", "cache")
+LOW = _lcmcore("lcmcore, memory=low", "cache", memory="low")
+FIRST_USE = _lcmcore("lcmcore, first use", "bundle", first_use=True)
+NO_CACHE = _lcmcore("lcmcore, graph_cache=False", "bundle", graph_cache=False)
+DIFFUSERS = Contestant("diffusers", "with_diffusers", "diffusers", reads="checkpoint")
 OPTIMUM = Contestant("optimum", "with_optimum", "optimum")
 
 _ALL = (DIFFUSERS, OPTIMUM, LCMCORE, LOW, FIRST_USE, NO_CACHE)
