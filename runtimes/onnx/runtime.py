@@ -49,16 +49,16 @@ class OnnxRuntime:
         import onnxruntime
 
         providers = _providers(options.get("providers"), onnxruntime.get_available_providers())
-        settings = _session_options(onnxruntime, options.get("threads"))
+        threads = options.get("threads")
+        settings = _session_options(onnxruntime, threads)
         cached = options.get("graph_cache", True)
         if not isinstance(cached, bool):
             raise ArgumentError(f"graph_cache must be true or false, not {cached!r}")
         on_cpu = providers == list(_DEFAULT_PROVIDERS)
-        optimized = _open_optimized(onnxruntime, path, settings) if cached and on_cpu else None
+        optimized = _open_optimized(onnxruntime, path, threads) if cached and on_cpu else None
         session, weights = optimized or (None, None)
         try:
             if session is None:
-                settings = _session_options(onnxruntime, options.get("threads"))
                 session = onnxruntime.InferenceSession(path, settings, providers=providers)
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise NetworkError(component, f"cannot open {path}: {first_line(error)}") from error
@@ -76,8 +76,9 @@ class OnnxRuntime:
         yield cache.state(path, onnxruntime.__version__)
 
 
-def _open_optimized(ort: Any, path: Path, settings: Any) -> tuple[Any, Path] | None:
+def _open_optimized(ort: Any, path: Path, threads: Any) -> tuple[Any, Path] | None:
     """A session on the optimized graph, and the file that it maps; None if there is none."""
+    settings = _session_options(ort, threads)
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     settings.add_session_config_entry("session.disable_prepacking", "1")  # or weights are copied
 
