@@ -26,9 +26,9 @@ def second(limit):
     return {"memory.max": limit, "memory.current": 2 * GB, "memory.stat": STAT}
 
 
-@pytest.mark.parametrize("folder", ["", "work/job"])
+@pytest.mark.parametrize("folder", ["", "batch/job"])
 def test_a_limit_of_version_2_is_seen_at_the_root_and_below(tmp_path, monkeypatch, folder):
-    cgroup(tmp_path, monkeypatch, "0::/work/job\n", folder, second(int(2.5 * GB)))
+    cgroup(tmp_path, monkeypatch, "0::/batch/job\n", folder, second(int(2.5 * GB)))
     assert memory.available_bytes() == int(1.5 * GB)  # page cache can be had
 
 
