@@ -14,6 +14,7 @@ from runtimes.onnx.attention import fuse_attention
 from runtimes.onnx.graph import Graph, read, write
 from runtimes.onnx.optimize import optimize
 from runtimes.onnx.upsampling import fold_upsampling
+from runtimes.onnx.winograd import transform_convolutions
 
 from .parity.bundles import TINY
 
@@ -155,14 +156,14 @@ def test_what_only_looks_like_it_stays(change, tmp_path):
     assert [write(node.fields) for node in graph.nodes] == before
 
 
-def doubled(path, scales=(1, 1, 2, 2), mode="nearest", rounding="floor", **conv):
+def doubled(path, scales=(1, 1, 2, 2), mode="nearest", rounding="floor", channels=4, **conv):
     conv = {"kernel_shape": [3, 3], "pads": [1] * 4, "strides": [1, 1], "dilations": [1, 1],
             "group": 1} | conv  # fmt: skip
     random = np.random.default_rng(0)
     constants = {
         "scales": np.array(scales, np.float32),
-        "weight": random.normal(size=(6, 4, 3, 3)).astype(np.float32),
-        "bias": random.normal(size=6).astype(np.float32),
+        "weight": random.normal(size=(channels + 2, channels, 3, 3)).astype(np.float32),
+        "bias": random.normal(size=channels + 2).astype(np.float32),
     }
     resize = {"mode": mode, "nearest_mode": rounding}
     resize["coordinate_transformation_mode"] = "asymmetric"
@@ -173,7 +174,7 @@ def doubled(path, scales=(1, 1, 2, 2), mode="nearest", rounding="floor", **conv)
     graph = helper.make_graph(
         nodes,
         "doubled",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["b", 4, "h", "w"])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["b", channels, "h", "w"])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
@@ -199,6 +200,69 @@ def test_upsampling_is_folded(tmp_path):
 )  # fmt: skip
 def test_other_upsampling_stays(change, tmp_path):
     assert fold_upsampling(Graph(doubled(tmp_path / "model.onnx", **change))) == 0
+
+
+def convolution(path, outs=256, ins=256, bias=True, **conv):
+    conv = {"kernel_shape": [3, 3], "pads": [1] * 4} | conv
+    random = np.random.default_rng(0)
+    shape = (outs, ins // conv.get("group", 1), *conv["kernel_shape"])
+    constants = {
+        "weight": random.normal(size=shape).astype(np.float32),
+        "bias": random.normal(size=outs).astype(np.float32),
+    }
+    node = helper.make_node("Conv", ["x", *constants][: 2 + bias], ["y"], **conv)
+    graph = helper.make_graph(
+        [node],
+        "convolution",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["b", ins, "h", "w"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    opset = helper.make_opsetid("", 14)  # optimum's
+    onnx.save(helper.make_model(graph, ir_version=8, opset_imports=[opset]), path)
+    return path
+
+
+@pytest.mark.parametrize("size", [(8, 12), (1, 2), (5, 7), (11, 18)], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"bias": False}, {"outs": 320, "ins": 272},
+     {"kernel_shape": [2, 2], "pads": [1, 0, 0, 1]},
+     {"kernel_shape": [2, 2], "pads": [0, 1, 1, 0]}],
+    ids=str,
+)  # fmt: skip
+def test_convolutions_are_transformed(change, size, tmp_path):
+    """Pictures of whole tiles or not, more than one."""
+    path = convolution(tmp_path / "model.onnx", **change)
+    graph = Graph(path)
+    assert transform_convolutions(graph) == 1
+    graph.save(tmp_path / "changed.onnx")
+    shape = (2, change.get("ins", 256), *size)
+    feed = {"x": np.random.default_rng(1).normal(size=shape).astype(np.float32)}
+    got, expected = run(tmp_path / "changed.onnx", feed), run(path, feed)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"strides": [2, 2]}, {"pads": [0] * 4}, {"pads": [2, 1, 1, 1]}, {"dilations": [2, 2]},
+     {"group": 2, "outs": 1024, "ins": 512}, {"kernel_shape": [1, 1], "pads": [0] * 4},
+     {"outs": 128}, {"ins": 128}, {"outs": 1280, "ins": 640}],
+    ids=str,
+)  # fmt: skip
+def test_other_convolutions_stay(change, tmp_path):
+    assert transform_convolutions(Graph(convolution(tmp_path / "model.onnx", **change))) == 0
+
+
+def test_convolutions_of_upsampling_are_transformed(tmp_path):
+    path = doubled(tmp_path / "model.onnx", channels=256)
+    graph = Graph(path)
+    fold_upsampling(graph)
+    assert transform_convolutions(graph) == 4
+    graph.save(tmp_path / "changed.onnx")
+    feed = {"x": np.random.default_rng(1).normal(size=(2, 256, 5, 3)).astype(np.float32)}
+    got, expected = run(tmp_path / "changed.onnx", feed), run(path, feed)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 def test_all_of_it(tmp_path):

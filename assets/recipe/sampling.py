@@ -117,7 +117,7 @@ class Sampler:
         steps: int = 4,
         image: Tensor | None = None,
         strength: float = 1.0,
-        guidance_scale: float = 8.0,
+        guidance_scale: float = 4.0,
         seed: int = 0,
     ) -> Tensor:
         """Latent consistency sampling; with an image, as many of the steps as `strength` says."""

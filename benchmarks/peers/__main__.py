@@ -13,6 +13,7 @@ import argparse
 import os
 import platform
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from .call import WARM
 from .contestants import CONTESTANTS, LCMCORE, Contestant
 from .pixels import difference
 from .process import picture_path, pictures, seconds_to_open_all
+
+SETTLING = 10  # seconds in which the kernel tidies up after the last process and the reading
 
 
 def main() -> None:
@@ -54,11 +57,9 @@ def compared(
     seconds_to_open_all(work, LCMCORE)  # writes the cache of graphs, as its first use does
     found: dict[str, Any] = {"machine": machine(), "sizes": sizes, "results": []}
     for done in range(1, rounds + 1):
-        first = (done - 1) % len(contestants)  # another one each round: none always follows one
+        order = contestants[:: 1 if done % 2 else -1]  # so that none always follows the same one
         found["results"] += [
-            measured(work, contestant, size, images[size])
-            for size in sizes
-            for contestant in [*contestants[first:], *contestants[:first]]
+            measured(work, contestant, size, images[size]) for size in sizes for contestant in order
         ]
         found |= compared_pictures(work, contestants, images) | {"rounds": done}
         record.save(work, "record", found, record.page(found))  # what a stopped run leaves
@@ -86,6 +87,7 @@ def measured(
     """One contestant once, with the load average before it, which tells a busy machine."""
     print(f"{contestant.name} at {size}x{size}", file=sys.stderr)
     into_page_cache(work / contestant.reads)
+    time.sleep(SETTLING)
     before = os.getloadavg()[0]
     result = pictures(work, contestant, images, WARM)
     if contestant.opens_late:

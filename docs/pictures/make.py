@@ -1,6 +1,6 @@
-"""Make the README's pictures again: `make pictures`.
+"""Make the pictures of README.md and docs again: `make pictures`.
 
-The scribble is drawn here with Pillow; all else is what the demo model makes of it.
+The scribble is drawn here with Pillow; all else is what the demo model makes of it, or of nothing.
 """
 
 from pathlib import Path
@@ -16,7 +16,15 @@ PROMPTS = (
     "a watercolor of an autumn landscape with mountains and a lake",
 )
 STRENGTHS = (0.3, 0.5, 0.7, 0.9)
-STEPS = 8  # enough that each strength starts at a timestep of its own
+STRENGTHS_STEPS = 8  # enough that each strength starts at a timestep of its own
+FROM_NOISE = (
+    "a desert landscape with a cactus at sunset",
+    "a forest with a river and mountains at dawn",
+    "a pencil sketch of a winter landscape with a house",
+    "a watercolor of a meadow with trees at noon",
+    "pixel art, a snowy landscape with mountains at night",
+)
+STEPS = (1, 2, 4, 8)
 SEED = 7
 
 
@@ -34,26 +42,34 @@ def scribble() -> Image.Image:
     return image
 
 
-def strip(images: list[Image.Image]) -> Image.Image:
-    """Pictures side by side, four pixels apart."""
-    width, height = images[0].size
-    sheet = Image.new("RGB", ((width + 4) * len(images) - 4, height), "white")
-    for column, image in enumerate(images):
-        sheet.paste(image, (column * (width + 4), 0))
-    return sheet
+def sheet(rows: list[list[Image.Image]]) -> Image.Image:
+    """Pictures of one size in rows, four pixels apart."""
+    width, height = rows[0][0].size
+    size = ((width + 4) * len(rows[0]) - 4, (height + 4) * len(rows) - 4)
+    whole = Image.new("RGB", size, "white")
+    for y, row in enumerate(rows):
+        for x, image in enumerate(row):
+            whole.paste(image, (x * (width + 4), y * (height + 4)))
+    return whole
 
 
 def main() -> None:
-    """Draw the scribble, and a strip of strengths for each prompt."""
+    """Draw the scribble, what it becomes at each strength, and what noise becomes in few steps."""
     init = scribble()
     init.save(HERE / "scribble.png", optimize=True)
     with lcmcore.load(lcmcore.demo_dir()) as pipe:
-        for number, prompt in enumerate(PROMPTS, start=1):
-            made = [
-                pipe(prompt, init, strength, num_inference_steps=STEPS, seed=SEED).images[0]
-                for strength in STRENGTHS
-            ]
-            strip([init, *made]).save(HERE / f"strengths-{number}.jpg", quality=88)
+
+        def draw(prompt: str, steps: int, strength: float | None = None) -> Image.Image:
+            image = init if strength else None
+            return pipe(prompt, image, strength, num_inference_steps=steps, seed=SEED).images[0]
+
+        strengths = [
+            [init, *(draw(prompt, STRENGTHS_STEPS, strength) for strength in STRENGTHS)]
+            for prompt in PROMPTS
+        ]
+        steps = [[draw(prompt, count) for prompt in FROM_NOISE] for count in STEPS]
+    sheet(strengths).save(HERE / "strengths.jpg", quality=88)
+    sheet(steps).save(HERE / "steps.jpg", quality=88)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _GRAPH, _OPSET, _NODE, _INITIALIZER, _OUTPUT = 7, 8, 1, 5, 12
 _DTYPES: dict[int, np.dtype[Any]] = {1: np.dtype("<f4"), 7: np.dtype("<i8")}
 _MICROSOFT = "com.microsoft"
+_CONTRIBUTED = {"FusedMatMul", "MultiHeadAttention"}
 _BRANCHES = {"If", "Loop", "Scan"}
 _LARGE = 1024  # bytes of a weight that goes into a file of its own
 
@@ -37,7 +38,7 @@ class Node:
     @classmethod
     def make(cls, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> Node:
         """A new one; attributes are integers, lists of them, or floats."""
-        domain = _MICROSOFT if op == "MultiHeadAttention" else ""
+        domain = _MICROSOFT if op in _CONTRIBUTED else ""
         fields = [_text(1, name) for name in inputs] + [_text(2, output), _text(4, op)]
         fields += [_text(7, domain), _text(3, f"{output}/{op}")]
         return cls(fields + [(5, _BYTES, _attribute(*pair)) for pair in attributes.items()])
@@ -88,6 +89,7 @@ class Graph:
             pairs = ([_text(1, key), _text(2, str(value))] for key, value in place.items())
             fields += [*((13, _BYTES, write(pair)) for pair in pairs), (14, _VARINT, 1)]
         self._fields.append((_INITIALIZER, _BYTES, write(fields)))
+        self._weights[name] = fields
         return name
 
     def save(self, path: Path) -> None:

@@ -101,6 +101,8 @@ def _open_optimized(ort: Any, path: Path, threads: Any) -> tuple[Any, Path] | No
 def _session_options(ort: Any, threads: Any) -> onnxruntime.SessionOptions:
     options = ort.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
+    # Or threads go on waiting for work at full speed after a run, while the next network works.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if threads is not None:
         if type(threads) is not int or not 1 <= threads <= 1024:
             raise ArgumentError(f"threads must be from 1 to 1024, not {threads!r}")

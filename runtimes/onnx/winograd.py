@@ -1,0 +1,140 @@
+"""Convolutions of 3x3 by Winograd's algorithm F(4x4, 3x3): 36 products where there were 144.
+
+Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2015. What is convolved is cut
+into tiles of 6x6 that overlap by 2; transformed tiles are multiplied by transformed weights, place
+by place, with the sum over channels in a product of matrices; results, of 4x4, are put together.
+Likewise 2x2, which upsampling.py makes: tiles of 5x5, 25 products where there were 64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtimes.onnx.graph import Graph, Node
+
+_PLAIN = {"strides": [1, 1], "dilations": [1, 1], "group": [1]}
+_SIZES = ([2, 2], [3, 3])
+# Fewer channels are not worth moving tiles about. Weights become 4 times as large, and where they
+# are many, and pixels few, reading them is what takes the time.
+_FEWEST, _MOST = 256, 2**19  # input channels or output channels; their product
+# Points at which polynomials are evaluated, and infinity: with 1/2 and -2 the error is a third of
+# that with 2 and -2 (Barabasz et al., "Error Analysis and Improving the Accuracy of Winograd
+# Convolution for Deep Neural Networks", 2020).
+_POINTS = (0, 1, -1, -2, 0.5)
+_SIDE = 4  # of the tiles of a result
+_Make: TypeAlias = Callable[..., str]  # adds a node, returns its output
+
+
+def transform_convolutions(graph: Graph) -> int:
+    """Replace Conv of 3x3 or 2x2 with stride 1 where channels are many; returns how many."""
+    tiles = _Tiles(graph)
+    replaced = {
+        id(node): tiles.convolved(node, weight)
+        for node in graph.nodes
+        if _is_plain(node) and (weight := graph.weight(node.inputs[1])) is not None
+        if min(weight.shape[:2]) >= _FEWEST and weight.shape[0] * weight.shape[1] <= _MOST
+    }
+    graph.nodes = [new for node in graph.nodes for new in replaced.get(id(node), [node])]
+    return len(replaced)
+
+
+def _is_plain(node: Node) -> bool:
+    known = node.attributes
+    size, pads = known.get("kernel_shape"), known.get("pads", [])
+    return (
+        node.op == "Conv"
+        and size in _SIZES
+        and [sum(pads[::2]), sum(pads[1::2])] == [size[0] - 1, size[1] - 1]  # input's size stays
+        and all(known.get(key, value) == value for key, value in _PLAIN.items())
+    )
+
+
+def _evaluations(coefficients: int, points: int) -> NDArray[Any]:
+    """[points, coefficients], the values of polynomials at the points, infinity the last."""
+    finite = np.vander(np.array(_POINTS[: points - 1]), coefficients, increasing=True)
+    return np.vstack([finite, np.eye(1, coefficients, coefficients - 1)])
+
+
+def _planar(matrix: NDArray[Any]) -> NDArray[Any]:
+    """[a * a, b * b] of [a, b]: rows and columns are treated alike."""
+    return np.kron(matrix, matrix)
+
+
+class _Tiles:
+    """Cuts, multiplies and joins tiles in a graph."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._known: set[str] = set()
+
+    def convolved(self, conv: Node, weight: NDArray[Any]) -> list[Node]:
+        """What takes the place of a Conv; weight is [outs, ins, taps, taps]."""
+        output, (outs, ins, taps, _) = conv.outputs[0], weight.shape
+        side = taps + _SIDE - 1
+        nodes: list[Node] = []
+
+        def make(op: str, inputs: list[str], **attributes: Any) -> str:
+            nodes.append(Node.make(op, inputs, f"{output}/{len(nodes)}", **attributes))
+            return nodes[-1].outputs[0]
+
+        tiles, count = self._cut(make, conv, ins, side)
+        products = make("MatMul", [self._kernels(output, weight, side), tiles])
+        whole = self._join(make, products, count, outs, side)
+        size = make("Gather", [make("Shape", [conv.inputs[0]]), self._plane()])
+        inside = [whole, self._constant("corner", np.array([0, 0])), size, self._plane()]
+        if not any(conv.inputs[2:]):
+            return [*nodes, Node.make("Slice", inside, output)]
+        column = self._constant(f"column{outs}", np.array([outs, 1, 1]))
+        summands = [make("Slice", inside), make("Reshape", [conv.inputs[2], column])]
+        return [*nodes, Node.make("Add", summands, output)]
+
+    def _cut(self, make: _Make, conv: Node, ins: int, side: int) -> tuple[str, str]:
+        """Transformed tiles [batch, side * side, ins, count], and their count [rows, columns].
+
+        One Conv, of each channel for itself, padded below and on the right to whole tiles.
+        """
+        top, left, bottom, right = conv.attributes["pads"]
+        pads = [top, left, bottom + _SIDE - 1, right + _SIDE - 1]
+        window = {"kernel_shape": [side, side], "strides": [_SIDE, _SIDE], "pads": pads}
+        kernel = _planar(np.linalg.inv(_evaluations(side, side)).T).reshape(-1, 1, side, side)
+        kernel = np.tile(kernel, (ins, 1, 1, 1)).astype(np.float32)
+        cutter = self._constant(f"cutter{ins}x{side}", kernel)
+        cut = make("Conv", [conv.inputs[0], cutter], group=ins, **window)
+        places = self._constant(f"places{ins}x{side}", np.array([0, ins, side**2, -1]))
+        tiles = make("Transpose", [make("Reshape", [cut, places])], perm=[0, 2, 1, 3])
+        return tiles, make("Gather", [make("Shape", [cut]), self._plane()])
+
+    def _kernels(self, output: str, weight: NDArray[Any], side: int) -> str:
+        """Transformed weights [side * side, outs, ins]."""
+        outs, ins, taps, _ = weight.shape
+        kernels = _planar(_evaluations(taps, side)) @ weight.reshape(-1, taps**2).T
+        kernels = kernels.reshape(side**2, outs, ins).astype(np.float32)
+        return self._graph.add_weight(f"{output}/kernels", kernels)
+
+    def _join(self, make: _Make, products: str, count: str, outs: int, side: int) -> str:
+        """[batch, outs, 4 * rows, 4 * columns] of products [batch, side * side, outs, count]."""
+        flat = self._constant(f"flat{side}", np.array([0, side**2, -1]))
+        back = _planar(_evaluations(_SIDE, side)).astype(np.float32)
+        summands = [make("Reshape", [products, flat]), self._constant(f"back{side}", back)]
+        tiles = make("FusedMatMul", summands, transA=1)  # [batch, outs * count, 16]
+        channels = self._constant(f"channels{outs}", np.array([-1, outs]))
+        edges = self._constant("edges", np.array([_SIDE, _SIDE]))
+        split = make("Concat", [channels, count, edges], axis=0)
+        tiles = make("Transpose", [make("Reshape", [tiles, split])], perm=[0, 1, 2, 4, 3, 5])
+        joined = make("Concat", [channels, make("Mul", [count, edges])], axis=0)
+        return make("Reshape", [tiles, joined])
+
+    def _plane(self) -> str:
+        return self._constant("plane", np.array([2, 3]))
+
+    def _constant(self, name: str, array: NDArray[Any]) -> str:
+        """A weight that all share who ask for it by this name."""
+        name = f"winograd/{name}"
+        if name not in self._known:
+            self._known.add(name)
+            self._graph.add_weight(name, array)
+        return name
