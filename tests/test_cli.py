@@ -460,7 +460,7 @@ def test_the_command_itself_fails_in_one_line():
 
 def test_a_broken_network_in_a_process_of_its_own(model):
     replace(model / "vae_decoder" / "model.onnx", b"no model")
-    run = [LCM, "txt2img", "a lake", "-o", "out.png", f"--model={model}"]
+    run = [LCM, "txt2img", "a lake", "-q", "-o", "out.png", f"--model={model}"]
     ended = subprocess.run(run, capture_output=True, text=True, check=False)
     fails((ended.returncode, ended.stdout, ended.stderr), "vae_decoder: cannot open")
     assert not Path("out.png").exists()
