@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +26,20 @@ class OnnxNetwork:
 
     A timestep that the file declares with rank 0, or one a batch item, is still [1] to the core,
     and arrays are cast to what the file declares (float32 to float16, int64 to int32 or float32).
-    `weights` is the file that the session has mapped, if it has.
+    `weights` is the file that the session has mapped, if it has; `give_back_memory` is called when
+    it is closed.
     """
 
     def __init__(
         self,
         component: str,
         session: Any,
-        run_options: Any = None,
+        give_back_memory: Callable[[], None] | None = None,
         weights: Path | None = None,
     ) -> None:
         self._component = component
         self._session: Any = session
-        self._run_options = run_options
+        self._give_back_memory = give_back_memory
         self._weights = weights
         self._declared = [_spec(component, node) for node in session.get_inputs()]
         self.inputs = [_core_spec(spec) for spec in self._declared]
@@ -51,7 +52,7 @@ class OnnxNetwork:
         batch = max(len(array) for array in inputs.values())
         feed = {spec.name: _native(spec, inputs[spec.name], batch) for spec in self._declared}
         try:
-            outputs = self._session.run(None, feed, self._run_options)
+            outputs = self._session.run(None, feed)
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             message = f"ONNX Runtime failed: {first_line(error)}"
             raise NetworkError(self._component, message) from error
@@ -69,6 +70,8 @@ class OnnxNetwork:
     def close(self) -> None:
         """Drop the session and its memory."""
         self._session = None
+        if self._give_back_memory is not None:
+            self._give_back_memory()
 
 
 def _spec(component: str, node: Any) -> TensorSpec:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lcmcore.errors import ArgumentError, NetworkError, first_line
 from lcmcore.runtime import Network, require_available, require_file
-from runtimes.onnx import cache, cores
+from runtimes.onnx import arena, cache, cores
 from runtimes.onnx.network import OnnxNetwork
 
 if TYPE_CHECKING:
@@ -50,11 +51,11 @@ class OnnxRuntime:
 
         providers = _providers(options.get("providers"), onnxruntime.get_available_providers())
         threads = options.get("threads")
-        settings = _session_options(onnxruntime, threads)
+        on_cpu = providers == list(_DEFAULT_PROVIDERS)
+        settings = _session_options(onnxruntime, threads, on_cpu)
         cached = options.get("graph_cache", True)
         if not isinstance(cached, bool):
             raise ArgumentError(f"graph_cache must be true or false, not {cached!r}")
-        on_cpu = providers == list(_DEFAULT_PROVIDERS)
         optimized = _open_optimized(onnxruntime, path, threads) if cached and on_cpu else None
         session, weights = optimized or (None, None)
         try:
@@ -62,8 +63,8 @@ class OnnxRuntime:
                 session = onnxruntime.InferenceSession(path, settings, providers=providers)
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise NetworkError(component, f"cannot open {path}: {first_line(error)}") from error
-        run_options = _run_options(onnxruntime) if on_cpu else None
-        return OnnxNetwork(component, session, run_options, weights)
+        give_back = partial(arena.give_back, onnxruntime) if on_cpu else None
+        return OnnxNetwork(component, session, give_back, weights)
 
     def describe(self, path: Path) -> Iterator[str]:
         """Lines about a model.onnx, for `lcm info`; raises NetworkError."""
@@ -78,7 +79,7 @@ class OnnxRuntime:
 
 def _open_optimized(ort: Any, path: Path, threads: Any) -> tuple[Any, Path] | None:
     """A session on the optimized graph, and the file that it maps; None if there is none."""
-    settings = _session_options(ort, threads)
+    settings = _session_options(ort, threads, True)
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     settings.add_session_config_entry("session.disable_prepacking", "1")  # or weights are copied
 
@@ -98,8 +99,10 @@ def _open_optimized(ort: Any, path: Path, threads: Any) -> tuple[Any, Path] | No
             return None
 
 
-def _session_options(ort: Any, threads: Any) -> onnxruntime.SessionOptions:
+def _session_options(ort: Any, threads: Any, on_cpu: bool) -> onnxruntime.SessionOptions:
     options = ort.SessionOptions()
+    if on_cpu:
+        arena.share(ort, options)
     options.log_severity_level = _ERRORS_ONLY
     # Or threads go on waiting for work at full speed after a run, while the next network works.
     options.add_session_config_entry("session.force_spinning_stop", "1")
@@ -112,14 +115,6 @@ def _session_options(ort: Any, threads: Any) -> onnxruntime.SessionOptions:
         # Of the threads that ONNX Runtime starts, which the caller's own is not; it counts from 1.
         affinities = ";".join(str(core + 1) for core in big[1:])
         options.add_session_config_entry("session.intra_op_thread_affinities", affinities)
-    return options
-
-
-def _run_options(ort: Any) -> onnxruntime.RunOptions:
-    """Memory of one run is given back after it, to the run of the next network."""
-    options = ort.RunOptions()
-    options.log_severity_level = _ERRORS_ONLY
-    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     return options
 
 
