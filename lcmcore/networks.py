@@ -74,6 +74,7 @@ class Networks:
         """Close what was opened; no network can be used any more."""
         self._residency.close()
         self._kept = KeptResults()
+        self._give_back()
 
     def expect(self, components: Sequence[str]) -> None:
         """Get ready for a call's networks, in the order of their turns; none when it has ended.
@@ -83,6 +84,8 @@ class Networks:
         for component in self._missing.keys() & components:
             self._open(component)
         self._residency.expect(components)
+        if not components:
+            self._give_back()
 
     def inputs(self, component: str) -> Sequence[TensorSpec]:
         """What the network takes, remembered; if its runtime cannot tell by the file, it is opened.
@@ -155,6 +158,13 @@ class Networks:
             network.close()
             raise
         return network
+
+    def _give_back(self) -> None:
+        """Have runtimes return what their runs have left, where they keep any."""
+        for runtime in {runtime.name: runtime for runtime in self.runtimes.values()}.values():
+            give_back = getattr(runtime, "give_back", None)
+            if give_back is not None:
+                give_back()
 
     def _where(self, component: str) -> tuple[str, Path, dict[str, Any]]:
         """What its runtime is asked with: component, folder, and the options that it knows."""

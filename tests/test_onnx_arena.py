@@ -1,4 +1,4 @@
-"""The memory of runs: networks share it, and it goes back when they are closed."""
+"""The memory of runs: networks share it, and after a picture it goes back."""
 
 import re
 from pathlib import Path
@@ -7,6 +7,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+import lcmcore
 from runtimes.onnx import OnnxRuntime, arena
 
 from .parity.bundles import TINY
@@ -28,21 +29,28 @@ def opened():
 
 
 def test_networks_share_memory_and_give_it_back():
-    arena.give_back(onnxruntime)
+    OnnxRuntime().give_back()
     networks, before = [opened(), opened()], anonymous()
     networks[0].run(LATENTS)
     first = anonymous() - before
     assert first > 20e6
     networks[1].run(LATENTS)
     assert anonymous() - before < 1.3 * first
-    for network in networks:
-        network.close()
+    OnnxRuntime().give_back()
     assert anonymous() - before < 0.3 * first
 
 
 def test_an_arena_that_the_program_around_has_made():
     arena.share(onnxruntime, onnxruntime.SessionOptions())
     arena._make.cache_clear()  # so it is made a second time, as if by another
-    network = opened()
-    assert network.run(LATENTS)["sample"].shape == (1, 3, 384, 384)
-    network.close()
+    assert opened().run(LATENTS)["sample"].shape == (1, 3, 384, 384)
+
+
+def test_a_pipeline_gives_back_when_a_picture_is_done(monkeypatch):
+    given_back = []
+    monkeypatch.setattr(arena, "give_back", lambda ort: given_back.append(networks.running.copy()))
+    with lcmcore.load(FOLDER.parent) as pipe:
+        networks = pipe.networks
+        networks.running["vae_decoder"] = 0.0
+        pipe("a lake", width=64, height=64, num_inference_steps=1)
+        assert [running["vae_decoder"] > 0 for running in given_back] == [True]

@@ -223,16 +223,16 @@ def convolution(path, outs=256, ins=256, bias=True, **conv):
     return path
 
 
-@pytest.mark.parametrize("size", [(8, 12), (1, 2), (5, 7), (11, 18)], ids=str)
+@pytest.mark.parametrize("size", [(8, 12), (1, 2), (5, 7), (11, 18), (39, 4)], ids=str)
 @pytest.mark.parametrize(
     "change",
-    [{}, {"bias": False}, {"outs": 320, "ins": 272},
+    [{}, {"bias": False}, {"outs": 544, "ins": 528}, {"outs": 256, "ins": 128},
      {"kernel_shape": [2, 2], "pads": [1, 0, 0, 1]},
      {"kernel_shape": [2, 2], "pads": [0, 1, 1, 0]}],
     ids=str,
 )  # fmt: skip
 def test_convolutions_are_transformed(change, size, tmp_path):
-    """Pictures of whole tiles or not, more than one."""
+    """Of whole tiles or not, more than one; in 1, 2 and 4 bands, with rows for each or not."""
     path = convolution(tmp_path / "model.onnx", **change)
     graph = Graph(path)
     assert transform_convolutions(graph) == 1
@@ -247,7 +247,7 @@ def test_convolutions_are_transformed(change, size, tmp_path):
     "change",
     [{"strides": [2, 2]}, {"pads": [0] * 4}, {"pads": [2, 1, 1, 1]}, {"dilations": [2, 2]},
      {"group": 2, "outs": 1024, "ins": 512}, {"kernel_shape": [1, 1], "pads": [0] * 4},
-     {"outs": 128}, {"ins": 128}, {"outs": 1280, "ins": 640}],
+     {"outs": 64}, {"ins": 64}, {"outs": 1280, "ins": 640}],
     ids=str,
 )  # fmt: skip
 def test_other_convolutions_stay(change, tmp_path):

@@ -1,7 +1,7 @@
 """One arena of memory for all sessions of the process: the next network takes what the last left.
 
-A run touches some gigabytes for the first time if each session has an arena of its own, or gives
-its own back after each run; on a small machine the kernel needs a tenth of the time for that.
+If each session has one of its own, or gives it back after each run, every run touches its gigabytes
+for the first time, and the kernel takes up to a tenth of a picture's time to hand them out.
 """
 
 from __future__ import annotations
@@ -29,14 +29,19 @@ def share(ort: Any, options: onnxruntime.SessionOptions) -> None:
 
 
 def give_back(ort: Any) -> None:
-    """Return to the system what no session is using: a run of nothing, which ends with that."""
-    settings = ort.SessionOptions()
-    settings.intra_op_num_threads = 1
-    share(ort, settings)
+    """Return to the system what no run is using: a run of nothing ends with that."""
     shrink = ort.RunOptions()
     shrink.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-    session = ort.InferenceSession(_nothing(), settings, providers=["CPUExecutionProvider"])
-    session.run(None, {"x": np.zeros(1, np.float32)}, shrink)
+    _idle(ort).run(None, {"x": np.zeros(1, np.float32)}, shrink)
+
+
+@cache
+def _idle(ort: Any) -> Any:
+    """A session that does nothing, in the arena."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    share(ort, options)
+    return ort.InferenceSession(_nothing(), options, providers=["CPUExecutionProvider"])
 
 
 @cache

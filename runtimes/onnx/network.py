@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +26,17 @@ class OnnxNetwork:
 
     A timestep that the file declares with rank 0, or one a batch item, is still [1] to the core,
     and arrays are cast to what the file declares (float32 to float16, int64 to int32 or float32).
-    `weights` is the file that the session has mapped, if it has; `give_back_memory` is called when
-    it is closed.
+    `weights` is the file that the session has mapped, if it has.
     """
 
     def __init__(
         self,
         component: str,
         session: Any,
-        give_back_memory: Callable[[], None] | None = None,
         weights: Path | None = None,
     ) -> None:
         self._component = component
         self._session: Any = session
-        self._give_back_memory = give_back_memory
         self._weights = weights
         self._declared = [_spec(component, node) for node in session.get_inputs()]
         self.inputs = [_core_spec(spec) for spec in self._declared]
@@ -68,10 +65,8 @@ class OnnxNetwork:
             give_back(self._weights)
 
     def close(self) -> None:
-        """Drop the session and its memory."""
+        """Drop the session and its weights."""
         self._session = None
-        if self._give_back_memory is not None:
-            self._give_back_memory()
 
 
 def _spec(component: str, node: Any) -> TensorSpec:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,8 +63,13 @@ class OnnxRuntime:
                 session = onnxruntime.InferenceSession(path, settings, providers=providers)
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise NetworkError(component, f"cannot open {path}: {first_line(error)}") from error
-        give_back = partial(arena.give_back, onnxruntime) if on_cpu else None
-        return OnnxNetwork(component, session, give_back, weights)
+        return OnnxNetwork(component, session, weights)
+
+    def give_back(self) -> None:
+        """Return to the system the memory that runs have left; the next one needs longer."""
+        ort = sys.modules.get("onnxruntime")
+        if ort is not None:
+            arena.give_back(ort)
 
     def describe(self, path: Path) -> Iterator[str]:
         """Lines about a model.onnx, for `lcm info`; raises NetworkError."""

@@ -20,12 +20,15 @@ _PLAIN = {"strides": [1, 1], "dilations": [1, 1], "group": [1]}
 _SIZES = ([2, 2], [3, 3])
 # Fewer channels are not worth moving tiles about. Weights become 4 times as large, and where they
 # are many, and pixels few, reading them is what takes the time.
-_FEWEST, _MOST = 256, 2**19  # input channels or output channels; their product
+_FEWEST, _MOST = 128, 2**19  # input channels or output channels; their product
 # Points at which polynomials are evaluated, and infinity: with 1/2 and -2 the error is a third of
 # that with 2 and -2 (Barabasz et al., "Error Analysis and Improving the Accuracy of Winograd
 # Convolution for Deep Neural Networks", 2020).
 _POINTS = (0, 1, -1, -2, 0.5)
 _SIDE = 4  # of the tiles of a result
+# Where channels are few, pictures are large; tiles, 2.25 times as large, are made of a part of it
+# at a time: of 1 / n of the rows if 1 / n of so many channels are worked on.
+_BANDED = 512
 _Make: TypeAlias = Callable[..., str]  # adds a node, returns its output
 
 
@@ -74,37 +77,71 @@ class _Tiles:
     def convolved(self, conv: Node, weight: NDArray[Any]) -> list[Node]:
         """What takes the place of a Conv; weight is [outs, ins, taps, taps]."""
         output, (outs, ins, taps, _) = conv.outputs[0], weight.shape
-        side = taps + _SIDE - 1
+        side, bands = taps + _SIDE - 1, max(1, _BANDED // min(outs, ins))
         nodes: list[Node] = []
 
         def make(op: str, inputs: list[str], **attributes: Any) -> str:
             nodes.append(Node.make(op, inputs, f"{output}/{len(nodes)}", **attributes))
             return nodes[-1].outputs[0]
 
-        tiles, count = self._cut(make, conv, ins, side)
-        products = make("MatMul", [self._kernels(output, weight, side), tiles])
-        whole = self._join(make, products, count, outs, side)
-        size = make("Gather", [make("Shape", [conv.inputs[0]]), self._plane()])
-        inside = [whole, self._constant("corner", np.array([0, 0])), size, self._plane()]
-        if not any(conv.inputs[2:]):
-            return [*nodes, Node.make("Slice", inside, output)]
-        column = self._constant(f"column{outs}", np.array([outs, 1, 1]))
-        summands = [make("Slice", inside), make("Reshape", [conv.inputs[2], column])]
-        return [*nodes, Node.make("Add", summands, output)]
+        kernels, parts = self._kernels(output, weight, side), []
+        for image, pads, inside in self._bands(make, conv, side, bands):
+            tiles, count = self._cut(make, image, ins, side, pads)
+            whole = self._join(make, make("MatMul", [kernels, tiles]), count, outs, side)
+            parts.append(make("Slice", [whole, *inside, self._plane()]))
+        if any(conv.inputs[2:]):
+            bias = make("Reshape", [conv.inputs[2], self._integers([outs, 1, 1])])
+            parts = [make("Add", [part, bias]) for part in parts]
+        result = make("Concat", parts, axis=2) if len(parts) > 1 else parts[0]
+        return [*nodes, Node.make("Identity", [result], output)]
 
-    def _cut(self, make: _Make, conv: Node, ins: int, side: int) -> tuple[str, str]:
+    def _bands(
+        self, make: _Make, conv: Node, side: int, bands: int
+    ) -> list[tuple[str, list[int], list[str]]]:
+        """Of each band: its image, what Conv is to pad that with, and what of the result counts.
+
+        All have as many rows of tiles; where rows cannot be shared out, the last ones overlap.
+        """
+        integers, image = self._integers, conv.inputs[0]
+        top, left, bottom, right = conv.attributes["pads"]
+        bottom, right = bottom + _SIDE - 1, right + _SIDE - 1  # to whole tiles
+        size = make("Gather", [make("Shape", [image]), self._plane()])
+        if bands == 1:
+            return [(image, [top, left, bottom, right], [integers([0, 0]), size])]
+        height = make("Gather", [size, integers([0])])
+        tiles = make("Div", [make("Add", [height, integers([_SIDE - 1])]), integers([_SIDE])])
+        each = make("Div", [make("Add", [tiles, integers([bands - 1])]), integers([bands])])
+        due = make("Mul", [each, integers([[band] for band in range(bands)])])
+        first = make("Min", [due, make("Sub", [tiles, each])])  # of a band's rows of tiles
+        last = make("Sub", [make("Mul", [make("Add", [first, each]), integers([_SIDE])]), height])
+        # A negative padding cuts off. In the order of Pad's: beginnings, then ends.
+        begin = make("Mul", [first, integers([0, 0, -_SIDE, 0, 0, 0, 0, 0])])
+        end = make("Mul", [last, integers([0, 0, 0, 0, 0, 0, 1, 0])])
+        always = integers([0, 0, top, left, 0, 0, side - _SIDE - top, right])
+        pads = make("Add", [make("Add", [begin, end]), always])
+        starts = make("Mul", [make("Sub", [due, first]), integers([_SIDE, 0])])
+        ends = make("Sub", [size, make("Mul", [first, integers([_SIDE, 0])])])
+        found = []
+        for band in range(bands):
+            pad, *inside = (
+                make("Gather", [rows, self._integers(band)]) for rows in (pads, starts, ends)
+            )
+            found.append((make("Pad", [image, pad]), [0] * 4, inside))
+        return found
+
+    def _cut(
+        self, make: _Make, image: str, ins: int, side: int, pads: list[int]
+    ) -> tuple[str, str]:
         """Transformed tiles [batch, side * side, ins, count], and their count [rows, columns].
 
-        One Conv, of each channel for itself, padded below and on the right to whole tiles.
+        One Conv, of each channel for itself.
         """
-        top, left, bottom, right = conv.attributes["pads"]
-        pads = [top, left, bottom + _SIDE - 1, right + _SIDE - 1]
         window = {"kernel_shape": [side, side], "strides": [_SIDE, _SIDE], "pads": pads}
         kernel = _planar(np.linalg.inv(_evaluations(side, side)).T).reshape(-1, 1, side, side)
         kernel = np.tile(kernel, (ins, 1, 1, 1)).astype(np.float32)
         cutter = self._constant(f"cutter{ins}x{side}", kernel)
-        cut = make("Conv", [conv.inputs[0], cutter], group=ins, **window)
-        places = self._constant(f"places{ins}x{side}", np.array([0, ins, side**2, -1]))
+        cut = make("Conv", [image, cutter], group=ins, **window)
+        places = self._integers([0, ins, side**2, -1])
         tiles = make("Transpose", [make("Reshape", [cut, places])], perm=[0, 2, 1, 3])
         return tiles, make("Gather", [make("Shape", [cut]), self._plane()])
 
@@ -117,19 +154,23 @@ class _Tiles:
 
     def _join(self, make: _Make, products: str, count: str, outs: int, side: int) -> str:
         """[batch, outs, 4 * rows, 4 * columns] of products [batch, side * side, outs, count]."""
-        flat = self._constant(f"flat{side}", np.array([0, side**2, -1]))
+        flat = self._integers([0, side**2, -1])
         back = _planar(_evaluations(_SIDE, side)).astype(np.float32)
         summands = [make("Reshape", [products, flat]), self._constant(f"back{side}", back)]
         tiles = make("FusedMatMul", summands, transA=1)  # [batch, outs * count, 16]
-        channels = self._constant(f"channels{outs}", np.array([-1, outs]))
-        edges = self._constant("edges", np.array([_SIDE, _SIDE]))
+        channels = self._integers([-1, outs])
+        edges = self._integers([_SIDE, _SIDE])
         split = make("Concat", [channels, count, edges], axis=0)
         tiles = make("Transpose", [make("Reshape", [tiles, split])], perm=[0, 1, 2, 4, 3, 5])
         joined = make("Concat", [channels, make("Mul", [count, edges])], axis=0)
         return make("Reshape", [tiles, joined])
 
     def _plane(self) -> str:
-        return self._constant("plane", np.array([2, 3]))
+        return self._integers([2, 3])
+
+    def _integers(self, values: Any) -> str:
+        name = str(values).replace(" ", "")
+        return self._constant(f"integers{name}", np.array(values, np.int64))
 
     def _constant(self, name: str, array: NDArray[Any]) -> str:
         """A weight that all share who ask for it by this name."""
