@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lcmcore.memory import process_bytes
 from runtimes.onnx.graph import Node, write
 
 if TYPE_CHECKING:
     import onnxruntime
 
+SMALLEST = 2**28  # bytes
 _FLOAT, _IR_VERSION, _OPSET = 1, 8, 13
 
 
@@ -29,7 +31,13 @@ def share(ort: Any, options: onnxruntime.SessionOptions) -> None:
 
 
 def give_back(ort: Any) -> None:
-    """Return to the system what no run is using: a run of nothing ends with that."""
+    """Return to the system what no run is using: a run of nothing ends with that.
+
+    Not if the whole process has little, or if that is unknown: a small model's picture takes no
+    longer than handing its memory out again.
+    """
+    if process_bytes("RssAnon") < SMALLEST:
+        return
     shrink = ort.RunOptions()
     shrink.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     _idle(ort).run(None, {"x": np.zeros(1, np.float32)}, shrink)
