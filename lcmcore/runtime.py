@@ -79,7 +79,8 @@ class Runtime(Protocol):
 
     It may also have `inputs(component, folder, options)`, which tells what a network takes without
     opening it, and `share(index, count)`, which returns the options that bind worker `index` of
-    `count` on one machine to its part of it: {"threads": 2}, {"core_mask": "1"}.
+    `count` on one machine to its part of it: {"threads": 2}, {"core_mask": "1"}. And `give_back()`,
+    called when a picture is done, and when a pipeline is closed: memory that only runs need.
     """
 
     name: str
