@@ -98,36 +98,41 @@ class _Tiles:
     def _bands(
         self, make: _Make, conv: Node, side: int, bands: int
     ) -> list[tuple[str, list[int], list[str]]]:
-        """Of each band: its image, what Conv is to pad that with, and what of the result counts.
-
-        All have as many rows of tiles; where rows cannot be shared out, the last ones overlap.
-        """
-        integers, image = self._integers, conv.inputs[0]
-        top, left, bottom, right = conv.attributes["pads"]
+        """Of each band: its image, what Conv is to pad that with, and what of the result counts."""
+        image, (top, left, bottom, right) = conv.inputs[0], conv.attributes["pads"]
         bottom, right = bottom + _SIDE - 1, right + _SIDE - 1  # to whole tiles
         size = make("Gather", [make("Shape", [image]), self._plane()])
         if bands == 1:
-            return [(image, [top, left, bottom, right], [integers([0, 0]), size])]
+            return [(image, [top, left, bottom, right], [self._integers([0, 0]), size])]
+        always = [0, 0, top, left, 0, 0, side - _SIDE - top, right]
+        tables = self._shared_out(make, size, always, bands)
+        found = []
+        for band in range(bands):
+            pads, *inside = (make("Gather", [table, self._integers(band)]) for table in tables)
+            found.append((make("Pad", [image, pads]), [0] * 4, inside))
+        return found
+
+    def _shared_out(
+        self, make: _Make, size: str, pads: list[int], bands: int
+    ) -> tuple[str, str, str]:
+        """A row for each band: how to pad the image, and starts and ends [row, column] of a Slice.
+
+        All have as many rows of tiles; where rows cannot be shared out, the last bands overlap.
+        `pads` are those of an image without height; negative ones cut off.
+        """
+        integers = self._integers
         height = make("Gather", [size, integers([0])])
         tiles = make("Div", [make("Add", [height, integers([_SIDE - 1])]), integers([_SIDE])])
         each = make("Div", [make("Add", [tiles, integers([bands - 1])]), integers([bands])])
         due = make("Mul", [each, integers([[band] for band in range(bands)])])
-        first = make("Min", [due, make("Sub", [tiles, each])])  # of a band's rows of tiles
+        first = make("Min", [due, make("Sub", [tiles, each])])
         last = make("Sub", [make("Mul", [make("Add", [first, each]), integers([_SIDE])]), height])
-        # A negative padding cuts off. In the order of Pad's: beginnings, then ends.
-        begin = make("Mul", [first, integers([0, 0, -_SIDE, 0, 0, 0, 0, 0])])
-        end = make("Mul", [last, integers([0, 0, 0, 0, 0, 0, 1, 0])])
-        always = integers([0, 0, top, left, 0, 0, side - _SIDE - top, right])
-        pads = make("Add", [make("Add", [begin, end]), always])
+        above = make("Mul", [first, integers([0, 0, -_SIDE, 0, 0, 0, 0, 0])])
+        below = make("Mul", [last, integers([0, 0, 0, 0, 0, 0, 1, 0])])
+        padded = make("Add", [make("Add", [above, below]), integers(pads)])
         starts = make("Mul", [make("Sub", [due, first]), integers([_SIDE, 0])])
         ends = make("Sub", [size, make("Mul", [first, integers([_SIDE, 0])])])
-        found = []
-        for band in range(bands):
-            pad, *inside = (
-                make("Gather", [rows, self._integers(band)]) for rows in (pads, starts, ends)
-            )
-            found.append((make("Pad", [image, pad]), [0] * 4, inside))
-        return found
+        return padded, starts, ends
 
     def _cut(
         self, make: _Make, image: str, ins: int, side: int, pads: list[int]
