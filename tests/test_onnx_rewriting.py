@@ -11,10 +11,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 import lcmcore
 from runtimes.onnx.attention import fuse_attention
-from runtimes.onnx.graph import Graph, read, write
+from runtimes.onnx.graph import Graph, Node, read, write
 from runtimes.onnx.optimize import optimize
+from runtimes.onnx.tiles import transform_convolutions
 from runtimes.onnx.upsampling import fold_upsampling
-from runtimes.onnx.winograd import transform_convolutions
 
 from .parity.bundles import TINY
 
@@ -223,46 +223,75 @@ def convolution(path, outs=256, ins=256, bias=True, **conv):
     return path
 
 
-@pytest.mark.parametrize("size", [(8, 12), (1, 2), (5, 7), (11, 18), (39, 4)], ids=str)
+SIZES = [(8, 12), (1, 2), (5, 7), (11, 18), (39, 4), (32, 8)]
+BATCHES = [1, 2]  # one picture's tiles stay where they are
+
+
+def assert_the_same(changed, original, shape, tolerance=1e-5):
+    """Two models give the same for a random x, but for so much of the largest value."""
+    feed = {"x": np.random.default_rng(1).normal(size=shape).astype(np.float32)}
+    got, expected = run(changed, feed), run(original, feed)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize(
     "change",
     [{}, {"bias": False}, {"outs": 544, "ins": 528}, {"outs": 256, "ins": 128},
-     {"kernel_shape": [2, 2], "pads": [1, 0, 0, 1]},
-     {"kernel_shape": [2, 2], "pads": [0, 1, 1, 0]}],
+     {"pads": [2, 0, 0, 2]}],
     ids=str,
 )  # fmt: skip
-def test_convolutions_are_transformed(change, size, tmp_path):
+def test_convolutions_are_transformed(change, size, batch, tmp_path):
     """Of whole tiles or not, more than one; in 1, 2 and 4 bands, with rows for each or not."""
     path = convolution(tmp_path / "model.onnx", **change)
     graph = Graph(path)
     assert transform_convolutions(graph) == 1
     graph.save(tmp_path / "changed.onnx")
-    shape = (2, change.get("ins", 256), *size)
-    feed = {"x": np.random.default_rng(1).normal(size=shape).astype(np.float32)}
-    got, expected = run(tmp_path / "changed.onnx", feed), run(path, feed)
-    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    assert_the_same(tmp_path / "changed.onnx", path, (batch, change.get("ins", 256), *size))
 
 
 @pytest.mark.parametrize(
     "change",
     [{"strides": [2, 2]}, {"pads": [0] * 4}, {"pads": [2, 1, 1, 1]}, {"dilations": [2, 2]},
      {"group": 2, "outs": 1024, "ins": 512}, {"kernel_shape": [1, 1], "pads": [0] * 4},
-     {"outs": 64}, {"ins": 64}, {"outs": 1280, "ins": 640}],
+     {"kernel_shape": [2, 2], "pads": [1, 0, 0, 1]}, {"outs": 64}, {"ins": 64},
+     {"outs": 1280, "ins": 640}],
     ids=str,
 )  # fmt: skip
 def test_other_convolutions_stay(change, tmp_path):
     assert transform_convolutions(Graph(convolution(tmp_path / "model.onnx", **change))) == 0
 
 
-def test_convolutions_of_upsampling_are_transformed(tmp_path):
-    path = doubled(tmp_path / "model.onnx", channels=256)
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize(("channels", "tolerance"), [(128, 1e-5), (256, 1e-5), (528, 2e-5)])
+def test_convolutions_after_upsampling_are_transformed(channels, tolerance, size, batch, tmp_path):
+    """With the doubling that comes before them."""
+    path = doubled(tmp_path / "model.onnx", channels=channels)
     graph = Graph(path)
-    fold_upsampling(graph)
-    assert transform_convolutions(graph) == 4
+    assert transform_convolutions(graph) == 1
     graph.save(tmp_path / "changed.onnx")
-    feed = {"x": np.random.default_rng(1).normal(size=(2, 256, 5, 3)).astype(np.float32)}
-    got, expected = run(tmp_path / "changed.onnx", feed), run(path, feed)
-    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    assert "Resize" not in {node.op for node in Graph(tmp_path / "changed.onnx").nodes}
+    assert_the_same(tmp_path / "changed.onnx", path, (batch, channels, *size), tolerance)
+
+
+def test_what_only_a_branch_needs_is_saved(tmp_path):
+    """And what nothing needs is not."""
+    path = convolution(tmp_path / "model.onnx", outs=4, ins=4)
+    graph = Graph(path)
+    (conv,) = graph.nodes
+    yes = graph.add_weight("yes", np.array([1]))
+    inside = Node.make("Identity", ["conv"], "inside")
+    graph.nodes = [
+        Node.make("Conv", conv.inputs, "conv", kernel_shape=[3, 3], pads=[1] * 4),
+        Node.make("Neg", ["x"], "unneeded"),
+        Node.make("Equal", [yes, yes], "is"),
+        Node.make("If", ["is"], "y", then_branch=[inside], else_branch=[inside]),
+    ]
+    graph.save(tmp_path / "changed.onnx")
+    assert [node.op for node in Graph(tmp_path / "changed.onnx").nodes] == ["Conv", "Equal", "If"]
+    assert_the_same(tmp_path / "changed.onnx", path, (1, 4, 3, 5))
 
 
 def test_all_of_it(tmp_path):

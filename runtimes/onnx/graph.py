@@ -21,7 +21,6 @@ _GRAPH, _OPSET, _NODE, _INITIALIZER, _OUTPUT = 7, 8, 1, 5, 12
 _DTYPES: dict[int, np.dtype[Any]] = {1: np.dtype("<f4"), 7: np.dtype("<i8")}
 _MICROSOFT = "com.microsoft"
 _CONTRIBUTED = {"FusedMatMul", "MultiHeadAttention"}
-_BRANCHES = {"If", "Loop", "Scan"}
 _LARGE = 1024  # bytes of a weight that goes into a file of its own
 
 
@@ -37,7 +36,7 @@ class Node:
 
     @classmethod
     def make(cls, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> Node:
-        """A new one; attributes are integers, lists of them, or floats."""
+        """A new one; attributes are integers, lists of them, floats, or the nodes of a branch."""
         domain = _MICROSOFT if op in _CONTRIBUTED else ""
         fields = [_text(1, name) for name in inputs] + [_text(2, output), _text(4, op)]
         fields += [_text(7, domain), _text(3, f"{output}/{op}")]
@@ -96,10 +95,9 @@ class Graph:
         """Write the model, without nodes that nothing needs any more."""
         needed = {_texts(read(each), 1)[0] for each in pick(self._fields, _OUTPUT)}
         kept: list[Field] = []
-        branches = not _BRANCHES.isdisjoint(node.op for node in self.nodes)  # need what is outside
         for node in reversed(self.nodes):
-            if branches or needed.intersection(node.outputs):
-                needed.update(node.inputs)
+            if needed.intersection(node.outputs):
+                needed.update(_taken(node))
                 kept.append((_NODE, _BYTES, write(node.fields)))
         fields = [field for field in self._fields if field[0] != _NODE] + kept[::-1]
         model = [field for field in self._model if field[0] != _GRAPH]
@@ -166,6 +164,13 @@ def _parts(path: Path) -> tuple[list[Field], list[Field]]:
     return model, read(graph[0])
 
 
+def _taken(node: Node) -> list[str]:
+    """What a node needs, its branches included."""
+    branches = [body for each in pick(node.fields, 5) for body in pick(read(each), 6)]
+    nodes = [Node(read(each)) for body in branches for each in pick(read(body), _NODE)]
+    return node.inputs + [name for each in nodes for name in _taken(each)]
+
+
 def _texts(fields: Iterable[Field], number: int) -> list[str]:
     return [str(value, "utf-8") for value in pick(fields, number)]
 
@@ -189,9 +194,17 @@ def _attribute(name: str, value: Any) -> bytes:
         fields = [(2, _FIXED32, struct.pack("<f", value)), (20, _VARINT, 1)]
     elif isinstance(value, int):
         fields = [(3, _VARINT, value), (20, _VARINT, 2)]
+    elif value and isinstance(value[0], Node):
+        fields = [(6, _BYTES, _branch(name, value)), (20, _VARINT, 5)]
     else:
         fields = [*((8, _VARINT, item) for item in value), (20, _VARINT, 7)]
     return write([_text(1, name), *fields])
+
+
+def _branch(name: str, nodes: Sequence[Node]) -> bytes:
+    """A graph that takes what it needs from around it, and gives what its last node gives."""
+    fields = [(_NODE, _BYTES, write(node.fields)) for node in nodes] + [_text(2, name)]
+    return write([*fields, (_OUTPUT, _BYTES, write([_text(1, nodes[-1].outputs[0])]))])
 
 
 def _varint(data: Any, position: int) -> tuple[int, int]:

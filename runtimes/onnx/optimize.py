@@ -11,8 +11,8 @@ from typing import Any
 from runtimes.onnx.attention import fuse_attention
 from runtimes.onnx.cache import GRAPH, WEIGHTS
 from runtimes.onnx.graph import Graph, external_files
+from runtimes.onnx.tiles import transform_convolutions
 from runtimes.onnx.upsampling import fold_upsampling
-from runtimes.onnx.winograd import transform_convolutions
 
 _EMBEDDED = 2**24  # bytes of a graph that has its weights inside
 
@@ -36,8 +36,8 @@ def optimize(source: Path, target: Path, ort: Any) -> None:
             _save(*basic, True)
         graph = Graph(folded)
         fuse_attention(graph)
-        fold_upsampling(graph)
         transform_convolutions(graph)
+        fold_upsampling(graph)
         graph.save(changed)
         _save(ort, changed, target / GRAPH, levels.ORT_ENABLE_ALL, True)
 

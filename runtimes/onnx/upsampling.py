@@ -17,14 +17,26 @@ _PLAIN_3X3 = {
 }  # fmt: skip
 # Rows (or columns) of a kernel that meet the same pixel before doubling, for even and odd ones
 # of the result; even ones begin one pixel before.
-_TAPS = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float32)
+TAPS = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float32)
 
 
 def fold_upsampling(graph: Graph) -> int:
     """Replace Resize (nearest, doubling) and Conv (3x3) where both are such; returns how many."""
-    makers = {name: node for node in graph.nodes for name in node.outputs}
+    sources = doubled(graph)
     folded = {
-        id(node): _folded(graph, node, makers[node.inputs[0]].inputs[0])
+        id(node): _folded(graph, node, sources[id(node)])
+        for node in graph.nodes
+        if id(node) in sources
+    }
+    graph.nodes = [new for node in graph.nodes for new in folded.get(id(node), [node])]
+    return len(folded)
+
+
+def doubled(graph: Graph) -> dict[int, str]:
+    """By the id() of each such Conv, what is doubled for it."""
+    makers = {name: node for node in graph.nodes for name in node.outputs}
+    return {
+        id(node): resize.inputs[0]
         for node in graph.nodes
         if _has(node, "Conv", _PLAIN_3X3)
         and graph.weight(node.inputs[1]) is not None
@@ -32,8 +44,6 @@ def fold_upsampling(graph: Graph) -> int:
         and _has(resize, "Resize", _NEAREST)
         and graph.numbers(resize.inputs[-1]) == [1.0, 1.0, 2.0, 2.0]
     }
-    graph.nodes = [new for node in graph.nodes for new in folded.get(id(node), [node])]
-    return len(folded)
 
 
 def _has(node: Node, op: str, attributes: dict[str, Any]) -> bool:
@@ -47,7 +57,7 @@ def _folded(graph: Graph, conv: Node, source: str) -> list[Node]:
     nodes = []
     for down, right in product((0, 1), (0, 1)):
         part = f"{output}/{down}{right}"
-        kernel = np.einsum("rh,oihw,cw->oirc", _TAPS[down], weight, _TAPS[right], optimize=True)
+        kernel = np.einsum("rh,oihw,cw->oirc", TAPS[down], weight, TAPS[right], optimize=True)
         inputs = [source, graph.add_weight(f"{part}/weight", kernel), *conv.inputs[2:]]
         pads = [1 - down, 1 - right, down, right]
         nodes.append(Node.make("Conv", inputs, part, pads=pads, kernel_shape=[2, 2]))

@@ -1,0 +1,213 @@
+"""Convolutions of 3x3 by Winograd's algorithm F(4x4, 3x3): 36 products where there were 144.
+
+What is convolved is cut into tiles of 6x6 that overlap by 2; transformed tiles are multiplied by
+transformed weights, place by place, with the sum over channels in a product of matrices; results,
+of 4x4, are put together. Likewise after doubling the size: tiles of the size before give 8x8 each,
+by 100 products and not 576.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtimes.onnx.graph import Graph, Node
+from runtimes.onnx.upsampling import doubled
+from runtimes.onnx.winograd import DOUBLE, SAME, STRIDE, WINDOW, Algorithm
+
+_PLAIN = {"kernel_shape": [3, 3], "strides": [1, 1], "dilations": [1, 1], "group": [1]}
+# Fewer channels are not worth moving tiles about. Weights become 4 times as large, and where they
+# are many, and pixels few, reading them is what takes the time.
+_FEWEST, _MOST = 128, 2**19  # input channels or output channels; their product
+# Where channels are few, pictures are large; tiles, 2.25 times as large, are made of a part of it
+# at a time: of 1 / n of the rows if 1 / n of so many channels are worked on.
+_BANDED = 512
+_Make: TypeAlias = Callable[..., str]  # adds a node, returns its output
+
+
+def transform_convolutions(graph: Graph) -> int:
+    """Replace Conv of 3x3 with stride 1 where channels are many, and doubling before it.
+
+    Returns how many.
+    """
+    tiles, sources = _Tiles(graph), doubled(graph)
+    replaced = {
+        id(node): tiles.convolved(node, weight, sources.get(id(node)))
+        for node in graph.nodes
+        if _is_plain(node) and (weight := graph.weight(node.inputs[1])) is not None
+        if min(weight.shape[:2]) >= _FEWEST and weight.shape[0] * weight.shape[1] <= _MOST
+    }
+    graph.nodes = [new for node in graph.nodes for new in replaced.get(id(node), [node])]
+    return len(replaced)
+
+
+def _is_plain(node: Node) -> bool:
+    known = node.attributes
+    pads = known.get("pads", [])
+    return (
+        node.op == "Conv"
+        and known.get("kernel_shape") == [3, 3]
+        and [sum(pads[::2]), sum(pads[1::2])] == [2, 2]  # input's size stays
+        and all(known.get(key, value) == value for key, value in _PLAIN.items())
+    )
+
+
+class _Nodes:
+    """Nodes in the making, their outputs numbered."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.made: list[Node] = []
+
+    def make(self, op: str, inputs: list[str], **attributes: Any) -> str:
+        """Add a node; returns its output."""
+        self.made.append(Node.make(op, inputs, f"{self._name}/{len(self.made)}", **attributes))
+        return self.made[-1].outputs[0]
+
+
+class _Tiles:
+    """Cuts, multiplies and joins tiles in a graph."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._known: set[str] = set()
+
+    def convolved(self, conv: Node, weight: NDArray[Any], source: str | None) -> list[Node]:
+        """What takes the place of a Conv, and of doubling `source` for it, if that is given."""
+        output, (outs, ins) = conv.outputs[0], weight.shape[:2]
+        how, image = (DOUBLE, source) if source else (SAME, conv.inputs[0])
+        nodes = _Nodes(output)
+        make = nodes.make
+        kernels, wholes, limits = self._kernels(output, weight, how), [], []
+        bands, scale = max(1, _BANDED // min(outs, ins)), self._integers([how.side // STRIDE])
+        size = make("Gather", [make("Shape", [image]), self._plane()])
+        pads = conv.attributes["pads"]
+        for part, around, inside in self._bands(make, image, size, pads, bands):
+            cut = self._cut(make, part, ins, how, around)
+            products = self._multiply(make, kernels, cut, ins, how)
+            wholes.append(self._join(make, products, cut, outs, how))
+            limits.append([make("Mul", [each, scale]) for each in inside])
+        bias = make("Reshape", [self._bias(conv, outs), self._integers([outs, 1, 1])])
+        left = make("Mod", [size, self._integers([bands * STRIDE, STRIDE])])
+        exact = make("Equal", [make("ReduceSum", [left]), self._integers([[0]])])
+        branches = {
+            "then_branch": self._put_together(f"{output}/whole", wholes, [], bias),
+            "else_branch": self._put_together(f"{output}/cropped", wholes, limits, bias),
+        }
+        return [*nodes.made, Node.make("If", [exact], output, **branches)]
+
+    def _put_together(
+        self, name: str, parts: list[str], limits: list[list[str]], bias: str
+    ) -> list[Node]:
+        """Bands become one, with what is within the limits, if there are any."""
+        nodes = _Nodes(name)
+        if limits:
+            pairs = zip(parts, limits, strict=True)
+            parts = [nodes.make("Slice", [part, *within, self._plane()]) for part, within in pairs]
+        whole = nodes.make("Concat", parts, axis=2) if len(parts) > 1 else parts[0]
+        nodes.make("Add", [whole, bias])
+        return nodes.made
+
+    def _bands(
+        self, make: _Make, image: str, size: str, pads: list[int], bands: int
+    ) -> list[tuple[str, list[int], list[str]]]:
+        """Of each band: its image, what Conv is to pad that with, and what of the result counts."""
+        top, left, bottom, right = pads
+        bottom, right = bottom + STRIDE - 1, right + STRIDE - 1  # to whole tiles
+        if bands == 1:
+            return [(image, [top, left, bottom, right], [self._integers([0, 0]), size])]
+        always = [0, 0, top, left, 0, 0, WINDOW - STRIDE - top, right]
+        tables = self._shared_out(make, size, always, bands)
+        found = []
+        for band in range(bands):
+            around, *inside = (make("Gather", [table, self._integers(band)]) for table in tables)
+            found.append((make("Pad", [image, around]), [0] * 4, inside))
+        return found
+
+    def _shared_out(
+        self, make: _Make, size: str, pads: list[int], bands: int
+    ) -> tuple[str, str, str]:
+        """A row for each band: how to pad the image, and starts and ends [row, column] of a Slice.
+
+        All have as many rows of tiles; where rows cannot be shared out, the last bands overlap.
+        `pads` are those of an image without height; negative ones cut off.
+        """
+        integers = self._integers
+        height = make("Gather", [size, integers([0])])
+        tiles = make("Div", [make("Add", [height, integers([STRIDE - 1])]), integers([STRIDE])])
+        each = make("Div", [make("Add", [tiles, integers([bands - 1])]), integers([bands])])
+        due = make("Mul", [each, integers([[band] for band in range(bands)])])
+        first = make("Min", [due, make("Sub", [tiles, each])])
+        last = make("Sub", [make("Mul", [make("Add", [first, each]), integers([STRIDE])]), height])
+        above = make("Mul", [first, integers([0, 0, -STRIDE, 0, 0, 0, 0, 0])])
+        below = make("Mul", [last, integers([0, 0, 0, 0, 0, 0, 1, 0])])
+        padded = make("Add", [make("Add", [above, below]), integers(pads)])
+        starts = make("Mul", [make("Sub", [due, first]), integers([STRIDE, 0])])
+        ends = make("Sub", [size, make("Mul", [first, integers([STRIDE, 0])])])
+        return padded, starts, ends
+
+    def _cut(self, make: _Make, image: str, ins: int, how: Algorithm, pads: list[int]) -> str:
+        """Transformed tiles [batch, ins * places, rows, columns]: a Conv of each channel alone."""
+        window = {"kernel_shape": [WINDOW] * 2, "strides": [STRIDE] * 2, "pads": pads}
+        kernel = how.cut.reshape(-1, 1, WINDOW, WINDOW).astype(np.float32)
+        name = f"cutter{ins}x{how.products}"
+        cutter = self._constant(name, lambda: np.tile(kernel, (ins, 1, 1, 1)))
+        return make("Conv", [image, cutter], group=ins, **window)
+
+    def _kernels(self, output: str, weight: NDArray[Any], how: Algorithm) -> str:
+        """Transformed weights [1, places, outs, ins]."""
+        outs, ins = weight.shape[:2]
+        kernels = how.weigh @ weight.reshape(outs * ins, -1).T
+        kernels = kernels.reshape(1, -1, outs, ins).astype(np.float32)
+        return self._graph.add_weight(f"{output}/kernels", kernels)
+
+    def _bias(self, conv: Node, outs: int) -> str:
+        if any(conv.inputs[2:]):
+            return conv.inputs[2]
+        return self._constant(f"zeros{outs}", lambda: np.zeros(outs, np.float32))
+
+    def _multiply(self, make: _Make, kernels: str, cut: str, ins: int, how: Algorithm) -> str:
+        """Sums over channels [batch, places, outs, tiles].
+
+        Tiles of several pictures are moved about for that; those of one need not be.
+        """
+        places = how.products
+        batch = make("Gather", [make("Shape", [cut]), self._integers([0])])
+        one = make("Equal", [batch, self._integers([1])])
+        alone, several = _Nodes(f"{cut}/alone"), _Nodes(f"{cut}/several")
+        tiles = alone.make("Reshape", [cut, self._integers([ins, 1, places, -1])])
+        alone.make("FusedMatMul", [kernels, tiles], transBatchB=1)
+        tiles = several.make("Reshape", [cut, self._integers([0, ins, places, -1])])
+        tiles = several.make("Transpose", [tiles], perm=[0, 2, 1, 3])
+        several.make("MatMul", [kernels, tiles])
+        return make("If", [one], then_branch=alone.made, else_branch=several.made)
+
+    def _join(self, make: _Make, products: str, cut: str, outs: int, how: Algorithm) -> str:
+        """[batch, outs, side * rows, side * columns] of products [batch, places, outs, tiles]."""
+        back = self._constant(f"back{how.side}", lambda: how.back.T.astype(np.float32))
+        flat = make("Reshape", [products, self._integers([0, how.products, -1])])
+        tiles = make("FusedMatMul", [flat, back], transA=1)  # [batch, outs * tiles, side * side]
+        count, channels = make("Gather", [make("Shape", [cut]), self._plane()]), [-1, outs]
+        edges = self._integers([how.side] * 2)
+        split = make("Concat", [self._integers(channels), count, edges], axis=0)
+        tiles = make("Transpose", [make("Reshape", [tiles, split])], perm=[0, 1, 2, 4, 3, 5])
+        joined = make("Concat", [self._integers(channels), make("Mul", [count, edges])], axis=0)
+        return make("Reshape", [tiles, joined])
+
+    def _plane(self) -> str:
+        return self._integers([2, 3])
+
+    def _integers(self, values: Any) -> str:
+        name = str(values).replace(" ", "")
+        return self._constant(f"integers{name}", lambda: np.array(values, np.int64))
+
+    def _constant(self, name: str, array: Callable[[], NDArray[Any]]) -> str:
+        """A weight that all share who ask for it by this name."""
+        name = f"winograd/{name}"
+        if name not in self._known:
+            self._known.add(name)
+            self._graph.add_weight(name, array())
+        return name
