@@ -10,9 +10,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import lcmcore
+from runtimes.onnx import products
 from runtimes.onnx.attention import fuse_attention
 from runtimes.onnx.graph import Graph, Node, read, write
 from runtimes.onnx.optimize import optimize
+from runtimes.onnx.products import turn_products
 from runtimes.onnx.tiles import transform_convolutions
 from runtimes.onnx.upsampling import fold_upsampling
 
@@ -21,10 +23,10 @@ from .parity.bundles import TINY
 DEMO = lcmcore.demo_dir()
 
 
-def folded(source, target):
-    """What the first pass of `optimize` leaves to be changed."""
+def folded(source, target, level="ORT_ENABLE_BASIC"):
+    """What a pass of `optimize` leaves, the first one: to be changed."""
     options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
     options.optimized_model_filepath = str(target)
     onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
     return Graph(target)
@@ -292,6 +294,70 @@ def test_what_only_a_branch_needs_is_saved(tmp_path):
     graph.save(tmp_path / "changed.onnx")
     assert [node.op for node in Graph(tmp_path / "changed.onnx").nodes] == ["Conv", "Equal", "If"]
     assert_the_same(tmp_path / "changed.onnx", path, (1, 4, 3, 5))
+
+
+def product(path, shape=(768, 784), first=False, constant=True, axes=("b", "n")):
+    """y = x W + tanh(x) W."""
+    weight = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    nodes = [
+        helper.make_node("Tanh", ["x"], ["bent"]),
+        helper.make_node("MatMul", ["weight", "x"] if first else ["x", "weight"], ["one"]),
+        helper.make_node("MatMul", ["weight", "bent"] if first else ["bent", "weight"], ["two"]),
+        helper.make_node("Add", ["one", "two"], ["y"]),
+    ]
+    tensors = {"x": [*axes, 768]} | ({} if constant else {"weight": shape})
+    graph = helper.make_graph(
+        nodes,
+        "product",
+        [helper.make_tensor_value_info(*each) for each in
+         ((name, TensorProto.FLOAT, dims) for name, dims in tensors.items())],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(weight, "weight")] if constant else [],
+    )  # fmt: skip
+    opset = helper.make_opsetid("", 14)  # optimum's
+    onnx.save(helper.make_model(graph, ir_version=8, opset_imports=[opset]), path)
+    return path
+
+
+@pytest.mark.parametrize("size", [(5,), (2, 5), (2, 3, 4)], ids=str)
+def test_products_are_turned(size, tmp_path):
+    path = product(tmp_path / "model.onnx", axes=[f"axis{i}" for i in range(len(size))])
+    graph = Graph(path)
+    assert turn_products(graph) == 2
+    graph.save(tmp_path / "changed.onnx")
+    added = tmp_path / "model.added"
+    assert added.stat().st_size == 768 * 784 * 4  # once, of the weight of both
+    feed = {"x": np.random.default_rng(1).normal(size=(*size, 768)).astype(np.float32)}
+    got, expected = run(tmp_path / "changed.onnx", feed), run(path, feed)
+    assert got.shape == expected.shape
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    folded(tmp_path / "changed.onnx", tmp_path / "all.onnx", "ORT_ENABLE_ALL")
+    operations = [node.op for node in Graph(tmp_path / "all.onnx").nodes]
+    assert operations.count("FusedMatMul") == operations.count("Transpose") == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"shape": (768, 760)}, {"shape": (2, 768, 784)}, {"first": True}, {"constant": False}],
+    ids=str,
+)  # fmt: skip
+def test_other_products_stay(change, tmp_path):
+    """Of a narrow weight, of several, by one that comes first, or is no constant."""
+    assert turn_products(Graph(product(tmp_path / "model.onnx", **change))) == 0
+
+
+@pytest.mark.parametrize(
+    ("network", "count"), [("lcm/text_encoder", 12), ("lcm/unet", 41), ("lcm/vae_decoder", 4)]
+)
+def test_products_of_optimum(network, count, tmp_path, monkeypatch):
+    monkeypatch.setattr(products, "_NARROWEST", 8)
+    source = TINY / network / "model.onnx"
+    graph = folded(source, tmp_path / "folded.onnx")
+    assert turn_products(graph) == count
+    graph.save(tmp_path / "changed.onnx")
+    feed = feed_of(source)
+    expected, got = run(source, feed), run(tmp_path / "changed.onnx", feed)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 def test_all_of_it(tmp_path):
