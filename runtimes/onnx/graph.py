@@ -25,7 +25,7 @@ _LARGE = 1024  # bytes of a weight that goes into a file of its own
 
 
 class Node:
-    """One operation; `attributes` has lists of integers, and bytes for texts."""
+    """One operation; `attributes` has lists of numbers, and bytes for texts."""
 
     def __init__(self, fields: list[Field]) -> None:
         self.fields = fields
@@ -55,6 +55,12 @@ class Graph:
         self.nodes = [Node(read(each)) for each in pick(self._fields, _NODE)]
         tensors = map(read, pick(self._fields, _INITIALIZER))
         self._weights = {_texts(fields, 8)[0]: fields for fields in tensors}
+
+    @property
+    def opset(self) -> int:
+        """The version of ONNX's own operations."""
+        sets = map(read, pick(self._model, _OPSET))
+        return next(int(pick(each, 2)[0]) for each in sets if not any(_texts(each, 1)))
 
     def weight(self, name: str) -> NDArray[Any] | None:
         """A weight, mapped if it is in another file; None if there is none of a known type."""
@@ -186,7 +192,10 @@ def _place(tensor: Iterable[Field]) -> dict[str, str]:
 
 def _value(attribute: Iterable[Field]) -> Any:
     texts = pick(attribute, 4)
-    return bytes(texts[0]) if texts else pick(attribute, 3) + pick(attribute, 8)
+    if texts:
+        return bytes(texts[0])
+    floats = [number for data in pick(attribute, 2) for number in struct.unpack("<f", data)]
+    return floats + pick(attribute, 3) + pick(attribute, 8)
 
 
 def _attribute(name: str, value: Any) -> bytes:

@@ -11,6 +11,7 @@ from typing import Any
 from runtimes.onnx.attention import fuse_attention
 from runtimes.onnx.cache import GRAPH, WEIGHTS
 from runtimes.onnx.graph import Graph, external_files
+from runtimes.onnx.normalization import rewrite_group_norms
 from runtimes.onnx.products import turn_products
 from runtimes.onnx.tiles import transform_convolutions
 from runtimes.onnx.upsampling import fold_upsampling
@@ -40,6 +41,7 @@ def optimize(source: Path, target: Path, ort: Any) -> None:
         transform_convolutions(graph)
         fold_upsampling(graph)
         turn_products(graph)
+        rewrite_group_norms(graph)
         graph.save(changed)
         _save(ort, changed, target / GRAPH, levels.ORT_ENABLE_ALL, True)
 

@@ -1,0 +1,128 @@
+"""Group normalization of large pictures by operations that ONNX Runtime spreads over threads.
+
+Exporters write it as InstanceNormalization of groups, which has one thread, then a product and a
+sum. Here a product and a sum are all that reads and writes the picture, but for its moments.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtimes.onnx.graph import Graph, Node
+
+# Networks with more channels have small pictures, for which there is nothing to be gained.
+_MOST = 512
+# Moments are taken of pieces first, of so many rows of a channel, or else of one: the sum of many
+# squares is not exact enough to subtract the square of the mean from it.
+_ROWS = 8
+
+
+class _Norm(NamedTuple):
+    x: str
+    epsilon: float
+    groups: int
+    gamma: NDArray[Any]
+    beta: NDArray[Any]
+
+
+def rewrite_group_norms(graph: Graph) -> int:
+    """Replace every group normalization of pictures with few channels; returns how many."""
+    finder = _Finder(graph)
+    rewritten = {
+        id(node): _rewritten(graph, norm, node.outputs[0])
+        for node in graph.nodes
+        if node.op == "Add" and (norm := finder.norm(node)) and norm.gamma.size <= _MOST
+    }
+    graph.nodes = [new for node in graph.nodes for new in rewritten.get(id(node), [node])]
+    return len(rewritten)
+
+
+class _Finder:
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._makers = {name: node for node in graph.nodes for name in node.outputs}
+
+    def norm(self, add: Node) -> _Norm | None:
+        """The normalization that an Add ends, if it does."""
+        product, beta = self._by_channel(add)
+        mul = self._made(product, "Mul")
+        restored, gamma = self._by_channel(mul) if mul else ("", None)
+        back = self._made(restored, "Reshape")
+        norm = self._made(back.inputs[0], "InstanceNormalization") if back else None
+        split = self._made(norm.inputs[0], "Reshape") if norm else None
+        if back is None or norm is None or split is None or gamma is None or beta is None:
+            return None
+        shape = self._made(back.inputs[1], "Shape")
+        part = shape and (shape.attributes.get("start", [0]), shape.attributes.get("end"))
+        whole = shape is not None and shape.inputs == split.inputs[:1] and part == ([0], None)
+        scale, bias = (self._graph.weight(name) for name in norm.inputs[1:])
+        if scale is None or bias is None or (scale != 1).any() or bias.any():
+            return None
+        alike = gamma.shape == beta.shape and gamma.size % scale.size == 0
+        if not whole or not alike or self._graph.numbers(split.inputs[1]) != [0, scale.size, -1]:
+            return None
+        epsilon = norm.attributes.get("epsilon", [1e-5])[0]
+        return _Norm(split.inputs[0], epsilon, scale.size, gamma, beta)
+
+    def _made(self, name: str, op: str) -> Node | None:
+        node = self._makers.get(name)
+        return node if node is not None and node.op == op else None
+
+    def _by_channel(self, node: Node) -> tuple[str, NDArray[Any] | None]:
+        """Of two inputs: that which is made, and that which is a number for each channel."""
+        for other, name in (node.inputs, node.inputs[::-1]):
+            weight = self._graph.weight(name)
+            if weight is not None and weight.ndim == 3 and weight.shape[1:] == (1, 1):
+                return other, weight
+        return "", None
+
+
+def _rewritten(graph: Graph, norm: _Norm, output: str) -> list[Node]:
+    """What takes the place of the last operation of a normalization."""
+    nodes: list[Node] = []
+    channels = norm.gamma.size
+
+    def make(op: str, *inputs: str, **attributes: Any) -> str:
+        nodes.append(Node.make(op, inputs, f"{output}/{len(nodes)}", **attributes))
+        return nodes[-1].outputs[0]
+
+    def constant(values: Any, kind: Any = np.int64) -> str:
+        name = f"{output}/constant{len(nodes)}"
+        while graph.weight(name) is not None:
+            name += "+"
+        return graph.add_weight(name, np.array(values, kind))
+
+    def mean(name: str) -> str:
+        if graph.opset < 18:
+            return make("ReduceMean", name, axes=[-1])
+        return make("ReduceMean", name, constant([-1]))
+
+    height, rows = make("Gather", make("Shape", norm.x), constant([2])), constant([_ROWS])
+    whole = make("Equal", make("Mod", height, rows), constant([0]))
+    count = make("Where", whole, make("Div", height, rows), height)
+    cut = make("Concat", constant([0, channels]), count, constant([1, -1]), axis=0)
+    pieces = make("Reshape", norm.x, cut)  # [batch, channels, count, 1, pixels]
+    pixels = make("Gather", make("Shape", pieces), constant([4]))
+    squares = make("FusedMatMul", pieces, pieces, transB=1)
+    squares = make("Div", squares, make("Cast", pixels, to=1))
+    groups = constant([0, norm.groups, -1])
+    means, squares = (make("Reshape", part, groups) for part in (mean(pieces), squares))
+    # Variances within pieces and between them: nothing is lost by these differences.
+    within = make("Sub", squares, make("Mul", means, means))
+    center = mean(means)
+    offset = make("Sub", means, center)
+    variance = mean(make("Add", within, make("Mul", offset, offset)))
+    least = constant(norm.epsilon, np.float32)
+    deviation = make("Sqrt", make("Max", make("Add", variance, least), least))
+    gamma, beta = (
+        constant(part.reshape(norm.groups, -1), np.float32) for part in (norm.gamma, norm.beta)
+    )
+    scale = make("Div", gamma, deviation)  # [batch, groups, channels of each]
+    shift = make("Sub", beta, make("Mul", center, scale))
+    plane = constant([0, channels, 1, 1])
+    scale, shift = (make("Reshape", part, plane) for part in (scale, shift))
+    scaled = make("Mul", norm.x, scale)
+    return [*nodes, Node.make("Add", [scaled, shift], output)]
