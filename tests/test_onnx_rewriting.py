@@ -13,7 +13,6 @@ import lcmcore
 from runtimes.onnx import products
 from runtimes.onnx.attention import fuse_attention
 from runtimes.onnx.graph import Graph, Node, read, write
-from runtimes.onnx.graph import Graph, read, write
 from runtimes.onnx.normalization import rewrite_group_norms
 from runtimes.onnx.optimize import optimize
 from runtimes.onnx.products import turn_products

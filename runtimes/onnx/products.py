@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from runtimes.onnx.graph import Graph, Node
+from runtimes.onnx.nodes import Nodes
 
 # Of a weight's sides, the smaller one. Networks have wide weights where tokens are few; and with
 # some hundreds of tokens nothing is lost.
@@ -41,20 +42,12 @@ def _turned(graph: Graph, node: Node, weights: dict[str, str]) -> list[Node]:
     if name not in weights:
         weights[name] = graph.add_weight(f"{name}/turned", np.ascontiguousarray(weight.T))
     ins, outs = weight.shape
-
-    def integers(part: str, *values: int) -> str:
-        return graph.add_weight(f"{output}/{part}", np.array(values))
-
-    flat, product, back = f"{output}/flat", f"{output}/product", f"{output}/back"
-    shape, tokens, whole = f"{output}/shape", f"{output}/tokens", f"{output}/whole"
-    limits = [integers("first", 0), integers("last", -1)]
-    return [
-        Node.make("Reshape", [x, integers("each", -1, ins)], flat),
-        # Not Gemm, which ONNX Runtime would turn back for the sake of the Transpose.
-        Node.make("FusedMatMul", [weights[name], flat], product, transB=1),
-        Node.make("Transpose", [product], back, perm=[1, 0]),
-        Node.make("Shape", [x], shape),
-        Node.make("Slice", [shape, *limits], tokens),
-        Node.make("Concat", [tokens, integers("outs", outs)], whole, axis=0),
-        Node.make("Reshape", [back, whole], output),
-    ]
+    nodes = Nodes(graph, output)
+    make, constant = nodes.make, nodes.constant
+    flat = make("Reshape", [x, constant([-1, ins])])
+    # Not Gemm, which ONNX Runtime would turn back for the sake of the Transpose.
+    product = make("FusedMatMul", [weights[name], flat], transB=1)
+    back = make("Transpose", [product], perm=[1, 0])
+    tokens = make("Slice", [make("Shape", [x]), constant([0]), constant([-1])])
+    shape = make("Concat", [tokens, constant([outs])], axis=0)
+    return [*nodes.made, Node.make("Reshape", [back, shape], output)]

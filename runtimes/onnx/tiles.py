@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtimes.onnx.graph import Graph, Node
+from runtimes.onnx.nodes import Nodes
 from runtimes.onnx.upsampling import doubled
 from runtimes.onnx.winograd import DOUBLE, SAME, STRIDE, WINDOW, Algorithm
 
@@ -55,19 +56,6 @@ def _is_plain(node: Node) -> bool:
     )
 
 
-class _Nodes:
-    """Nodes in the making, their outputs numbered."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self.made: list[Node] = []
-
-    def make(self, op: str, inputs: list[str], **attributes: Any) -> str:
-        """Add a node; returns its output."""
-        self.made.append(Node.make(op, inputs, f"{self._name}/{len(self.made)}", **attributes))
-        return self.made[-1].outputs[0]
-
-
 class _Tiles:
     """Cuts, multiplies and joins tiles in a graph."""
 
@@ -79,7 +67,7 @@ class _Tiles:
         """What takes the place of a Conv, and of doubling `source` for it, if that is given."""
         output, (outs, ins) = conv.outputs[0], weight.shape[:2]
         how, image = (DOUBLE, source) if source else (SAME, conv.inputs[0])
-        nodes = _Nodes(output)
+        nodes = Nodes(self._graph, output)
         make = nodes.make
         kernels, wholes, limits = self._kernels(output, weight, how), [], []
         bands, scale = max(1, _BANDED // min(outs, ins)), self._integers([how.side // STRIDE])
@@ -103,7 +91,7 @@ class _Tiles:
         self, name: str, parts: list[str], limits: list[list[str]], bias: str
     ) -> list[Node]:
         """Bands become one, with what is within the limits, if there are any."""
-        nodes = _Nodes(name)
+        nodes = Nodes(self._graph, name)
         if limits:
             pairs = zip(parts, limits, strict=True)
             parts = [nodes.make("Slice", [part, *within, self._plane()]) for part, within in pairs]
@@ -177,7 +165,7 @@ class _Tiles:
         places = how.products
         batch = make("Gather", [make("Shape", [cut]), self._integers([0])])
         one = make("Equal", [batch, self._integers([1])])
-        alone, several = _Nodes(f"{cut}/alone"), _Nodes(f"{cut}/several")
+        alone, several = (Nodes(self._graph, f"{cut}/{case}") for case in ("alone", "several"))
         tiles = alone.make("Reshape", [cut, self._integers([ins, 1, places, -1])])
         alone.make("FusedMatMul", [kernels, tiles], transBatchB=1)
         tiles = several.make("Reshape", [cut, self._integers([0, ins, places, -1])])
