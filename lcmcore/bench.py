@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     """Measure, and print a table; raises LcmError."""
     rounds = whole_number("rounds", args.rounds, 1, 1000)
     size = read_size(args.size) if args.size else None
-    with Progress() as progress, _Watch() as anonymous, open_pipeline(args) as pipe:
+    with Progress() as progress, AnonymousMemory() as anonymous, open_pipeline(args) as pipe:
         steps = pipe.default_steps if args.steps is None else args.steps
         measured = []
         for each in measure(pipe, rounds, size, steps):
@@ -74,8 +74,11 @@ def measure(
         yield Round(time.perf_counter() - start, networks.opening, networks.running)
 
 
-class _Watch(Closing):
-    """Looks at the anonymous memory of this process again and again until it is closed."""
+class AnonymousMemory(Closing):
+    """Looks at the anonymous memory of this process again and again until it is closed.
+
+    `peak` is the most that it has seen, in bytes.
+    """
 
     def __init__(self) -> None:
         self.peak = 0
@@ -84,6 +87,7 @@ class _Watch(Closing):
         self._thread.start()
 
     def close(self) -> None:
+        """Look no more."""
         self._end.set()
         self._thread.join()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,23 @@ from runtimes.onnx.products import turn_products
 from runtimes.onnx.tiles import transform_convolutions
 from runtimes.onnx.upsampling import fold_upsampling
 
+REWRITES = (  # what each returns is how many places it has changed
+    fuse_attention,
+    transform_convolutions,
+    fold_upsampling,
+    turn_products,
+    rewrite_group_norms,
+)
 _EMBEDDED = 2**24  # bytes of a graph that has its weights inside
 
 
-def optimize(source: Path, target: Path, ort: Any) -> None:
-    """Write GRAPH and WEIGHTS into the folder `target`.
+def optimize(
+    source: Path,
+    target: Path,
+    ort: Any,
+    rewrites: Iterable[Callable[[Graph], int]] = REWRITES,
+) -> dict[str, int]:
+    """Write GRAPH and WEIGHTS into the folder `target`; returns what each rewrite has changed.
 
     The first pass folds constants, so that shapes can be told; the last one lays out weights as
     this CPU likes them. Raises what ONNX Runtime raises, OSError, and ValueError for no model.
@@ -37,13 +50,10 @@ def optimize(source: Path, target: Path, ort: Any) -> None:
         except Exception:  # folded constants, of half precision made float32, exceed 2 GiB
             _save(*basic, True)
         graph = Graph(folded)
-        fuse_attention(graph)
-        transform_convolutions(graph)
-        fold_upsampling(graph)
-        turn_products(graph)
-        rewrite_group_norms(graph)
+        counts = {rewrite.__name__: rewrite(graph) for rewrite in rewrites}
         graph.save(changed)
         _save(ort, changed, target / GRAPH, levels.ORT_ENABLE_ALL, True)
+    return counts
 
 
 def _save(ort: Any, source: Path, target: Path, level: Any, outside: bool) -> None:

@@ -84,9 +84,6 @@ class OnnxRuntime:
 
 def _open_optimized(ort: Any, path: Path, threads: Any) -> tuple[Any, Path] | None:
     """A session on the optimized graph, and the file that it maps; None if there is none."""
-    settings = _session_options(ort, threads, True)
-    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    settings.add_session_config_entry("session.disable_prepacking", "1")  # or weights are copied
 
     def build(source: Path, target: Path) -> None:
         from runtimes.onnx.optimize import optimize
@@ -97,11 +94,18 @@ def _open_optimized(ort: Any, path: Path, threads: Any) -> tuple[Any, Path] | No
         if graph is None:
             return None
         try:
-            session = ort.InferenceSession(graph, settings, providers=list(_DEFAULT_PROVIDERS))
-            return session, graph.with_name(cache.WEIGHTS).resolve()
+            return open_mapped(ort, graph, threads), graph.with_name(cache.WEIGHTS).resolve()
         except Exception:  # see above
             cache.discard(graph)
             return None
+
+
+def open_mapped(ort: Any, graph: Path, threads: Any = None) -> Any:
+    """A session on a graph that is optimized already; raises what ONNX Runtime raises."""
+    settings = _session_options(ort, threads, True)
+    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    settings.add_session_config_entry("session.disable_prepacking", "1")  # or weights are copied
+    return ort.InferenceSession(graph, settings, providers=list(_DEFAULT_PROVIDERS))
 
 
 def _session_options(ort: Any, threads: Any, on_cpu: bool) -> onnxruntime.SessionOptions:

@@ -20,9 +20,10 @@ from runtimes.onnx.upsampling import doubled
 from runtimes.onnx.winograd import DOUBLE, SAME, STRIDE, WINDOW, Algorithm
 
 _PLAIN = {"kernel_shape": [3, 3], "strides": [1, 1], "dilations": [1, 1], "group": [1]}
-# Fewer channels are not worth moving tiles about. Weights become 4 times as large, and where they
-# are many, and pixels few, reading them is what takes the time.
-_FEWEST, _MOST = 128, 2**19  # input channels or output channels; their product
+# Fewer channels are not worth moving tiles about. Weights become 4 times as large, or 11 after
+# doubling, and where they are many, and pixels few, reading them is what takes the time.
+_FEWEST = 128  # input channels or output channels
+_MOST, _MOST_AFTER_DOUBLING = 2**19, 2**18  # their product
 # Where channels are few, pictures are large; tiles, 2.25 times as large, are made of a part of it
 # at a time: of 1 / n of the rows if 1 / n of so many channels are worked on.
 _BANDED = 512
@@ -36,13 +37,19 @@ def transform_convolutions(graph: Graph) -> int:
     """
     tiles, sources = _Tiles(graph), doubled(graph)
     replaced = {
-        id(node): tiles.convolved(node, weight, sources.get(id(node)))
+        id(node): tiles.convolved(node, weight, source)
         for node in graph.nodes
         if _is_plain(node) and (weight := graph.weight(node.inputs[1])) is not None
-        if min(weight.shape[:2]) >= _FEWEST and weight.shape[0] * weight.shape[1] <= _MOST
+        for source in [sources.get(id(node))]
+        if _pays(weight, _MOST_AFTER_DOUBLING if source else _MOST)
     }
     graph.nodes = [new for node in graph.nodes for new in replaced.get(id(node), [node])]
     return len(replaced)
+
+
+def _pays(weight: NDArray[Any], most: int) -> bool:
+    outs, ins = weight.shape[:2]
+    return bool(min(outs, ins) >= _FEWEST and outs * ins <= most)
 
 
 def _is_plain(node: Node) -> bool:

@@ -1,0 +1,117 @@
+"""What each change that is made to graphs is worth: `python -m benchmarks.rewrites BUNDLE`.
+
+    [--size 512] [--components vae_decoder ...] [--rounds 3]
+
+For every network and every change: optimized with all changes and with all but this one, run in
+turn, each in a fresh process. Prints a table of medians: seconds of a run, largest anonymous
+memory. Room for two of the largest network's graphs is needed in the folder for temporary files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from lcmcore.bench import AnonymousMemory
+from lcmcore.bundle import COMPONENTS
+from runtimes.onnx.cache import GRAPH
+from runtimes.onnx.network import OnnxNetwork
+from runtimes.onnx.optimize import REWRITES, optimize
+from runtimes.onnx.runtime import open_mapped
+
+RUNS = 3  # in a process, after one that is not counted
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description="what each change to graphs is worth")
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--components", nargs="+", choices=COMPONENTS, default=COMPONENTS)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--run", choices=COMPONENTS, help="BUNDLE is a graph; for the processes")
+    args = parser.parse_args()
+    if args.run:
+        print(json.dumps(run(args.run, args.bundle, args.size)))
+        return
+    print("| network | without | s, without | s | ratio | GB, without | GB |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for component in args.components:
+        for row in compared(component, args.bundle, args.size, args.rounds):
+            print(f"| {component} | {row} |", flush=True)
+
+
+def compared(component: str, bundle: Path, size: int, rounds: int) -> Iterator[str]:
+    """A row for each change that does something to this network."""
+    source = bundle.resolve() / component / "model.onnx"
+    with tempfile.TemporaryDirectory() as name:
+        whole = Path(name) / "whole"
+        whole.mkdir()
+        counts = optimize(source, whole, onnxruntime)
+        for rewrite in REWRITES:
+            if counts[rewrite.__name__]:
+                yield without(rewrite.__name__, source, whole, [component, size, rounds])
+
+
+def without(left_out: str, source: Path, whole: Path, how: list) -> str:
+    """The row of one change."""
+    component, size, rounds = how
+    with tempfile.TemporaryDirectory() as name:
+        rewrites = [rewrite for rewrite in REWRITES if rewrite.__name__ != left_out]
+        optimize(source, Path(name), onnxruntime, rewrites)
+        folders = [Path(name), whole]
+        found = [[measured(component, each, size) for each in folders] for _ in range(rounds)]
+    (before, least), (after, peak) = np.median(found, axis=0)
+    return (
+        f"{left_out} | {before:.2f} | {after:.2f} | {after / before:.2f} | {least:.2f} | {peak:.2f}"
+    )
+
+
+def measured(component: str, folder: Path, size: int) -> tuple[float, float]:
+    """Seconds of a run and gigabytes, in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.rewrites", str(folder / GRAPH)]
+    options = ["--run", component, "--size", str(size)]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
+    seconds, gigabytes = json.loads(done.stdout)
+    return seconds, gigabytes
+
+
+def run(component: str, graph: Path, size: int) -> tuple[float, float]:
+    """Median seconds of a run, and the largest anonymous memory in GB."""
+    random = np.random.default_rng(0)
+    latents = (1, 4, size // 8, size // 8)
+    shapes = {
+        "sample": (1, 3, size, size) if component == "vae_encoder" else latents,
+        "latent_sample": latents,
+        "encoder_hidden_states": (1, 77, 768),
+        "timestep_cond": (1, 256),
+    }
+    numbers = {"input_ids": np.full((1, 77), 320), "timestep": np.array([499])}
+    with AnonymousMemory() as memory:
+        network = OnnxNetwork(component, open_mapped(onnxruntime, graph))
+        names = [spec.name for spec in network.inputs]
+        feed = {
+            name: random.standard_normal(shapes[name], np.float32)
+            for name in names
+            if name in shapes
+        } | {name: numbers[name] for name in names if name in numbers}
+        seconds = []
+        for _ in range(1 + RUNS):
+            start = time.perf_counter()
+            network.run(feed)
+            seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:]), memory.peak / 1e9
+
+
+if __name__ == "__main__":
+    main()
