@@ -6,7 +6,7 @@ OUT ?= out
 PEERS ?= .peers
 BOARD ?= .board
 
-.PHONY: demo test test-rknn test-board test-export check bench peers soak throughput goldens pictures dist clean
+.PHONY: demo test test-rknn test-board test-export check bench peers rewrites soak throughput goldens pictures dist clean
 
 demo: $(VENV)/.installed
 	@mkdir -p $(OUT)
@@ -40,6 +40,10 @@ bench: $(VENV)/.installed
 # Beside diffusers and optimum, at full size; Linux, 20 GB of disk, 12 GB of memory, hours.
 peers: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.peers --dir $(PEERS)
+
+# What each change to graphs is worth, with the model that `make peers` has made.
+rewrites: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.rewrites $(PEERS)/bundle
 
 soak: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.soak
