@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import lcmcore
+from runtimes.onnx import optimize as optimizing
 from runtimes.onnx import products
 from runtimes.onnx.attention import fuse_attention
 from runtimes.onnx.graph import Graph, Node, read, write
@@ -471,6 +472,30 @@ def test_all_of_it(tmp_path):
     expected = run(source, feed)
     np.testing.assert_allclose(run(path, feed), expected, atol=1e-5 * np.abs(expected).max())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["entry"]
+
+
+@pytest.mark.parametrize(
+    ("free", "level"),
+    [(0, "ORT_ENABLE_EXTENDED"), (2**40, "ORT_ENABLE_ALL"), (None, "ORT_ENABLE_ALL")],
+)
+def test_weights_are_laid_out_where_memory_holds_them(free, level, tmp_path, monkeypatch):
+    """A process in less memory than the model has weights was killed at the first use."""
+    levels, save = [], optimizing._save
+
+    def watched(ort, source, target, level, outside):
+        levels.append(level)
+        save(ort, source, target, level, outside)
+
+    monkeypatch.setattr(optimizing, "_save", watched)
+    monkeypatch.setattr(optimizing, "available_bytes", lambda: free)
+    source = TINY / "lcm" / "vae_decoder" / "model.onnx"
+    (tmp_path / "entry").mkdir()
+    optimize(source, tmp_path / "entry", onnxruntime)
+    assert levels[-1] == getattr(onnxruntime.GraphOptimizationLevel, level)
+    feed = feed_of(source)
+    expected = run(source, feed)
+    got = run(tmp_path / "entry" / "model.onnx", feed)
+    np.testing.assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from lcmcore.memory import available_bytes
 from runtimes.onnx.attention import fuse_attention
 from runtimes.onnx.cache import GRAPH, WEIGHTS
 from runtimes.onnx.graph import Graph, external_files
@@ -36,11 +37,13 @@ def optimize(
     """Write GRAPH and WEIGHTS into the folder `target`; returns what each rewrite has changed.
 
     The first pass folds constants, so that shapes can be told; the last one lays out weights as
-    this CPU likes them. Raises what ONNX Runtime raises, OSError, and ValueError for no model.
+    this CPU likes them, if there is memory for that. Raises what ONNX Runtime raises, OSError, and
+    ValueError for no model.
     """
     with tempfile.TemporaryDirectory(prefix="work-", dir=target.parent) as name:
         work = Path(name)
-        for path in external_files(source):  # ONNX Runtime wants weights beside their graph
+        files = external_files(source)
+        for path in files:  # ONNX Runtime wants weights beside their graph
             _link(path, work / path.relative_to(source.parent))
         folded, changed = work / "folded.onnx", work / "changed.onnx"
         levels = ort.GraphOptimizationLevel
@@ -52,8 +55,16 @@ def optimize(
         graph = Graph(folded)
         counts = {rewrite.__name__: rewrite(graph) for rewrite in rewrites}
         graph.save(changed)
-        _save(ort, changed, target / GRAPH, levels.ORT_ENABLE_ALL, True)
+        laid_out = _has_room(files)
+        last = levels.ORT_ENABLE_ALL if laid_out else levels.ORT_ENABLE_EXTENDED
+        _save(ort, changed, target / GRAPH, last, True)
     return counts
+
+
+def _has_room(files: Iterable[Path]) -> bool:
+    """Whether memory holds the weights: laying them out anew takes that, and is worth 4 %."""
+    free = available_bytes()
+    return free is None or free > 1.2 * sum(path.stat().st_size for path in files)
 
 
 def _save(ort: Any, source: Path, target: Path, level: Any, outside: bool) -> None:
