@@ -20,9 +20,10 @@ board=$(cd "$board" && pwd)
 python=${PYTHON:-$repo/.venv/bin/python}
 models=$(cd "$1" && pwd)
 shift
+# One of the tests left out is of threads that wait at full speed, which starve each other under emulation.
 [ $# != 0 ] || set -- tests -o 'norecursedirs=.*' --ignore tests/rknn --ignore tests/worker \
     --ignore tests/test_cli.py --ignore tests/test_docs.py --ignore tests/test_doctor.py --ignore tests/test_peers.py \
-    --ignore tests/parity/test_demo.py
+    --ignore tests/parity/test_demo.py --deselect tests/test_onnx.py::test_no_thread_is_busy_after_a_run
 root=$board/root
 
 need() {
