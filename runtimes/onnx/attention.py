@@ -27,8 +27,7 @@ def fuse_attention(graph: Graph) -> int:
         if node.op == "Softmax" and node.attributes.get("axis") in ([-1], [3])
         for end, nodes in matcher.replacements(node)
     }
-    graph.nodes = [new for node in graph.nodes for new in fused.get(id(node), [node])]
-    return len(fused)
+    return graph.replace(fused)
 
 
 class _Matcher:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import mmap
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -96,6 +96,11 @@ class Graph:
         self._fields.append((_INITIALIZER, _BYTES, write(fields)))
         self._weights[name] = fields
         return name
+
+    def replace(self, replacements: Mapping[int, Sequence[Node]]) -> int:
+        """Put others in the place of nodes, which are told by their id(); returns of how many."""
+        self.nodes = [new for node in self.nodes for new in replacements.get(id(node), [node])]
+        return len(replacements)
 
     def save(self, path: Path) -> None:
         """Write the model, without nodes that nothing needs any more."""

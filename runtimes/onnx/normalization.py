@@ -38,8 +38,7 @@ def rewrite_group_norms(graph: Graph) -> int:
         for node in graph.nodes
         if node.op == "Add" and (norm := finder.norm(node)) and norm.gamma.size <= _MOST
     }
-    graph.nodes = [new for node in graph.nodes for new in rewritten.get(id(node), [node])]
-    return len(rewritten)
+    return graph.replace(rewritten)
 
 
 class _Finder:

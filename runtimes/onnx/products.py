@@ -27,8 +27,7 @@ def turn_products(graph: Graph) -> int:
         and weight.ndim == 2
         and min(weight.shape) >= _NARROWEST
     }
-    graph.nodes = [new for node in graph.nodes for new in turned.get(id(node), [node])]
-    return len(turned)
+    return graph.replace(turned)
 
 
 def _turned(graph: Graph, node: Node, weights: dict[str, str]) -> list[Node]:

@@ -19,7 +19,7 @@ from runtimes.onnx.nodes import Nodes
 from runtimes.onnx.upsampling import doubled
 from runtimes.onnx.winograd import DOUBLE, SAME, STRIDE, WINDOW, Algorithm
 
-_PLAIN = {"kernel_shape": [3, 3], "strides": [1, 1], "dilations": [1, 1], "group": [1]}
+_PLAIN = {"strides": [1, 1], "dilations": [1, 1], "group": [1]}
 # Fewer channels are not worth moving tiles about. Weights become 4 times as large, or 11 after
 # doubling, and where they are many, and pixels few, reading them is what takes the time.
 _FEWEST = 128  # input channels or output channels
@@ -43,8 +43,7 @@ def transform_convolutions(graph: Graph) -> int:
         for source in [sources.get(id(node))]
         if _pays(weight, _MOST_AFTER_DOUBLING if source else _MOST)
     }
-    graph.nodes = [new for node in graph.nodes for new in replaced.get(id(node), [node])]
-    return len(replaced)
+    return graph.replace(replaced)
 
 
 def _pays(weight: NDArray[Any], most: int) -> bool:

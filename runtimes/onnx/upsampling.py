@@ -28,8 +28,7 @@ def fold_upsampling(graph: Graph) -> int:
         for node in graph.nodes
         if id(node) in sources
     }
-    graph.nodes = [new for node in graph.nodes for new in folded.get(id(node), [node])]
-    return len(folded)
+    return graph.replace(folded)
 
 
 def doubled(graph: Graph) -> dict[int, str]:
