@@ -13,6 +13,7 @@ import lcmcore
 from runtimes.onnx import optimize as optimizing
 from runtimes.onnx import products
 from runtimes.onnx.attention import fuse_attention
+from runtimes.onnx.cuts import cut_weights
 from runtimes.onnx.graph import Graph, Node, read, write
 from runtimes.onnx.normalization import rewrite_group_norms
 from runtimes.onnx.optimize import optimize
@@ -258,11 +259,11 @@ def assert_the_same(changed, original, shapes, tolerance=1e-5):
 @pytest.mark.parametrize(
     "change",
     [{}, {"bias": False}, {"outs": 544, "ins": 528}, {"outs": 256, "ins": 128},
-     {"pads": [2, 0, 0, 2]}],
+     {"pads": [2, 0, 0, 2]}, {"outs": 640, "ins": 832}, {"outs": 144, "ins": 3648}],
     ids=str,
 )  # fmt: skip
 def test_convolutions_are_transformed(change, tmp_path):
-    """In 1, 2 and 4 bands."""
+    """In 1, 2, 3 and 4 bands; the last two by small tiles."""
     path = convolution(tmp_path / "model.onnx", **change)
     graph = Graph(path)
     assert transform_convolutions(graph) == 1
@@ -276,7 +277,7 @@ def test_convolutions_are_transformed(change, tmp_path):
     [{"strides": [2, 2]}, {"pads": [0] * 4}, {"pads": [2, 1, 1, 1]}, {"dilations": [2, 2]},
      {"group": 2, "outs": 1024, "ins": 512}, {"kernel_shape": [1, 1], "pads": [0] * 4},
      {"kernel_shape": [2, 2], "pads": [1, 0, 0, 1]}, {"outs": 64}, {"ins": 64},
-     {"outs": 1280, "ins": 640}],
+     {"outs": 1280, "ins": 1040}],
     ids=str,
 )  # fmt: skip
 def test_other_convolutions_stay(change, tmp_path):
@@ -367,6 +368,84 @@ def test_products_are_turned(size, tmp_path):
 def test_other_products_stay(change, tmp_path):
     """Of a narrow weight, of several, by one that comes first, or is no constant."""
     assert turn_products(Graph(product(tmp_path / "model.onnx", **change))) == 0
+
+
+def gated(path, first=(0, "half"), second=("half", "all"), axis=-1, used=False, steps=None):
+    """y = a tanh(b), a and b cut from x W + bias, by limits as torch's exporter writes them."""
+    random = np.random.default_rng(0)
+    constants = {
+        "weight": random.normal(size=(24, 12)).astype(np.float32),
+        "bias": random.normal(size=12).astype(np.float32),
+        **{str(number): np.array([number]) for number in (-1, 0, 1, 2, 3, 6, 12, 2**40)},
+    }
+    node, rest = helper.make_node, [str(axis)] + ([str(steps)] if steps else [])
+    nodes = [
+        node("MatMul", ["x", "weight"], ["product"]),
+        node("Add", ["bias", "product"], ["biased"]),
+        node("Shape", ["biased"], ["shape"]),
+        node("Gather", ["shape", "-1"], ["width"], axis=0),
+        node("Add", ["width", "1"], ["more"]),
+        node("Div", ["more", "2"], ["half"]),
+        node("Mul", ["half", "2"], ["all"]),
+        node("Slice", ["biased", *map(str, first), *rest], ["a"]),
+        node("Slice", ["biased", *map(str, second), *rest], ["b"]),
+        node("Tanh", ["b"], ["bent"]),
+        node("Mul", ["a", "bent"], ["cut"]),
+        node("Add", ["cut", "1.0"], ["y"]),
+    ]
+    constants["1.0"] = np.array([1], np.float32)
+    if used:
+        nodes[-1] = node("Add", ["cut", "biased"], ["y"])
+    graph = helper.make_graph(
+        nodes, "gated",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["b", "n", 24])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )  # fmt: skip
+    opset = helper.make_opsetid("", 14)  # optimum's
+    onnx.save(helper.make_model(graph, ir_version=8, opset_imports=[opset]), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"steps": 1}, {"first": (0, 6), "second": (6, 2**40)}, {"first": (6, 12)},
+     {"first": (0, 3), "second": (3, 6)}],
+    ids=str,
+)  # fmt: skip
+def test_weights_are_cut_and_not_products(change, tmp_path):
+    path = gated(tmp_path / "model.onnx", **change)
+    graph = Graph(path)
+    assert cut_weights(graph) == 2
+    graph.save(tmp_path / "changed.onnx")
+    nodes = [node.op for node in Graph(tmp_path / "changed.onnx").nodes]
+    assert (nodes.count("MatMul"), "Slice" in nodes, "Shape" in nodes) == (2, False, False)
+    assert_the_same(tmp_path / "changed.onnx", path, [(1, 5, 24), (2, 3, 24)], 1e-6)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"axis": 1, "second": (0, 6)}, {"steps": 2}, {"first": (-1, 12), "second": (0, 1)},
+     {"first": (2, 2), "second": (3, 3)}, {"first": (0, "other"), "second": (0, "half")}],
+    ids=str,
+)  # fmt: skip
+def test_other_products_are_cut(change, tmp_path):
+    """Along another axis, in steps, counted from the end, to nothing, by what is not known."""
+    assert cut_weights(Graph(gated(tmp_path / "model.onnx", **change))) == 0
+
+
+def test_a_product_that_is_needed_whole_is_cut(tmp_path):
+    assert cut_weights(Graph(gated(tmp_path / "model.onnx", used=True))) == 0
+
+
+def test_gated_units_of_optimum(tmp_path):
+    source = TINY / "lcm" / "unet" / "model.onnx"
+    graph = folded(source, tmp_path / "folded.onnx")
+    assert cut_weights(graph) == 8  # two for each of four
+    graph.save(tmp_path / "changed.onnx")
+    feed = feed_of(source)
+    expected, got = run(source, feed), run(tmp_path / "changed.onnx", feed)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize(

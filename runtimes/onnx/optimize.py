@@ -12,6 +12,7 @@ from typing import Any
 from lcmcore.memory import available_bytes
 from runtimes.onnx.attention import fuse_attention
 from runtimes.onnx.cache import GRAPH, WEIGHTS
+from runtimes.onnx.cuts import cut_weights
 from runtimes.onnx.graph import Graph, external_files
 from runtimes.onnx.normalization import rewrite_group_norms
 from runtimes.onnx.products import turn_products
@@ -22,6 +23,7 @@ REWRITES = (  # what each returns is how many places it has changed
     fuse_attention,
     transform_convolutions,
     fold_upsampling,
+    cut_weights,
     turn_products,
     rewrite_group_norms,
 )

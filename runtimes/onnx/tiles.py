@@ -3,7 +3,8 @@
 What is convolved is cut into tiles of 6x6 that overlap by 2; transformed tiles are multiplied by
 transformed weights, place by place, with the sum over channels in a product of matrices; results,
 of 4x4, are put together. Likewise after doubling the size: tiles of the size before give 8x8 each,
-by 100 products and not 576.
+by 100 products and not 576. Large weights would become too large: for them F(2x2, 3x3), with 16
+products where there were 36.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from numpy.typing import NDArray
 from runtimes.onnx.graph import Graph, Node
 from runtimes.onnx.nodes import Nodes
 from runtimes.onnx.upsampling import doubled
-from runtimes.onnx.winograd import DOUBLE, SAME, STRIDE, WINDOW, Algorithm
+from runtimes.onnx.winograd import DOUBLE, SAME, SMALL, Algorithm
 
 _PLAIN = {"strides": [1, 1], "dilations": [1, 1], "group": [1]}
-# Fewer channels are not worth moving tiles about. Weights become 4 times as large, or 11 after
-# doubling, and where they are many, and pixels few, reading them is what takes the time.
+# Fewer channels are not worth moving tiles about. Weights become 4 times as large, by small tiles
+# 1.8 times, after doubling 11 times; and where they are many, and pixels few, reading them is what
+# takes the time.
 _FEWEST = 128  # input channels or output channels
 _MOST, _MOST_AFTER_DOUBLING = 2**19, 2**18  # their product
+_MOST_BY_SMALL_TILES = 5 * 2**18
 # Where channels are few, pictures are large; tiles, 2.25 times as large, are made of a part of it
 # at a time: of 1 / n of the rows if 1 / n of so many channels are worked on.
 _BANDED = 512
@@ -37,18 +40,24 @@ def transform_convolutions(graph: Graph) -> int:
     """
     tiles, sources = _Tiles(graph), doubled(graph)
     replaced = {
-        id(node): tiles.convolved(node, weight, source)
+        id(node): tiles.convolved(node, weight, sources.get(id(node), node.inputs[0]), how)
         for node in graph.nodes
-        if _is_plain(node) and (weight := graph.weight(node.inputs[1])) is not None
-        for source in [sources.get(id(node))]
-        if _pays(weight, _MOST_AFTER_DOUBLING if source else _MOST)
+        if _is_plain(node)
+        and (weight := graph.weight(node.inputs[1])) is not None
+        and (how := _algorithm(weight, id(node) in sources)) is not None
     }
     return graph.replace(replaced)
 
 
-def _pays(weight: NDArray[Any], most: int) -> bool:
+def _algorithm(weight: NDArray[Any], doubling: bool) -> Algorithm | None:
+    """The one that pays for so many channels, if any does."""
     outs, ins = weight.shape[:2]
-    return bool(min(outs, ins) >= _FEWEST and outs * ins <= most)
+    if min(outs, ins) < _FEWEST:
+        return None
+    limits = [(DOUBLE, _MOST_AFTER_DOUBLING)]
+    if not doubling:
+        limits = [(SAME, _MOST), (SMALL, _MOST_BY_SMALL_TILES)]
+    return next((how for how, most in limits if outs * ins <= most), None)
 
 
 def _is_plain(node: Node) -> bool:
@@ -69,23 +78,22 @@ class _Tiles:
         self._graph = graph
         self._known: set[str] = set()
 
-    def convolved(self, conv: Node, weight: NDArray[Any], source: str | None) -> list[Node]:
-        """What takes the place of a Conv, and of doubling `source` for it, if that is given."""
+    def convolved(self, conv: Node, weight: NDArray[Any], image: str, how: Algorithm) -> list[Node]:
+        """What takes the place of a Conv, where `image` is what it has, or what was doubled."""
         output, (outs, ins) = conv.outputs[0], weight.shape[:2]
-        how, image = (DOUBLE, source) if source else (SAME, conv.inputs[0])
         nodes = Nodes(self._graph, output)
         make = nodes.make
         kernels, wholes, limits = self._kernels(output, weight, how), [], []
-        bands, scale = max(1, _BANDED // min(outs, ins)), self._integers([how.side // STRIDE])
+        bands, scale = max(1, _BANDED // min(outs, ins)), self._integers([how.side // how.stride])
         size = make("Gather", [make("Shape", [image]), self._plane()])
         pads = conv.attributes["pads"]
-        for part, around, inside in self._bands(make, image, size, pads, bands):
+        for part, around, inside in self._bands(make, image, size, pads, bands, how):
             cut = self._cut(make, part, ins, how, around)
             products = self._multiply(make, kernels, cut, ins, how)
             wholes.append(self._join(make, products, cut, outs, how))
             limits.append([make("Mul", [each, scale]) for each in inside])
         bias = make("Reshape", [self._bias(conv, outs), self._integers([outs, 1, 1])])
-        left = make("Mod", [size, self._integers([bands * STRIDE, STRIDE])])
+        left = make("Mod", [size, self._integers([bands * how.stride, how.stride])])
         exact = make("Equal", [make("ReduceSum", [left]), self._integers([[0]])])
         branches = {
             "then_branch": self._put_together(f"{output}/whole", wholes, [], bias),
@@ -106,15 +114,15 @@ class _Tiles:
         return nodes.made
 
     def _bands(
-        self, make: _Make, image: str, size: str, pads: list[int], bands: int
+        self, make: _Make, image: str, size: str, pads: list[int], bands: int, how: Algorithm
     ) -> list[tuple[str, list[int], list[str]]]:
         """Of each band: its image, what Conv is to pad that with, and what of the result counts."""
         top, left, bottom, right = pads
-        bottom, right = bottom + STRIDE - 1, right + STRIDE - 1  # to whole tiles
+        bottom, right = bottom + how.stride - 1, right + how.stride - 1  # to whole tiles
         if bands == 1:
             return [(image, [top, left, bottom, right], [self._integers([0, 0]), size])]
-        always = [0, 0, top, left, 0, 0, WINDOW - STRIDE - top, right]
-        tables = self._shared_out(make, size, always, bands)
+        always = [0, 0, top, left, 0, 0, how.window - how.stride - top, right]
+        tables = self._shared_out(make, size, always, bands, how.stride)
         found = []
         for band in range(bands):
             around, *inside = (make("Gather", [table, self._integers(band)]) for table in tables)
@@ -122,7 +130,7 @@ class _Tiles:
         return found
 
     def _shared_out(
-        self, make: _Make, size: str, pads: list[int], bands: int
+        self, make: _Make, size: str, pads: list[int], bands: int, stride: int
     ) -> tuple[str, str, str]:
         """A row for each band: how to pad the image, and starts and ends [row, column] of a Slice.
 
@@ -131,22 +139,22 @@ class _Tiles:
         """
         integers = self._integers
         height = make("Gather", [size, integers([0])])
-        tiles = make("Div", [make("Add", [height, integers([STRIDE - 1])]), integers([STRIDE])])
+        tiles = make("Div", [make("Add", [height, integers([stride - 1])]), integers([stride])])
         each = make("Div", [make("Add", [tiles, integers([bands - 1])]), integers([bands])])
         due = make("Mul", [each, integers([[band] for band in range(bands)])])
         first = make("Min", [due, make("Sub", [tiles, each])])
-        last = make("Sub", [make("Mul", [make("Add", [first, each]), integers([STRIDE])]), height])
-        above = make("Mul", [first, integers([0, 0, -STRIDE, 0, 0, 0, 0, 0])])
+        last = make("Sub", [make("Mul", [make("Add", [first, each]), integers([stride])]), height])
+        above = make("Mul", [first, integers([0, 0, -stride, 0, 0, 0, 0, 0])])
         below = make("Mul", [last, integers([0, 0, 0, 0, 0, 0, 1, 0])])
         padded = make("Add", [make("Add", [above, below]), integers(pads)])
-        starts = make("Mul", [make("Sub", [due, first]), integers([STRIDE, 0])])
-        ends = make("Sub", [size, make("Mul", [first, integers([STRIDE, 0])])])
+        starts = make("Mul", [make("Sub", [due, first]), integers([stride, 0])])
+        ends = make("Sub", [size, make("Mul", [first, integers([stride, 0])])])
         return padded, starts, ends
 
     def _cut(self, make: _Make, image: str, ins: int, how: Algorithm, pads: list[int]) -> str:
         """Transformed tiles [batch, ins * places, rows, columns]: a Conv of each channel alone."""
-        window = {"kernel_shape": [WINDOW] * 2, "strides": [STRIDE] * 2, "pads": pads}
-        kernel = how.cut.reshape(-1, 1, WINDOW, WINDOW).astype(np.float32)
+        window = {"kernel_shape": [how.window] * 2, "strides": [how.stride] * 2, "pads": pads}
+        kernel = how.cut.reshape(-1, 1, how.window, how.window).astype(np.float32)
         name = f"cutter{ins}x{how.products}"
         cutter = self._constant(name, lambda: np.tile(kernel, (ins, 1, 1, 1)))
         return make("Conv", [image, cutter], group=ins, **window)

@@ -1,4 +1,4 @@
-"""Winograd's algorithm F(4, 3) as matrices, and what it becomes after doubling the size.
+"""Winograd's algorithm F(m, 3) as matrices, and what it becomes after doubling the size.
 
 Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2015.
 """
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from runtimes.onnx.upsampling import TAPS
 
-WINDOW, STRIDE = 6, 4  # of what is cut
 # Points at which polynomials are evaluated, and infinity: with 1/2 and -2 the error is a third of
 # that with 2 and -2 (Barabasz et al., "Error Analysis and Improving the Accuracy of Winograd
 # Convolution for Deep Neural Networks", 2020).
@@ -26,12 +25,14 @@ class Algorithm:
     """Results of a window are `back` @ ((`weigh` @ the kernel) * (`cut` @ the window)).
 
     Window, kernel and results are square and flat; matrices are [products, pixels of the window],
-    [products, taps] and [pixels of the results, products], float64.
+    [products, taps] and [pixels of the results, products], float64. The next window begins `stride`
+    pixels later.
     """
 
     cut: NDArray[Any]
     weigh: NDArray[Any]
     back: NDArray[Any]
+    stride: int
 
     @property
     def products(self) -> int:
@@ -39,23 +40,28 @@ class Algorithm:
         return len(self.cut)
 
     @property
+    def window(self) -> int:
+        """Its side."""
+        return math.isqrt(self.cut.shape[1])
+
+    @property
     def side(self) -> int:
         """Of the results."""
         return math.isqrt(len(self.back))
 
 
-def _winograd(taps: int) -> tuple[NDArray[Any], ...]:
-    """The three matrices of F(4, taps), for a row."""
-    points = taps + STRIDE - 1
+def _winograd(results: int, taps: int) -> tuple[NDArray[Any], ...]:
+    """The three matrices of F(results, taps), for a row."""
+    points = taps + results - 1
     cut = np.linalg.inv(_evaluations(points, points)).T
-    return cut, _evaluations(taps, points), _evaluations(STRIDE, points).T
+    return cut, _evaluations(taps, points), _evaluations(results, points).T
 
 
-def _after_doubling() -> tuple[NDArray[Any], ...]:
-    """Even and odd results, each by F(4, 2), from windows of which one begins a pixel later."""
-    half_cut, half_weigh, half_back = _winograd(2)
+def _after_doubling(results: int) -> tuple[NDArray[Any], ...]:
+    """Even and odd ones, each by F(results, 2), from windows of which one begins a pixel later."""
+    half_cut, half_weigh, half_back = _winograd(results, 2)
     points = len(half_cut)
-    cut, back = np.zeros((2 * points, WINDOW)), np.zeros((2 * STRIDE, 2 * points))
+    cut, back = np.zeros((2 * points, points + 1)), np.zeros((2 * results, 2 * points))
     for odd in (0, 1):
         rows = slice(odd * points, (odd + 1) * points)
         cut[rows, odd : odd + points] = half_cut
@@ -69,9 +75,11 @@ def _evaluations(coefficients: int, points: int) -> NDArray[Any]:
     return np.vstack([finite, np.eye(1, coefficients, coefficients - 1)])
 
 
-def _planar(matrices: tuple[NDArray[Any], ...]) -> Algorithm:
-    """Of [a, b] each, [a * a, b * b]: rows and columns are treated alike."""
-    return Algorithm(*(np.kron(matrix, matrix) for matrix in matrices))
+def _planar(row: tuple[NDArray[Any], ...], stride: int) -> Algorithm:
+    """Of matrices [a, b] each, [a * a, b * b]: rows and columns are treated alike."""
+    cut, weigh, back = (np.kron(matrix, matrix) for matrix in row)
+    return Algorithm(cut, weigh, back, stride)
 
 
-SAME, DOUBLE = _planar(_winograd(3)), _planar(_after_doubling())
+SMALL, SAME = (_planar(_winograd(results, 3), results) for results in (2, 4))
+DOUBLE = _planar(_after_doubling(4), 4)

@@ -1,0 +1,107 @@
+"""A product that is cut into parts becomes a product for each, by a part of the weight.
+
+So gated units have no copies made of their two halves.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from operator import add, floordiv, mul
+from typing import NamedTuple
+
+import numpy as np
+
+from runtimes.onnx.graph import Graph, Node
+from runtimes.onnx.nodes import Nodes
+
+_ARITHMETIC: dict[str, Callable[[int, int], int]] = {"Add": add, "Mul": mul, "Div": floordiv}
+
+
+class _Biased(NamedTuple):
+    """A product x W with a bias, as wide as that."""
+
+    x: str
+    weight: str
+    bias: str
+    width: int
+
+
+def cut_weights(graph: Graph) -> int:
+    """Replace every Slice of the last axis, where nothing else needs the product; how many."""
+    finder = _Finder(graph)
+    replaced = {
+        id(node): _part(graph, product, part, node.outputs[0])
+        for name, nodes in finder.users.items()
+        if (product := finder.biased(name)) and {node.op for node in nodes} <= {"Slice", "Shape"}
+        for parts in [{id(n): finder.part(n, product.width) for n in nodes if n.op == "Slice"}]
+        if all(parts.values())
+        for node in nodes
+        if (part := parts.get(id(node)))
+    }
+    return graph.replace(replaced)
+
+
+def _part(graph: Graph, product: _Biased, part: slice, output: str) -> list[Node]:
+    """What takes the place of a Slice."""
+    weight, bias = graph.weight(product.weight), graph.weight(product.bias)
+    assert weight is not None
+    assert bias is not None
+    names = [
+        graph.add_weight(f"{output}/{name}", np.ascontiguousarray(array[..., part]))
+        for name, array in (("weight", weight), ("bias", bias))
+    ]
+    nodes = Nodes(graph, output)
+    product_of_part = nodes.make("MatMul", [product.x, names[0]])
+    return [*nodes.made, Node.make("Add", [product_of_part, names[1]], output)]
+
+
+class _Finder:
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._makers = {name: node for node in graph.nodes for name in node.outputs}
+        self.users: defaultdict[str, list[Node]] = defaultdict(list)
+        for node in graph.nodes:
+            for name in node.inputs:
+                self.users[name].append(node)
+
+    def biased(self, name: str) -> _Biased | None:
+        """The product with a bias of this name, if it is one that nothing needs without it."""
+        node = self._made(name, "Add")
+        for product, bias in (node.inputs, node.inputs[::-1]) if node else ():
+            matmul, vector = self._made(product, "MatMul"), self._graph.weight(bias)
+            weight = self._graph.weight(matmul.inputs[1]) if matmul else None
+            if matmul is None or vector is None or weight is None or len(self.users[product]) > 1:
+                continue
+            if weight.ndim == 2 and vector.shape == weight.shape[1:]:
+                return _Biased(matmul.inputs[0], matmul.inputs[1], bias, len(vector))
+        return None
+
+    def part(self, node: Node, width: int) -> slice | None:
+        """What a Slice takes of a last axis of this width."""
+        tensor, *limits = node.inputs
+        start, end, *rest = (self._number(name, tensor, width) for name in limits)
+        if rest not in ([-1], [-1, 1]) or start is None or end is None:
+            return None
+        return slice(start, min(end, width)) if 0 <= start < end else None
+
+    def _made(self, name: str, op: str) -> Node | None:
+        node = self._makers.get(name)
+        return node if node is not None and node.op == op else None
+
+    def _number(self, name: str, tensor: str, width: int) -> int | None:
+        """A number, where the last axis of a tensor has this width."""
+        numbers, node = self._graph.numbers(name), self._makers.get(name)
+        if numbers is not None or node is None:
+            return int(numbers[0]) if numbers and len(numbers) == 1 else None
+        if node.op == "Gather":
+            shape = self._made(node.inputs[0], "Shape")
+            whole = shape is not None and shape.inputs == [tensor] and "end" not in shape.attributes
+            return width if whole and self._graph.numbers(node.inputs[1]) == [-1] else None
+        if node.op in ("Unsqueeze", "Cast"):
+            return self._number(node.inputs[0], tensor, width)
+        values = [self._number(each, tensor, width) for each in node.inputs]
+        known = [value for value in values if value is not None]
+        if node.op not in _ARITHMETIC or len(known) != 2 or known[1] == 0:
+            return None
+        return _ARITHMETIC[node.op](*known)
