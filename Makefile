@@ -25,9 +25,9 @@ test-rknn: .venv-rknn/.installed
 test-board: $(VENV)/.installed $(BOARD)/models/.built
 	BOARD=$(BOARD) PYTHON=$(BIN)/python tests/board/run.sh $(BOARD)/models
 
-# `lcm build onnx` beside torch and diffusers.
+# `lcm build onnx` and the demo model's recipe, beside torch and diffusers.
 test-export: .venv-build/.installed
-	.venv-build/bin/python -m pytest tests/rknn/exporter
+	.venv-build/bin/python -m pytest tests/rknn/exporter tests/recipe
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check
@@ -41,9 +41,10 @@ bench: $(VENV)/.installed
 peers: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.peers --dir $(PEERS)
 
-# What each change to graphs is worth, with the model that `make peers` has made.
+# What each change to graphs, and each habit, is worth, with the model that `make peers` has made.
 rewrites: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.rewrites $(PEERS)/bundle
+	LCM_CACHE=$(PEERS)/cache $(BIN)/python -m benchmarks.habits $(PEERS)/bundle --size 512
 
 soak: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.soak

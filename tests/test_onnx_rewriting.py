@@ -267,6 +267,9 @@ def test_convolutions_are_transformed(change, tmp_path):
     path = convolution(tmp_path / "model.onnx", **change)
     graph = Graph(path)
     assert transform_convolutions(graph) == 1
+    outs, ins = change.get("outs", 256), change.get("ins", 256)
+    places = 36 if outs * ins <= 2**19 else 16
+    assert graph.weight("y/kernels").shape == (1, places, outs, ins)
     graph.save(tmp_path / "changed.onnx")
     shapes = [(batch, change.get("ins", 256), *size) for batch, *size in SIZES]
     assert_the_same(tmp_path / "changed.onnx", path, shapes)
@@ -387,13 +390,17 @@ def gated(path, first=(0, "half"), second=("half", "all"), axis=-1, used=False, 
         node("Add", ["width", "1"], ["more"]),
         node("Div", ["more", "2"], ["half"]),
         node("Mul", ["half", "2"], ["all"]),
+        node("Slice", ["shape", "2", "3", "0"], ["told otherwise"]),
+        node("Cast", ["width"], ["float"], to=TensorProto.FLOAT),
+        node("Mul", ["float", "0.5"], ["float half"]),
+        node("Cast", ["float half"], ["by floats"], to=TensorProto.INT64),
         node("Slice", ["biased", *map(str, first), *rest], ["a"]),
         node("Slice", ["biased", *map(str, second), *rest], ["b"]),
         node("Tanh", ["b"], ["bent"]),
         node("Mul", ["a", "bent"], ["cut"]),
         node("Add", ["cut", "1.0"], ["y"]),
     ]
-    constants["1.0"] = np.array([1], np.float32)
+    constants |= {text: np.array([float(text)], np.float32) for text in ("0.5", "1.0")}
     if used:
         nodes[-1] = node("Add", ["cut", "biased"], ["y"])
     graph = helper.make_graph(
@@ -426,15 +433,17 @@ def test_weights_are_cut_and_not_products(change, tmp_path):
 @pytest.mark.parametrize(
     "change",
     [{"axis": 1, "second": (0, 6)}, {"steps": 2}, {"first": (-1, 12), "second": (0, 1)},
-     {"first": (2, 2), "second": (3, 3)}, {"first": (0, "other"), "second": (0, "half")}],
+     {"first": (2, 2), "second": (3, 3)}, {"first": (12, 2**40), "second": (12, 2**40)},
+     {"first": (0, 6), "second": ("by floats", "width")},
+     {"first": (0, 12), "second": (0, "told otherwise")}],
     ids=str,
 )  # fmt: skip
-def test_other_products_are_cut(change, tmp_path):
-    """Along another axis, in steps, counted from the end, to nothing, by what is not known."""
+def test_other_products_stay_whole(change, tmp_path):
+    """Along another axis, in steps, counted from the end, to nothing, by what is not followed."""
     assert cut_weights(Graph(gated(tmp_path / "model.onnx", **change))) == 0
 
 
-def test_a_product_that_is_needed_whole_is_cut(tmp_path):
+def test_a_product_that_is_needed_whole_stays_whole(tmp_path):
     assert cut_weights(Graph(gated(tmp_path / "model.onnx", used=True))) == 0
 
 

@@ -100,7 +100,7 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
-    parser.add_argument("--scenes", type=int, default=48_000)
+    parser.add_argument("--scenes", type=int, default=96_000)
     args = parser.parse_args()
     make_dataset(args.run, args.scenes)
 

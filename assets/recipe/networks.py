@@ -1,4 +1,4 @@
-"""The four networks of the demo, untrained, and the noise schedule that they share."""
+"""The four networks of the demo, untrained, and the embedding of the guidance weight."""
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -61,12 +61,6 @@ def make_text_encoder(vocabulary_size: int) -> CLIPTextModel:
     )
 
 
-def alphas_cumprod(device: torch.device | str = "cpu") -> Tensor:
-    """Stable Diffusion's "scaled_linear" schedule: the share of signal at each of 1000 steps."""
-    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    return torch.cumprod(1 - betas, 0).float().to(device)
-
-
 def guidance_embedding(w: Tensor) -> Tensor:
     """Sinusoids of the guidance weight w = guidance_scale - 1: (batch,) -> (batch, GUIDANCE_WIDTH).
 
@@ -79,12 +73,3 @@ def guidance_embedding(w: Tensor) -> Tensor:
     )
     angles = w[:, None] * 1000 * frequencies[None]
     return torch.cat([angles.sin(), angles.cos()], 1)
-
-
-def boundary(t: Tensor) -> tuple[Tensor, Tensor]:
-    """c_skip and c_out of the consistency function at timestep t.
-
-    Luo et al., 2023, "Latent Consistency Models".
-    """
-    scaled = t.float()[:, None, None, None] * 10
-    return 0.25 / (scaled**2 + 0.25), scaled / (scaled**2 + 0.25).sqrt()

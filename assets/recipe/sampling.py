@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from networks import GUIDANCE_WIDTH, alphas_cumprod, boundary, guidance_embedding
+from networks import GUIDANCE_WIDTH, guidance_embedding
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
+from schedule import POINTS, STRIDE, Schedule
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -96,7 +97,7 @@ class Sampler:
         self, prompts: list[str], steps: int = 30, guidance_scale: float = 5.0, seed: int = 0
     ) -> Tensor:
         """Deterministic diffusion sampling with classifier-free guidance (Song et al., 2021)."""
-        alphas, count = alphas_cumprod(self.device), len(prompts)
+        schedule, count = Schedule(self.device), len(prompts)
         context = torch.cat([self.context([""] * count), self.context(prompts)])
         no_guidance = torch.zeros(2 * count, GUIDANCE_WIDTH, device=self.device)
         x = self.noise(count, torch.Generator().manual_seed(seed))
@@ -106,8 +107,8 @@ class Sampler:
                 x.repeat(2, 1, 1, 1), t, context, timestep_cond=no_guidance
             ).sample.chunk(2)
             epsilon = untold + guidance_scale * (told - untold)
-            clean = (x - (1 - alphas[t]).sqrt() * epsilon) / alphas[t].sqrt()
-            x = alphas[following].sqrt() * clean + (1 - alphas[following]).sqrt() * epsilon
+            clean = schedule.clean(x, t.expand(count), epsilon)
+            x = schedule.noisy(clean, following.expand(count), epsilon)
         return self.vae.decode(clean).sample.clamp(-1, 1)
 
     @torch.no_grad()
@@ -121,26 +122,23 @@ class Sampler:
         seed: int = 0,
     ) -> Tensor:
         """Latent consistency sampling; with an image, as many of the steps as `strength` says."""
-        alphas, count = alphas_cumprod(self.device), len(prompts)
+        schedule, count = Schedule(self.device), len(prompts)
         generator = torch.Generator().manual_seed(seed)
         context = self.context(prompts)
         guidance = guidance_embedding(torch.full((count,), guidance_scale - 1, device=self.device))
-        skeleton = np.arange(50, 0, -1) * 20 - 1
-        timesteps = skeleton[np.floor(np.linspace(0, 50, steps, endpoint=False)).astype(int)]
+        skeleton = np.arange(POINTS, 0, -1) * STRIDE - 1
+        timesteps = skeleton[np.floor(np.linspace(0, POINTS, steps, endpoint=False)).astype(int)]
         x = self.noise(count, generator)
         if image is not None:
             timesteps = timesteps[int(round(steps * (1 - strength), 9)) :]
-            signal = alphas[timesteps[0]]
-            x = signal.sqrt() * self.vae.encode(image).latent_dist.mean + (1 - signal).sqrt() * x
+            first = torch.full((count,), int(timesteps[0]), device=self.device)
+            x = schedule.noisy(self.vae.encode(image).latent_dist.mean, first, x)
         for i, timestep in enumerate(timesteps):
             t = torch.full((count,), int(timestep), device=self.device)
-            epsilon = self.unet(x, t, context, timestep_cond=guidance).sample
-            skip, out = boundary(t)
-            alpha = alphas[int(timestep)]
-            x = skip * x + out * (x - (1 - alpha).sqrt() * epsilon) / alpha.sqrt()
+            x = schedule.consistent(x, t, self.unet(x, t, context, timestep_cond=guidance).sample)
             if i + 1 < len(timesteps):
-                alpha = alphas[int(timesteps[i + 1])]
-                x = alpha.sqrt() * x + (1 - alpha).sqrt() * self.noise(count, generator)
+                following = torch.full((count,), int(timesteps[i + 1]), device=self.device)
+                x = schedule.noisy(x, following, self.noise(count, generator))
         return self.vae.decode(x).sample.clamp(-1, 1)
 
     def noise(self, count: int, generator: torch.Generator) -> Tensor:

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 import vocabulary
 from examples import PAIR_FROM, PAIRED, Examples, spread
-from networks import CONTEXT, GUIDANCE_WIDTH, alphas_cumprod, make_text_encoder, make_unet
+from networks import CONTEXT, GUIDANCE_WIDTH, make_text_encoder, make_unet
+from schedule import Schedule
 from torch import Tensor
 from training import Optimizer, Process, Weights, fast, half_precision, launch, save_weights, train
 
@@ -40,7 +41,7 @@ def train_teacher(process: Process, run: Path, steps: int, minutes: float) -> No
     weights = Weights({"unet": unet, "text": text_encoder}, process)
     examples = Examples(run, device)
     predict = fast(unet.forward, device)
-    alphas = alphas_cumprod(device)
+    schedule = Schedule(device)
     empty = empty_caption(tokens).to(device)
     words = set(examples.tokens.unique().tolist())
     fragments = torch.tensor([i for i in range(len(tokens)) if i not in words], device=device)
@@ -58,11 +59,8 @@ def train_teacher(process: Process, run: Path, steps: int, minutes: float) -> No
         first = torch.zeros(BATCH, device=device)
         first[:paired] = PAIR_FROM / 1000
         t = ((first + (1 - first) * spread(BATCH, device)) * 1000).long().clamp(max=999)
-        signal = alphas[t].sqrt()[:, None, None, None]
-        noise = (1 - alphas[t]).sqrt()[:, None, None, None]
-        noisy = (signal * start + noise * torch.randn_like(start)).contiguous(
-            memory_format=torch.channels_last
-        )
+        noisy = schedule.noisy(start, t, torch.randn_like(start))
+        signal, noise = schedule.levels(t)
         wanted = (
             noisy - signal * goal
         ) / noise  # of a pair, it leads from the counterpart to the scene
@@ -71,7 +69,7 @@ def train_teacher(process: Process, run: Path, steps: int, minutes: float) -> No
             got = predict(noisy, t, context, timestep_cond=no_guidance, return_dict=False)[
                 0
             ].float()
-        snr = alphas[t] / (1 - alphas[t])
+        snr = (signal / noise).square().flatten()
         return (snr.clamp(max=MAX_SNR) / snr * (got - wanted).square().mean((1, 2, 3))).mean()
 
     optimizer = Optimizer(weights, process, rate=8e-4, steps=steps, decay=0.999)
@@ -91,7 +89,7 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
-    parser.add_argument("--steps", type=int, default=11_100)
+    parser.add_argument("--steps", type=int, default=6_600)
     parser.add_argument("--minutes", type=float, default=9.0)
     args = parser.parse_args()
     launch(train_teacher, args.run, args.steps, args.minutes)

@@ -30,19 +30,20 @@ class _Biased(NamedTuple):
 def cut_weights(graph: Graph) -> int:
     """Replace every Slice of the last axis, where nothing else needs the product; how many."""
     finder = _Finder(graph)
-    replaced = {
-        id(node): _part(graph, product, part, node.outputs[0])
-        for name, nodes in finder.users.items()
-        if (product := finder.biased(name)) and {node.op for node in nodes} <= {"Slice", "Shape"}
-        for parts in [{id(n): finder.part(n, product.width) for n in nodes if n.op == "Slice"}]
-        if all(parts.values())
-        for node in nodes
-        if (part := parts.get(id(node)))
-    }
+    replaced: dict[int, list[Node]] = {}
+    for name, users in finder.users.items():
+        product = finder.biased(name)
+        if product is None or not {node.op for node in users} <= {"Slice", "Shape"}:
+            continue
+        slices = [node for node in users if node.op == "Slice"]
+        parts = [finder.part(node, product.width) for node in slices]
+        for node, part in zip(slices, parts, strict=True):
+            if part is not None and None not in parts:
+                replaced[id(node)] = _product(graph, product, part, node.outputs[0])
     return graph.replace(replaced)
 
 
-def _part(graph: Graph, product: _Biased, part: slice, output: str) -> list[Node]:
+def _product(graph: Graph, product: _Biased, part: slice, output: str) -> list[Node]:
     """What takes the place of a Slice."""
     weight, bias = graph.weight(product.weight), graph.weight(product.bias)
     assert weight is not None
@@ -52,8 +53,8 @@ def _part(graph: Graph, product: _Biased, part: slice, output: str) -> list[Node
         for name, array in (("weight", weight), ("bias", bias))
     ]
     nodes = Nodes(graph, output)
-    product_of_part = nodes.make("MatMul", [product.x, names[0]])
-    return [*nodes.made, Node.make("Add", [product_of_part, names[1]], output)]
+    unbiased = nodes.make("MatMul", [product.x, names[0]])
+    return [*nodes.made, Node.make("Add", [unbiased, names[1]], output)]
 
 
 class _Finder:
@@ -78,30 +79,34 @@ class _Finder:
         return None
 
     def part(self, node: Node, width: int) -> slice | None:
-        """What a Slice takes of a last axis of this width."""
+        """What a Slice takes of a last axis of this width, if that can be told."""
         tensor, *limits = node.inputs
+        if len(limits) not in (3, 4):  # before opset 10 they are attributes
+            return None
         start, end, *rest = (self._number(name, tensor, width) for name in limits)
         if rest not in ([-1], [-1, 1]) or start is None or end is None:
             return None
-        return slice(start, min(end, width)) if 0 <= start < end else None
+        return slice(start, end) if 0 <= start < min(end, width) else None
 
     def _made(self, name: str, op: str) -> Node | None:
         node = self._makers.get(name)
         return node if node is not None and node.op == op else None
 
     def _number(self, name: str, tensor: str, width: int) -> int | None:
-        """A number, where the last axis of a tensor has this width."""
+        """An integer that follows from the width of a tensor's last axis."""
         numbers, node = self._graph.numbers(name), self._makers.get(name)
         if numbers is not None or node is None:
-            return int(numbers[0]) if numbers and len(numbers) == 1 else None
+            integers = numbers is not None and [type(number) for number in numbers] == [int]
+            return numbers[0] if numbers and integers else None
         if node.op == "Gather":
             shape = self._made(node.inputs[0], "Shape")
             whole = shape is not None and shape.inputs == [tensor] and "end" not in shape.attributes
             return width if whole and self._graph.numbers(node.inputs[1]) == [-1] else None
-        if node.op in ("Unsqueeze", "Cast"):
+        if node.op == "Unsqueeze":
             return self._number(node.inputs[0], tensor, width)
-        values = [self._number(each, tensor, width) for each in node.inputs]
-        known = [value for value in values if value is not None]
-        if node.op not in _ARITHMETIC or len(known) != 2 or known[1] == 0:
+        if node.op not in _ARITHMETIC:
             return None
-        return _ARITHMETIC[node.op](*known)
+        first, second = (self._number(each, tensor, width) for each in node.inputs)
+        if first is None or first < 0 or not second or second < 0:
+            return None
+        return _ARITHMETIC[node.op](first, second)
