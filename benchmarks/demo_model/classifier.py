@@ -106,7 +106,7 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
-    parser.add_argument("--steps", type=int, default=3_000)
+    parser.add_argument("--steps", type=int, default=8_000)
     parser.add_argument("--minutes", type=float, default=9.0)
     args = parser.parse_args()
     launch(train_classifier, args.run, args.steps, args.minutes)
