@@ -6,7 +6,6 @@ Needs what teacher.py left in RUN; leaves student.safetensors there. Run it agai
 it is finished. Luo et al., 2023, "Latent Consistency Models", with the guidance weight embedded.
 """
 
-import argparse
 from pathlib import Path
 
 import torch
@@ -15,7 +14,7 @@ from guided import GuidedTeacher
 from schedule import POINTS, STRIDE, Schedule
 from student import Student, huber
 from torch import Tensor
-from training import Optimizer, Process, half_precision, launch, save_weights, train
+from training import Optimizer, Process, command_line, half_precision, save_weights, train
 
 BATCH = 256  # for each process
 MAX_GUIDANCE = 8.0  # w; guidance_scale is one more
@@ -56,15 +55,5 @@ def distill(process: Process, run: Path, steps: int, minutes: float) -> None:
             print("distill: finished", flush=True)
 
 
-def main() -> None:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--steps", type=int, default=6_000)
-    parser.add_argument("--minutes", type=float, default=9.0)
-    args = parser.parse_args()
-    launch(distill, args.run, args.steps, args.minutes)
-
-
 if __name__ == "__main__":
-    main()
+    command_line(distill, __doc__, steps=6_000)

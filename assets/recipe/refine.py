@@ -11,7 +11,6 @@ as in sampling, and from each place it learns where the teacher would go. After 
 "Imagine Flash: Accelerating Emu Diffusion Models with Backward Distillation".
 """
 
-import argparse
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from guided import GuidedTeacher
 from schedule import POINTS, STRIDE, Schedule
 from student import Student, huber
 from torch import Tensor
-from training import Optimizer, Process, half_precision, launch, save_weights, train
+from training import Optimizer, Process, command_line, half_precision, save_weights, train
 
 BATCH = 256  # for each process
 MAX_GUIDANCE = 6.0  # w; guidance_scale is one more
@@ -96,15 +95,5 @@ def timesteps(whole: Tensor, paired: Tensor, usual: Tensor) -> Tensor:
     return torch.where(whole, usual, points) * STRIDE - 1
 
 
-def main() -> None:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--steps", type=int, default=5_300)
-    parser.add_argument("--minutes", type=float, default=9.0)
-    args = parser.parse_args()
-    launch(refine, args.run, args.steps, args.minutes)
-
-
 if __name__ == "__main__":
-    main()
+    command_line(refine, __doc__, steps=5_300)

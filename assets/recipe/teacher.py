@@ -6,7 +6,6 @@ Needs latents, tokens and the tokenizer in RUN; leaves teacher.safetensors, text
 their configs there. Run it again until it says that it is finished.
 """
 
-import argparse
 import json
 from pathlib import Path
 
@@ -16,7 +15,16 @@ from examples import PAIR_FROM, PAIRED, Examples, spread
 from networks import CONTEXT, GUIDANCE_WIDTH, make_text_encoder, make_unet
 from schedule import Schedule
 from torch import Tensor
-from training import Optimizer, Process, Weights, fast, half_precision, launch, save_weights, train
+from training import (
+    Optimizer,
+    Process,
+    Weights,
+    command_line,
+    fast,
+    half_precision,
+    save_weights,
+    train,
+)
 
 BATCH = 256  # for each process
 WITHOUT_CAPTION = 0.1
@@ -85,15 +93,5 @@ def train_teacher(process: Process, run: Path, steps: int, minutes: float) -> No
             print("teacher: finished", flush=True)
 
 
-def main() -> None:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--steps", type=int, default=6_600)
-    parser.add_argument("--minutes", type=float, default=9.0)
-    args = parser.parse_args()
-    launch(train_teacher, args.run, args.steps, args.minutes)
-
-
 if __name__ == "__main__":
-    main()
+    command_line(train_teacher, __doc__, steps=6_600)

@@ -1,5 +1,6 @@
 """What each training phase needs: processes, weights in one buffer, a state to resume from."""
 
+import argparse
 import math
 import tempfile
 import time
@@ -50,6 +51,16 @@ def launch(work: Callable[..., None], *args: object) -> None:
             start(0, 1, folder, work, args)
         else:
             torch.multiprocessing.spawn(start, (count, folder, work, args), nprocs=count)
+
+
+def command_line(work: Callable[..., None], purpose: str, steps: int) -> None:
+    """Run a phase that trains: RUN [--steps N] [--minutes M]."""
+    parser = argparse.ArgumentParser(description=purpose.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--minutes", type=float, default=9.0)
+    args = parser.parse_args()
+    launch(work, args.run, args.steps, args.minutes)
 
 
 def start(

@@ -6,7 +6,6 @@ Needs the pictures of dataset.py in RUN; leaves vae.safetensors and vae_config.j
 again until it says that it is finished.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +20,9 @@ from training import (
     Process,
     Weights,
     batches,
+    command_line,
     fast,
     half_precision,
-    launch,
     save_weights,
     train,
 )
@@ -122,15 +121,5 @@ def train_vae(process: Process, run: Path, steps: int, minutes: float) -> None:
         print("vae: finished", flush=True)
 
 
-def main() -> None:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--steps", type=int, default=12_000)
-    parser.add_argument("--minutes", type=float, default=9.0)
-    args = parser.parse_args()
-    launch(train_vae, args.run, args.steps, args.minutes)
-
-
 if __name__ == "__main__":
-    main()
+    command_line(train_vae, __doc__, steps=12_000)

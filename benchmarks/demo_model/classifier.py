@@ -5,7 +5,6 @@
 Trained on the real renders of assets/recipe/dataset.py in RUN; leaves classifier.safetensors there.
 """
 
-import argparse
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +18,16 @@ from torch.nn import functional
 sys.path.insert(0, str(Path(__file__).parents[2] / "assets" / "recipe"))
 
 from scene import ATTRIBUTES
-from training import Optimizer, Process, Weights, fast, half_precision, launch, save_weights, train
+from training import (
+    Optimizer,
+    Process,
+    Weights,
+    command_line,
+    fast,
+    half_precision,
+    save_weights,
+    train,
+)
 from vae import to_model
 
 BATCH = 128  # for each process
@@ -102,15 +110,5 @@ def train_classifier(process: Process, run: Path, steps: int, minutes: float) ->
         print("classifier: finished", flush=True)
 
 
-def main() -> None:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--steps", type=int, default=8_000)
-    parser.add_argument("--minutes", type=float, default=9.0)
-    args = parser.parse_args()
-    launch(train_classifier, args.run, args.steps, args.minutes)
-
-
 if __name__ == "__main__":
-    main()
+    command_line(train_classifier, __doc__, steps=8_000)

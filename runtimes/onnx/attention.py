@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
 from math import prod
 from typing import Any
 
 import numpy as np
 
+from runtimes.onnx.finder import Finder
 from runtimes.onnx.graph import Graph, Node
 
 _FOUR = (0, 1, 2, 3)
@@ -30,22 +30,14 @@ def fuse_attention(graph: Graph) -> int:
     return graph.replace(fused)
 
 
-class _Matcher:
-    def __init__(self, graph: Graph) -> None:
-        self._graph = graph
-        self._makers = {name: node for node in graph.nodes for name in node.outputs}
-        self._users: defaultdict[str, list[Node]] = defaultdict(list)
-        for node in graph.nodes:
-            for name in node.inputs:
-                self._users[name].append(node)
-
+class _Matcher(Finder):
     def replacements(self, softmax: Node) -> Iterator[tuple[Node, list[Node]]]:
         """The last node of the attention around a Softmax, and what takes its place, if any."""
         scores, _, factors = self._source(softmax.inputs[0], ())
-        product, weighted = self._made(scores, "MatMul"), self._users[softmax.outputs[0]]
+        product, weighted = self.made(scores, "MatMul"), self.users[softmax.outputs[0]]
         if product is None or [node.op for node in weighted] != ["MatMul"]:
             return
-        ends = self._users[weighted[0].outputs[0]]
+        ends = self.users[weighted[0].outputs[0]]
         whole = weighted[0].inputs[0] == softmax.outputs[0] and len(ends) == 1
         if not whole or ends[0].attributes.get("perm") != [*_WAYS[0]]:
             return
@@ -60,14 +52,10 @@ class _Matcher:
             if scale is not None:
                 yield ends[0], self._fused(views, ends[0].outputs[0], heads, scale)
 
-    def _made(self, name: str, op: str) -> Node | None:
-        node = self._makers.get(name)
-        return node if node is not None and node.op == op else None
-
     def _source(self, name: str, axes: tuple[int, ...]) -> Any:
         """What a tensor is made of by moving axes (all four, or none), and factors on the way."""
         factors: list[str] = []
-        while (node := self._makers.get(name)) is not None:
+        while (node := self.makers.get(name)) is not None:
             perm = node.attributes.get("perm", [])
             factor = next((n for n in node.inputs if self._factor(n)), "")
             if node.op == "Mul" and factor:
@@ -83,8 +71,8 @@ class _Matcher:
 
     def _turned(self, node: Node) -> str | None:
         """What a Reshape ends to exchange the last two of four axes in the guise of three."""
-        turn = self._made(node.inputs[0], "Transpose") if node.op == "Reshape" else None
-        merge = self._made(turn.inputs[0], "Reshape") if turn else None
+        turn = self.made(node.inputs[0], "Transpose") if node.op == "Reshape" else None
+        merge = self.made(turn.inputs[0], "Reshape") if turn else None
         if turn is None or merge is None or turn.attributes["perm"] != [0, 2, 1]:
             return None
         merged, split = self._shape(merge.inputs[1]), self._shape(node.inputs[1])
@@ -96,7 +84,7 @@ class _Matcher:
     def _dims(self, tensor: str) -> list[Any]:
         """Dimensions of a tensor that a Reshape to four made; numbers, or what tells them apart."""
         view, axes, _ = self._source(tensor, _FOUR)
-        node = self._made(view, "Reshape")
+        node = self.made(view, "Reshape")
         shape = self._shape(node.inputs[1]) if node else []
         if len(shape) != 4 or 0 in shape:
             return []
@@ -104,7 +92,7 @@ class _Matcher:
 
     def _shape(self, name: str) -> list[Any]:
         """The elements of a shape: numbers where they are known, else what tells them apart."""
-        numbers, node = self._graph.numbers(name), self._makers.get(name)
+        numbers, node = self.graph.numbers(name), self.makers.get(name)
         found: list[Any] = []
         if numbers is not None:
             return numbers
@@ -117,7 +105,7 @@ class _Matcher:
         elif node.op == "Unsqueeze":
             found = self._shape(node.inputs[0])
         elif node.op in ("Gather", "Slice") and len(shape := self._shape(node.inputs[0])) == 4:
-            limits = [self._graph.numbers(part) or [] for part in node.inputs[1:]]
+            limits = [self.graph.numbers(part) or [] for part in node.inputs[1:]]
             if node.op == "Gather":
                 found = [shape[index] for index in limits[0] if index < 4]
             elif limits[2:] in ([], [[0]], [[0], [1]]) and len(limits[0] + limits[1]) == 2:
@@ -126,12 +114,12 @@ class _Matcher:
 
     def _factor(self, name: str) -> list[Any]:
         """One number; or n for the square root of 1 / sqrt(n), where n is known at run time."""
-        numbers = self._graph.numbers(name)
+        numbers = self.graph.numbers(name)
         if numbers is not None:
             return numbers if len(numbers) == 1 else []
         for op in ("Sqrt", "Div", "Sqrt", "Cast"):
-            node = self._made(name, op)
-            if node is None or (op == "Div" and self._graph.numbers(node.inputs[0]) != [1]):
+            node = self.made(name, op)
+            if node is None or (op == "Div" and self.graph.numbers(node.inputs[0]) != [1]):
                 return []
             name = node.inputs[-1]
         return [("root", *self._shape(name))]
@@ -144,8 +132,8 @@ class _Matcher:
         return float(prod(found)) if all(isinstance(each, float) for each in found) else None
 
     def _fused(self, views: Any, output: str, heads: int, scale: float) -> list[Node]:
-        joined = self._graph.add_weight(f"{output}/joined", np.array([0, 0, -1]))
-        split = self._graph.add_weight(f"{output}/split", np.array([0, 0, heads, -1]))
+        joined = self.graph.add_weight(f"{output}/joined", np.array([0, 0, -1]))
+        split = self.graph.add_weight(f"{output}/split", np.array([0, 0, heads, -1]))
         names = [f"{output}/{part}" for part in ("query", "key", "value")]
         pairs = zip(views, names, strict=True)
         nodes = [Node.make("Reshape", [view, joined], name) for view, name in pairs]

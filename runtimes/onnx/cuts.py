@@ -5,13 +5,13 @@ So gated units have no copies made of their two halves.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable
 from operator import add, floordiv, mul
 from typing import NamedTuple
 
 import numpy as np
 
+from runtimes.onnx.finder import Finder
 from runtimes.onnx.graph import Graph, Node
 from runtimes.onnx.nodes import Nodes
 
@@ -57,21 +57,13 @@ def _product(graph: Graph, product: _Biased, part: slice, output: str) -> list[N
     return [*nodes.made, Node.make("Add", [unbiased, names[1]], output)]
 
 
-class _Finder:
-    def __init__(self, graph: Graph) -> None:
-        self._graph = graph
-        self._makers = {name: node for node in graph.nodes for name in node.outputs}
-        self.users: defaultdict[str, list[Node]] = defaultdict(list)
-        for node in graph.nodes:
-            for name in node.inputs:
-                self.users[name].append(node)
-
+class _Finder(Finder):
     def biased(self, name: str) -> _Biased | None:
         """The product with a bias of this name, if it is one that nothing needs without it."""
-        node = self._made(name, "Add")
+        node = self.made(name, "Add")
         for product, bias in (node.inputs, node.inputs[::-1]) if node else ():
-            matmul, vector = self._made(product, "MatMul"), self._graph.weight(bias)
-            weight = self._graph.weight(matmul.inputs[1]) if matmul else None
+            matmul, vector = self.made(product, "MatMul"), self.graph.weight(bias)
+            weight = self.graph.weight(matmul.inputs[1]) if matmul else None
             if matmul is None or vector is None or weight is None or len(self.users[product]) > 1:
                 continue
             if weight.ndim == 2 and vector.shape == weight.shape[1:]:
@@ -88,20 +80,16 @@ class _Finder:
             return None
         return slice(start, end) if 0 <= start < min(end, width) else None
 
-    def _made(self, name: str, op: str) -> Node | None:
-        node = self._makers.get(name)
-        return node if node is not None and node.op == op else None
-
     def _number(self, name: str, tensor: str, width: int) -> int | None:
         """An integer that follows from the width of a tensor's last axis."""
-        numbers, node = self._graph.numbers(name), self._makers.get(name)
+        numbers, node = self.graph.numbers(name), self.makers.get(name)
         if numbers is not None or node is None:
             integers = numbers is not None and [type(number) for number in numbers] == [int]
             return numbers[0] if numbers and integers else None
         if node.op == "Gather":
-            shape = self._made(node.inputs[0], "Shape")
+            shape = self.made(node.inputs[0], "Shape")
             whole = shape is not None and shape.inputs == [tensor] and "end" not in shape.attributes
-            return width if whole and self._graph.numbers(node.inputs[1]) == [-1] else None
+            return width if whole and self.graph.numbers(node.inputs[1]) == [-1] else None
         if node.op == "Unsqueeze":
             return self._number(node.inputs[0], tensor, width)
         if node.op not in _ARITHMETIC:

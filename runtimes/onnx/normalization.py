@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from runtimes.onnx.finder import Finder
 from runtimes.onnx.graph import Graph, Node
 from runtimes.onnx.nodes import Nodes
 
@@ -41,41 +42,33 @@ def rewrite_group_norms(graph: Graph) -> int:
     return graph.replace(rewritten)
 
 
-class _Finder:
-    def __init__(self, graph: Graph) -> None:
-        self._graph = graph
-        self._makers = {name: node for node in graph.nodes for name in node.outputs}
-
+class _Finder(Finder):
     def norm(self, add: Node) -> _Norm | None:
         """The normalization that an Add ends, if it does."""
         product, beta = self._by_channel(add)
-        mul = self._made(product, "Mul")
+        mul = self.made(product, "Mul")
         restored, gamma = self._by_channel(mul) if mul else ("", None)
-        back = self._made(restored, "Reshape")
-        norm = self._made(back.inputs[0], "InstanceNormalization") if back else None
-        split = self._made(norm.inputs[0], "Reshape") if norm else None
+        back = self.made(restored, "Reshape")
+        norm = self.made(back.inputs[0], "InstanceNormalization") if back else None
+        split = self.made(norm.inputs[0], "Reshape") if norm else None
         if back is None or norm is None or split is None or gamma is None or beta is None:
             return None
-        shape = self._made(back.inputs[1], "Shape")
+        shape = self.made(back.inputs[1], "Shape")
         part = shape and (shape.attributes.get("start", [0]), shape.attributes.get("end"))
         whole = shape is not None and shape.inputs == split.inputs[:1] and part == ([0], None)
-        scale, bias = (self._graph.weight(name) for name in norm.inputs[1:])
+        scale, bias = (self.graph.weight(name) for name in norm.inputs[1:])
         if scale is None or bias is None or (scale != 1).any() or bias.any():
             return None
         alike = gamma.shape == beta.shape and gamma.size % scale.size == 0
-        if not whole or not alike or self._graph.numbers(split.inputs[1]) != [0, scale.size, -1]:
+        if not whole or not alike or self.graph.numbers(split.inputs[1]) != [0, scale.size, -1]:
             return None
         epsilon = norm.attributes.get("epsilon", [1e-5])[0]
         return _Norm(split.inputs[0], epsilon, scale.size, gamma, beta)
 
-    def _made(self, name: str, op: str) -> Node | None:
-        node = self._makers.get(name)
-        return node if node is not None and node.op == op else None
-
     def _by_channel(self, node: Node) -> tuple[str, NDArray[Any] | None]:
         """Of two inputs: that which is made, and that which is a number for each channel."""
         for other, name in (node.inputs, node.inputs[::-1]):
-            weight = self._graph.weight(name)
+            weight = self.graph.weight(name)
             if weight is not None and weight.ndim == 3 and weight.shape[1:] == (1, 1):
                 return other, weight
         return "", None

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from runtimes.onnx.upsampling import TAPS
 
+_OVERLAP = 2  # of windows, for 3 taps
 # Points at which polynomials are evaluated, and infinity: with 1/2 and -2 the error is a third of
 # that with 2 and -2 (Barabasz et al., "Error Analysis and Improving the Accuracy of Winograd
 # Convolution for Deep Neural Networks", 2020).
@@ -25,14 +26,12 @@ class Algorithm:
     """Results of a window are `back` @ ((`weigh` @ the kernel) * (`cut` @ the window)).
 
     Window, kernel and results are square and flat; matrices are [products, pixels of the window],
-    [products, taps] and [pixels of the results, products], float64. The next window begins `stride`
-    pixels later.
+    [products, taps] and [pixels of the results, products], float64.
     """
 
     cut: NDArray[Any]
     weigh: NDArray[Any]
     back: NDArray[Any]
-    stride: int
 
     @property
     def products(self) -> int:
@@ -43,6 +42,11 @@ class Algorithm:
     def window(self) -> int:
         """Its side."""
         return math.isqrt(self.cut.shape[1])
+
+    @property
+    def stride(self) -> int:
+        """By how many pixels a window begins after the one before: what 3 taps need is shared."""
+        return self.window - _OVERLAP
 
     @property
     def side(self) -> int:
@@ -75,11 +79,10 @@ def _evaluations(coefficients: int, points: int) -> NDArray[Any]:
     return np.vstack([finite, np.eye(1, coefficients, coefficients - 1)])
 
 
-def _planar(row: tuple[NDArray[Any], ...], stride: int) -> Algorithm:
+def _planar(row: tuple[NDArray[Any], ...]) -> Algorithm:
     """Of matrices [a, b] each, [a * a, b * b]: rows and columns are treated alike."""
     cut, weigh, back = (np.kron(matrix, matrix) for matrix in row)
-    return Algorithm(cut, weigh, back, stride)
+    return Algorithm(cut, weigh, back)
 
 
-SMALL, SAME = (_planar(_winograd(results, 3), results) for results in (2, 4))
-DOUBLE = _planar(_after_doubling(4), 4)
+SMALL, SAME, DOUBLE = map(_planar, (_winograd(2, 3), _winograd(4, 3), _after_doubling(4)))
