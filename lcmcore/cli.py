@@ -15,6 +15,7 @@ import lcmcore
 from lcmcore import bench, doctor
 from lcmcore.bundle import COMPONENTS
 from lcmcore.errors import ArgumentError, LcmError, OutputError, first_line
+from lcmcore.files import let_go
 from lcmcore.generate import generate
 from lcmcore.image import FITS
 from lcmcore.info import describe
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("lcm: interrupted", file=sys.stderr)
         return _INTERRUPTED
     except BrokenPipeError:  # the reader of `lcm info | head` has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        let_go(sys.stdout)
         return _FAILED
     except Exception as error:  # a fault of ours; still no traceback unless asked for
         if os.environ.get("LCM_TRACEBACK"):
@@ -199,6 +200,7 @@ def _info(args: argparse.Namespace) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
+        let_go(sys.stdout)
         raise OutputError(f"standard output cannot be written: {first_line(error)}") from error
 
 

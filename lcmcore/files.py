@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
+from typing import IO
 
 from lcmcore.errors import OutputError, first_line
 
@@ -64,3 +65,8 @@ def sha256(path: Path) -> str:
         while chunk := file.read(2**20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def let_go(stream: IO[str]) -> None:
+    """Send to nowhere what a stream still holds and cannot write, which fails a program's end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
 from typing import TextIO
 
 from lcmcore.closing import Closing
+from lcmcore.files import let_go
 
 _WIDTH = 24
 _CLEAR = "\x1b[K"  # to the end of the line
@@ -56,9 +56,12 @@ class Progress(Closing):
 
     def _write(self, text: str) -> None:
         if not self._quiet:
-            with contextlib.suppress(OSError):  # a full disk behind a log ends no run
+            try:
                 self._stream.write(text)
                 self._stream.flush()
+            except OSError:  # a full disk behind a log ends no run, nor does what is still buffered
+                self._quiet = True
+                let_go(self._stream)
 
 
 def duration(seconds: float) -> str:
