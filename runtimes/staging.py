@@ -15,7 +15,8 @@ from lcmcore.errors import OutputError, first_line
 from lcmcore.files import write_whole
 
 SETTINGS = "lcm.toml"
-_SHARED = ("model_index.json", "scheduler", "tokenizer")
+# What a network is no good with if it is another model's.
+COMPANIONS = {"text_encoder": ("tokenizer",), "unet": ("model_index.json", "scheduler")}
 
 
 @contextmanager
@@ -45,15 +46,9 @@ def require_folder(folder: Path) -> None:
         raise OutputError(f"{folder} cannot be made: {first_line(error)}") from error
 
 
-def copy_shared(source: Path, out: Path) -> None:
-    """Copy model index, scheduler and tokenizer, where `out` has none; raises OutputError."""
-    for name in _SHARED:
-        copy_new(source / name, out / name)
-
-
-def copy_new(source: Path, target: Path) -> None:
-    """Copy a file or folder if it exists and the target does not; raises OutputError."""
-    if target.exists() or not source.exists():
+def copy_over(source: Path, target: Path) -> None:
+    """Copy a file or folder if it exists, in place of the target; raises OutputError."""
+    if not source.exists():
         return
     require_folder(target.parent)
     try:
@@ -61,7 +56,10 @@ def copy_new(source: Path, target: Path) -> None:
             write_whole(target, source.read_bytes())
             return
         with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as stage:
-            shutil.copytree(source, Path(stage) / target.name).replace(target)
+            copied = shutil.copytree(source, Path(stage) / target.name)
+            if target.exists():
+                target.replace(Path(stage) / "old")
+            copied.replace(target)
     except (OSError, shutil.Error) as error:
         raise OutputError(f"{target} cannot be written: {first_line(error)}") from error
 

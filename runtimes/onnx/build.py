@@ -31,7 +31,7 @@ from lcmcore.errors import (
 )
 from lcmcore.progress import Progress
 from runtimes.onnx.runtime import OnnxRuntime
-from runtimes.staging import copy_new, copy_shared, staged
+from runtimes.staging import COMPANIONS, copy_over, staged
 
 if TYPE_CHECKING:
     from runtimes.onnx.checkpoint import Export, LatentSize
@@ -74,7 +74,8 @@ def run(args: argparse.Namespace) -> None:
         for component in COMPONENTS:
             progress.say(f"{component}: {_export(component, args.checkpoint, args.out, args.size)}")
             OnnxRuntime().open(component, args.out / component, {}).close()  # fills its cache
-    copy_shared(args.checkpoint, args.out)
+            for name in COMPANIONS.get(component, ()):
+                copy_over(args.checkpoint / name, args.out / name)
 
 
 def _export(component: str, checkpoint: Path, out: Path, size: str | None) -> str:
@@ -102,7 +103,7 @@ def _export(component: str, checkpoint: Path, out: Path, size: str | None) -> st
                 component, f"ONNX Runtime differs from torch by {difference:.1e} of the largest"
                 f" value, more than {TOLERANCE:g}: report this with the versions of both",
             )  # fmt: skip
-        copy_new(source / "config.json", stage / "config.json")
+        copy_over(source / "config.json", stage / "config.json")
     seconds = time.perf_counter() - start
     return f"exported in {seconds:.0f} s, {difference:.1e} of the largest value from torch"
 

@@ -8,7 +8,7 @@ import pytest
 
 from lcmcore.configfile import read_table
 from lcmcore.errors import OutputError
-from runtimes.staging import copy_new, staged, write_settings
+from runtimes.staging import copy_over, staged, write_settings
 
 
 def test_staged_files_appear_at_the_end(tmp_path: Path) -> None:
@@ -38,16 +38,17 @@ def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
         pass
 
 
-def test_copies_only_what_is_new(tmp_path: Path) -> None:
+def test_a_copy_replaces_what_was_there(tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
-    (source / "deep").mkdir(parents=True)
-    (source / "deep" / "file").write_text("theirs")
-    copy_new(source, target)
-    (target / "deep" / "file").write_text("mine")
-    copy_new(source, target)
-    copy_new(tmp_path / "none", tmp_path / "other")
-    assert (target / "deep" / "file").read_text() == "mine"
-    assert not (tmp_path / "other").exists()
+    for folder, name in ((source, "new"), (target, "old")):
+        (folder / "deep").mkdir(parents=True)
+        (folder / "deep" / name).write_text(name)
+    copy_over(source, target)
+    copy_over(source / "deep" / "new", tmp_path / "file")
+    copy_over(tmp_path / "none", target)
+    assert [path.name for path in (target / "deep").iterdir()] == ["new"]
+    assert (tmp_path / "file").read_text() == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "source", "target"]
 
 
 @pytest.mark.parametrize(

@@ -64,16 +64,30 @@ def test_whole_bundle(tmp_path: Path) -> None:
     assert build(TINY, out).count("kept, it is there already") == 4
 
 
-def test_added_encoder_leaves_a_directory_as_it_was(tmp_path: Path) -> None:
+def test_added_encoder_leaves_the_other_networks_as_they_were(tmp_path: Path) -> None:
     out = tmp_path / "wild"
-    (out / "vae_encoder").mkdir(parents=True)
-    config = out / "vae_encoder" / "config.json"
-    config.write_text('{"mine": true}')
+    theirs = [out / name for name in ("unet/config.json", "tokenizer/vocab.json")]
+    for path in theirs:
+        path.parent.mkdir(parents=True)
+        path.write_text('{"mine": true}')
     (out / "lcm.toml").write_text('runtime = "auto"\n[unet]\ncore_mask = "0_1"\n')
     build(TINY, out, "--components", "vae_encoder")
-    assert config.read_text() == '{"mine": true}'
+    assert [path.read_text() for path in theirs] == ['{"mine": true}'] * 2
     assert Settings.read(out / "lcm.toml").options_of("unet") == {"core_mask": "0_1"}
     assert not (out / "unet" / "model.rknn").exists()
+
+
+def test_what_goes_with_a_network_follows_its_source(source: Path, tmp_path: Path) -> None:
+    """Else a text encoder would read its own words with another model's vocabulary."""
+    out, names = tmp_path / "out", ("tokenizer/vocab.json", "text_encoder/config.json")
+    only = ("--components", "text_encoder")
+    build(source, out, *only)
+    for name in names:
+        (source / name).write_text((source / name).read_text() + "\n")
+    build(source, out, *only)
+    assert [(out / name).read_bytes() for name in names] == [
+        (source / name).read_bytes() for name in names
+    ]
 
 
 def test_changed_source_or_file_is_built_again(source: Path, tmp_path: Path) -> None:

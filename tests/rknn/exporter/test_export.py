@@ -177,6 +177,16 @@ def test_second_run_keeps_what_is_there(
     assert said.count("kept, it is there already") == 4
 
 
+def test_another_tokenizer_of_the_source_replaces_the_one_that_is_there(
+    checkpoint: Path, exported: Path, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(exported, tmp_path / "out"))
+    changed = checkpoint / "tokenizer" / "vocab.json"
+    changed.write_text(changed.read_text() + "\n")
+    export(checkpoint, out)
+    assert (out / "tokenizer" / "vocab.json").read_bytes() == changed.read_bytes()
+
+
 def test_network_that_disagrees_is_not_left(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
