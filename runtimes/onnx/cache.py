@@ -28,7 +28,7 @@ except ImportError:  # Windows: without locks there is no cache
 
 GRAPH, WEIGHTS = "model.onnx", "model.weights"
 SMALLEST = 2**25  # bytes; what is smaller opens as fast without
-_FORMAT = 5  # of the entries, and of the changes that are made to graphs
+_FORMAT = 6  # of the entries, and of the changes that are made to graphs
 _ENTRY = "entry.json"
 
 _log = logging.getLogger(__name__)

@@ -1,8 +1,9 @@
 """Group normalization of large pictures by operations that ONNX Runtime spreads over threads.
 
 Exporters write it as InstanceNormalization of groups, which has one thread, then a product and a
-sum. Here a product and a sum are all that reads and writes the picture, but for its moments; they
-are more exact, too (1.6e-7 and 1.1e-5 of the largest value for normal numbers at 512x512).
+sum. Here a product and a sum, or both at once, are all that reads and writes the picture, but for
+its moments; they are more exact, too (1.6e-7 and 1.1e-5 of the largest value for normal numbers at
+512x512).
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class _Finder(Finder):
 
 def _rewritten(graph: Graph, norm: _Norm, output: str) -> list[Node]:
     """What takes the place of the last operation of a normalization."""
-    nodes, channels = Nodes(graph, output), norm.gamma.size
+    nodes = Nodes(graph, output)
     make, constant = nodes.make, nodes.constant
     center, variance = _moments(graph, nodes, norm)
     least = constant(norm.epsilon, np.float32)
@@ -86,10 +87,31 @@ def _rewritten(graph: Graph, norm: _Norm, output: str) -> list[Node]:
     )
     scale = make("Div", [gamma, deviation])  # [batch, groups, channels of each]
     shift = make("Sub", [beta, make("Mul", [center, scale])])
-    plane = constant([0, channels, 1, 1])
-    scale, shift = (make("Reshape", [part, plane]) for part in (scale, shift))
-    scaled = make("Mul", [norm.x, scale])
-    return [*nodes.made, Node.make("Add", [scaled, shift], output)]
+    batch = make("Gather", [make("Shape", [norm.x]), constant([0])])
+    one = make("Equal", [batch, constant([1])])
+    branches = {
+        "then_branch": _applied_at_once(graph, norm, scale, shift, output),
+        "else_branch": _applied(graph, norm, scale, shift, output),
+    }
+    return [*nodes.made, Node.make("If", [one], output, **branches)]
+
+
+def _applied(graph: Graph, norm: _Norm, scale: str, shift: str, output: str) -> list[Node]:
+    """A product and a sum, of pictures that have numbers of their own."""
+    nodes = Nodes(graph, f"{output}/several")
+    plane = nodes.constant([0, norm.gamma.size, 1, 1])
+    factor, summand = (nodes.make("Reshape", [part, plane]) for part in (scale, shift))
+    nodes.make("Add", [nodes.make("Mul", [norm.x, factor]), summand])
+    return nodes.made
+
+
+def _applied_at_once(graph: Graph, norm: _Norm, scale: str, shift: str, output: str) -> list[Node]:
+    """Of one picture, by a Conv of 1x1 of each channel alone: it is read and written once."""
+    nodes, channels = Nodes(graph, f"{output}/alone"), norm.gamma.size
+    kernel = nodes.make("Reshape", [scale, nodes.constant([channels, 1, 1, 1])])
+    bias = nodes.make("Reshape", [shift, nodes.constant([channels])])
+    nodes.make("Conv", [norm.x, kernel, bias], group=channels, kernel_shape=[1, 1])
+    return nodes.made
 
 
 def _moments(graph: Graph, nodes: Nodes, norm: _Norm) -> tuple[str, str]:

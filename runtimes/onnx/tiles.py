@@ -192,12 +192,25 @@ class _Tiles:
         back = self._constant(f"back{how.side}", lambda: how.back.T.astype(np.float32))
         flat = make("Reshape", [products, self._integers([0, how.products, -1])])
         tiles = make("FusedMatMul", [flat, back], transA=1)  # [batch, outs * tiles, side * side]
-        count, channels = make("Gather", [make("Shape", [cut]), self._plane()]), [-1, outs]
-        edges = self._integers([how.side] * 2)
-        split = make("Concat", [self._integers(channels), count, edges], axis=0)
-        tiles = make("Transpose", [make("Reshape", [tiles, split])], perm=[0, 1, 2, 4, 3, 5])
-        joined = make("Concat", [self._integers(channels), make("Mul", [count, edges])], axis=0)
+        side, integers = how.side, self._integers
+        shape = make("Shape", [cut])
+        rows, columns = (make("Gather", [shape, integers([axis])]) for axis in (2, 3))
+        height, width = (make("Mul", [count, integers([side])]) for count in (rows, columns))
+        lines = make("Concat", [integers([-1]), rows, width, integers([side])], axis=0)
+        order = self._by_line(make, width, side)
+        tiles = make("Gather", [make("Reshape", [tiles, lines]), order], axis=2)
+        joined = make("Concat", [integers([-1, outs]), height, width], axis=0)
         return make("Reshape", [tiles, joined])
+
+    def _by_line(self, make: _Make, width: str, side: int) -> str:
+        """In which order a row of tiles, line by line of each, is lines of a picture.
+
+        For Gather, which ONNX Runtime spreads over threads, as it does not with Transpose.
+        """
+        integers = self._integers
+        order = make("Range", [integers(0), make("Squeeze", [width]), integers(1)])
+        by_tile = make("Reshape", [order, integers([-1, side])])
+        return make("Reshape", [make("Transpose", [by_tile], perm=[1, 0]), integers([-1])])
 
     def _plane(self) -> str:
         return self._integers([2, 3])
