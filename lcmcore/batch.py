@@ -13,7 +13,7 @@ from PIL import Image
 from lcmcore.arguments import texts, whole_number
 from lcmcore.errors import ArgumentError
 from lcmcore.image import ImageLike, read_images
-from lcmcore.noise import TorchGenerator
+from lcmcore.noise import TorchGenerator, checked_seed
 
 _MOST = 1024
 
@@ -85,6 +85,6 @@ def _seeds(seed: int | Sequence[int] | None, count: int) -> list[int]:
     if isinstance(seed, (list, tuple)):
         if len(seed) != count:
             raise ArgumentError(f"{len(seed)} seeds do not go with {count} pictures")
-        return [TorchGenerator(each).seed for each in seed]
-    first = TorchGenerator(seed).seed  # type: ignore[arg-type]  # checked there
-    return [TorchGenerator(first + index).seed for index in range(count)]
+        return [checked_seed(each) for each in seed]
+    first = checked_seed(seed)
+    return [checked_seed(first + index) for index in range(count)]

@@ -86,13 +86,18 @@ def _contain(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 def to_tensor(images: Sequence[Image.Image]) -> Floats:
     """RGB images of one size to [batch, 3, height, width] in [-1, 1]."""
-    pixels = np.stack([np.asarray(image, np.float32) for image in images])
-    return np.ascontiguousarray((pixels / np.float32(127.5) - 1).transpose(0, 3, 1, 2))
+    pixels = np.stack([np.asarray(image) for image in images])
+    tensor: Floats = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).astype(np.float32)
+    tensor /= np.float32(127.5)
+    tensor -= np.float32(1)
+    return tensor
 
 
 def to_array(tensor: Floats) -> Floats:
     """[batch, 3, height, width] in [-1, 1] to [batch, height, width, 3] in [0, 1], clipped."""
-    return (tensor / 2 + np.float32(0.5)).clip(0, 1).transpose(0, 2, 3, 1)
+    array = tensor / np.float32(2)
+    array += np.float32(0.5)
+    return array.clip(0, 1, out=array).transpose(0, 2, 3, 1)
 
 
 def to_pil(array: Floats) -> list[Image.Image]:
@@ -100,7 +105,8 @@ def to_pil(array: Floats) -> list[Image.Image]:
 
     By planes, as networks give them: numpy takes eight times as long to put single pixels in order.
     """
-    pixels = (array * 255).round().astype(np.uint8)
+    pixels = array * 255
+    pixels = pixels.round(out=pixels).astype(np.uint8)
     planes = ([Image.fromarray(image[..., color]) for color in range(3)] for image in pixels)
     return [Image.merge("RGB", each) for each in planes]
 

@@ -71,9 +71,11 @@ def _free_in(folder: Path, limit: str, usage: str) -> int | None:
     """What is left in one cgroup; None without a limit."""
     try:
         most = (folder / limit).read_text().strip()
+        if most == "max":
+            return None
         used = int((folder / usage).read_text())
         stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
     except OSError:
         return None
     cached = sum(int(stat.get(f"{kind}_file", 0)) for kind in ("active", "inactive"))
-    return None if most == "max" else int(most) - used + cached
+    return int(most) - used + cached

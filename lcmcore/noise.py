@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +19,22 @@ from lcmcore.arguments import whole_number
 _BLOCK = 16
 
 
+def checked_seed(seed: Any) -> int:
+    """An integer from -2**63 to 2**64 - 1, as in torch, which uses its lowest 32 bits.
+
+    Raises ArgumentError for any other.
+    """
+    return whole_number("seed", seed, -(2**63), 2**64 - 1)
+
+
 class TorchGenerator:
     """`torch.Generator("cpu").manual_seed(seed)`: the same seed draws the same noise everywhere.
 
-    `seed` is an integer from -2**63 to 2**64 - 1, as in torch, which uses its lowest 32 bits.
-    Raises ArgumentError for any other.
+    Raises ArgumentError for what is no seed.
     """
 
     def __init__(self, seed: int) -> None:
-        self.seed = whole_number("seed", seed, -(2**63), 2**64 - 1)
+        self.seed = checked_seed(seed)
         # torch's Mersenne Twister, seeded by init_genrand, is numpy's legacy stream.
         self._stream = np.random.RandomState(self.seed & 0xFFFFFFFF)
         self._spare: float | None = None
