@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,12 @@ def require_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder} cannot be made: {first_line(error)}") from error
+
+
+def copy_each(names: Iterable[str], source: Path, out: Path) -> None:
+    """Copy files or folders of a bundle to another one by copy_over; raises OutputError."""
+    for name in names:
+        copy_over(source / name, out / name)
 
 
 def copy_over(source: Path, target: Path) -> None:

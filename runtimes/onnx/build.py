@@ -31,7 +31,7 @@ from lcmcore.errors import (
 )
 from lcmcore.progress import Progress
 from runtimes.onnx.runtime import OnnxRuntime
-from runtimes.staging import COMPANIONS, copy_over, staged
+from runtimes.staging import COMPANIONS, copy_each, copy_over, staged
 
 if TYPE_CHECKING:
     from runtimes.onnx.checkpoint import Export, LatentSize
@@ -74,8 +74,7 @@ def run(args: argparse.Namespace) -> None:
         for component in COMPONENTS:
             progress.say(f"{component}: {_export(component, args.checkpoint, args.out, args.size)}")
             OnnxRuntime().open(component, args.out / component, {}).close()  # fills its cache
-            for name in COMPANIONS.get(component, ()):
-                copy_over(args.checkpoint / name, args.out / name)
+            copy_each(COMPANIONS.get(component, ()), args.checkpoint, args.out)
 
 
 def _export(component: str, checkpoint: Path, out: Path, size: str | None) -> str:

@@ -31,7 +31,7 @@ from runtimes.rknn.onnxfile import OnnxFile
 from runtimes.rknn.runtime import RknnRuntime
 from runtimes.rknn.simulator import RknnSimulator
 from runtimes.rknn.toolkit import Toolkit, missing
-from runtimes.staging import COMPANIONS, copy_over, read_settings, staged, write_settings
+from runtimes.staging import COMPANIONS, copy_each, read_settings, staged, write_settings
 
 PLATFORMS = ("rk3562", "rk3566", "rk3568", "rk3576", "rk3588")
 LEAST_COSINE = 0.99  # of half precision; a network below it draws something else
@@ -93,9 +93,8 @@ def run(args: argparse.Namespace) -> None:
     if args.quantize is not None:
         _check_dataset(args.quantize, components)
     _inherit_settings(args.onnx_dir, args.out)
-    for name in [name for component in COMPONENTS for name in _companions(component)]:
-        if not (args.out / name).exists():
-            copy_over(args.onnx_dir / name, args.out / name)
+    names = (name for component in COMPONENTS for name in _companions(component))
+    copy_each((name for name in names if not (args.out / name).exists()), args.onnx_dir, args.out)
     with Progress() as progress:
         for component in components:
             _build(
@@ -167,7 +166,7 @@ def _build(
         dataset=sha256(dataset) if dataset else "",
     )
     if _is_built(out, component, recipe):
-        _copy_companions(component, source, out)
+        copy_each(_companions(component), source, out)
         say(f"{component}: kept, it is there already")
         return
     say(f"{component}: converting for {platform} at {recipe.size}")
@@ -183,18 +182,13 @@ def _build(
         with staged(out / component, last=_FILENAME) as stage:
             toolkit.export(stage / _FILENAME)
             digest = sha256(stage / _FILENAME)
-            _copy_companions(component, source, out)
+            copy_each(_companions(component), source, out)
     _remember(out, component, digest, recipe, agreement)
     say(f"{component}: {agreement}, in {time.perf_counter() - start:.0f} s")
 
 
-def _copy_companions(component: str, source: Path, out: Path) -> None:
-    """A tokenizer or a scale of another model would make wrong pictures without an error."""
-    for name in _companions(component):
-        copy_over(source / name, out / name)
-
-
 def _companions(component: str) -> tuple[str, ...]:
+    """Files that are its network's own: those of another model make wrong pictures, no error."""
     return (f"{component}/config.json", *COMPANIONS.get(component, ()))
 
 
