@@ -27,7 +27,7 @@ from PIL import Image
 import lcmcore
 from lcmcore import kept
 from lcmcore.bench import AnonymousMemory
-from lcmcore.memory import process_bytes
+from lcmcore.memory import peak_resident_bytes
 from lcmcore.residency import AllOpen
 from runtimes.onnx import OnnxRuntime, arena
 from runtimes.onnx.network import OnnxNetwork
@@ -84,7 +84,7 @@ def run(without: str, bundle: Path, size: int, started: float) -> list[float]:
         start = time.perf_counter()
         pipe("a lake", image, strength=1.0, num_inference_steps=STEPS, seed=1)
         again = time.perf_counter() - start
-    return [first, again, process_bytes("VmHWM") / 1e9, memory.peak / 1e9]
+    return [first, again, peak_resident_bytes() / 1e9, memory.peak / 1e9]
 
 
 def replace(owner: Any, name: str, by: Any) -> None:
@@ -99,7 +99,7 @@ def without_cache() -> dict[str, Any]:
 
 def without_kept_results() -> None:
     """Encoders run for each picture."""
-    replace(kept.KeptResults, "get", lambda self, component, inputs, make: make())
+    replace(kept.KeptResults, "get", lambda self, component, asked, make: make())
 
 
 def without_opening_ahead() -> None:

@@ -18,7 +18,7 @@ from lcmcore.arguments import whole_number
 from lcmcore.bundle import COMPONENTS
 from lcmcore.closing import Closing
 from lcmcore.generate import open_pipeline
-from lcmcore.memory import process_bytes
+from lcmcore.memory import anonymous_bytes, peak_resident_bytes
 from lcmcore.pipeline import Pipeline
 from lcmcore.progress import Progress
 from lcmcore.sizes import Size, read_size
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
             progress.item(len(measured), rounds + 1, None, "pictures")
     print(f"{pipe.bundle.paths.root}: memory {pipe.networks.memory}, {steps} steps a picture")
     print(*_table(pipe, measured, steps), sep="\n")
-    peaks = process_bytes("VmHWM"), anonymous.peak
+    peaks = peak_resident_bytes(), anonymous.peak
     print("peak memory: {:.0f} MB resident, {:.0f} MB anonymous".format(*(p / 1e6 for p in peaks)))
 
 
@@ -93,7 +93,7 @@ class AnonymousMemory(Closing):
 
     def _look(self) -> None:
         while not self._end.wait(_GLANCE):
-            self.peak = max(self.peak, process_bytes("RssAnon"))
+            self.peak = max(self.peak, anonymous_bytes())
 
 
 def _table(pipe: Pipeline, measured: list[Round], steps: int) -> Iterator[str]:

@@ -84,8 +84,8 @@ def _contain(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return canvas
 
 
-def to_tensor(images: Sequence[Image.Image]) -> Floats:
-    """RGB images of one size to [batch, 3, height, width] in [-1, 1]."""
+def to_tensor(images: Sequence[Image.Image] | NDArray[np.uint8]) -> Floats:
+    """RGB images of one size, or their pixels, to [batch, 3, height, width] in [-1, 1]."""
     pixels = np.stack([np.asarray(image) for image in images])
     tensor: Floats = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).astype(np.float32)
     tensor /= np.float32(127.5)

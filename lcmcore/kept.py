@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ _LARGEST = 2**23  # bytes; results of huge batches are not kept
 
 
 class KeptResults:
-    """The last few results, by component and content of the inputs; the least recently used goes.
+    """The last few results, by component and what it was asked; the least recently used goes.
 
     What is handed out is the caller's own: no change to it reaches what is kept.
     """
@@ -27,11 +27,9 @@ class KeptResults:
         self._results: OrderedDict[bytes, Floats] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(
-        self, component: str, inputs: Mapping[str, Array], make: Callable[[], Floats]
-    ) -> Floats:
-        """The result for these inputs, by `make` if it is not here."""
-        key = _digest(component, inputs)
+    def get(self, component: str, asked: Array, make: Callable[[], Floats]) -> Floats:
+        """The result for these ids or pixels, by `make` if it is not here."""
+        key = _digest(component, asked)
         with self._lock:
             kept = self._results.get(key)
             if kept is not None:
@@ -46,11 +44,9 @@ class KeptResults:
         return result
 
 
-def _digest(component: str, inputs: Mapping[str, Array]) -> bytes:
+def _digest(component: str, asked: Array) -> bytes:
     import hashlib  # takes longer to import than the rest of this file
 
-    digest = hashlib.sha256(component.encode())
-    for name, array in inputs.items():
-        digest.update(f"{name}{array.dtype}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
+    digest = hashlib.sha256(f"{component}{asked.dtype}{asked.shape}".encode())
+    digest.update(np.ascontiguousarray(asked).data)
     return digest.digest()

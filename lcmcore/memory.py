@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 
 MEMORIES = ("auto", "low", "high")  # how much of it networks may take
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_STATUS, _PAGES = Path("/proc/self/status"), Path("/proc/self/statm")
 _MEMBERSHIP = Path("/proc/self/cgroup")
 _NO_WEIGHTS = (".json", ".safetensors", ".bin")  # configs, and what torch reads
 
@@ -30,9 +32,21 @@ def file_bytes(folder: Path, filename: str) -> int:
         return 0
 
 
-def process_bytes(field: str) -> int:
-    """A size in this process's /proc/self/status, like "VmHWM"; 0 if unknown."""
-    return _kernel_bytes(Path("/proc/self/status"), field) or 0
+def anonymous_bytes() -> int:
+    """Memory of this process that is no file's; 0 if unknown.
+
+    Cheap enough to be asked for every picture: `status` takes the kernel ten times as long.
+    """
+    try:
+        resident, shared = _PAGES.read_text().split()[1:3]
+    except OSError:
+        return 0
+    return (int(resident) - int(shared)) * mmap.PAGESIZE
+
+
+def peak_resident_bytes() -> int:
+    """The most memory that this process has had so far, mapped files included; 0 if unknown."""
+    return _kernel_bytes(_STATUS, "VmHWM") or 0
 
 
 def _from_meminfo() -> int | None:

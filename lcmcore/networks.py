@@ -15,7 +15,6 @@ from lcmcore.arguments import one_of
 from lcmcore.bundle import COMPONENTS, Bundle
 from lcmcore.errors import ArgumentError, LcmError, NetworkError, RuntimeUnavailableError
 from lcmcore.files import is_file
-from lcmcore.kept import KeptResults
 from lcmcore.memory import MEMORIES, available_bytes, file_bytes
 from lcmcore.residency import AllOpen, OneOpen
 from lcmcore.runtime import Array, Network, Runtime, TensorSpec
@@ -29,8 +28,6 @@ RuntimeChoice: TypeAlias = "str | Runtime | Mapping[str, str | Runtime]"
 # What tells one network from another: its inputs, and the channels of the image-like one.
 _UNET_INPUTS = ("sample", "timestep", "encoder_hidden_states")
 _CHANNELS = {"unet": 4, "vae_encoder": 3, "vae_decoder": 4}
-
-_KEPT = ("text_encoder", "vae_encoder")  # another seed or strength asks them the same again
 
 
 class Networks:
@@ -51,7 +48,6 @@ class Networks:
         self._bundle = bundle
         self._options = dict(options)
         self._inputs: dict[str, Sequence[TensorSpec]] = {}
-        self._kept = KeptResults()
         self.opening = dict.fromkeys(COMPONENTS, 0.0)  # seconds so far
         self.running = dict.fromkeys(COMPONENTS, 0.0)
         wanted = _per_component(bundle, runtime)
@@ -73,7 +69,6 @@ class Networks:
     def close(self) -> None:
         """Close what was opened; no network can be used any more."""
         self._residency.close()
-        self._kept = KeptResults()
         self._give_back()
 
     def expect(self, components: Sequence[str]) -> None:
@@ -104,15 +99,9 @@ class Networks:
     def run(self, component: str, **inputs: Array) -> Floats:
         """The first output for a batch; a network compiled for fewer items is called repeatedly.
 
-        What an encoder returned for the same inputs a few calls ago is returned again.
         Raises NetworkError when an input does not fit, the network fails, or returns something
         other than finite numbers of the shape that it declares.
         """
-        if component in _KEPT:
-            return self._kept.get(component, inputs, lambda: self._run(component, inputs))
-        return self._run(component, inputs)
-
-    def _run(self, component: str, inputs: Mapping[str, Array]) -> Floats:
         with self._residency.use(component) as network:
             specs = network.inputs
             if len(specs) == len(inputs) == 1:  # whatever an exporter called it

@@ -24,6 +24,7 @@ from lcmcore.closing import Closing
 from lcmcore.errors import ArgumentError, Cancelled, NetworkError
 from lcmcore.guidance import guidance_embedding
 from lcmcore.image import FITS, ImageLike, fit_image, read_images, to_array, to_pil, to_tensor
+from lcmcore.kept import KeptResults
 from lcmcore.networks import Networks, RuntimeChoice
 from lcmcore.noise import TorchGenerator
 from lcmcore.runtime import TensorSpec
@@ -120,9 +121,11 @@ class Pipeline(Closing):
         self.bundle = bundle
         self.networks = networks
         self.scheduler = bundle.scheduler
+        self._kept = KeptResults()
 
     def close(self) -> None:
-        """Give back what the networks hold."""
+        """Give back what the networks hold, and what was kept."""
+        self._kept = KeptResults()
         self.networks.close()
 
     def __call__(
@@ -204,7 +207,10 @@ class Pipeline(Closing):
 
     def encode_prompt(self, prompt: str | Sequence[str]) -> Floats:
         """The text encoder's last hidden state, [batch, 77, width]."""
-        return self.networks.run("text_encoder", input_ids=self.bundle.tokenizer(prompt))
+        ids = self.bundle.tokenizer(prompt)
+        return self._kept.get(
+            "text_encoder", ids, lambda: self.networks.run("text_encoder", input_ids=ids)
+        )
 
     def encode_image(
         self,
@@ -222,8 +228,12 @@ class Pipeline(Closing):
         """
         images = read_images(image)
         size = size or self.sizes.choose(None, None, images[0].size)
-        fitted = to_tensor([fit_image(each, size, fit) for each in images])
-        moments = self.networks.run("vae_encoder", sample=fitted)
+        pixels = np.stack([np.asarray(fit_image(each, size, fit)) for each in images])
+        moments = self._kept.get(
+            "vae_encoder",
+            pixels,
+            lambda: self.networks.run("vae_encoder", sample=to_tensor(pixels)),
+        )
         if generators is not None:
             moments = repeat_to(moments, len(generators))
         return self._draw_latents(moments, latent_sampling, generators) * self._scaling_factor

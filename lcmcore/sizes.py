@@ -15,6 +15,7 @@ Size = tuple[int, int]  # (width, height) in pixels
 
 _LARGEST = 2**16
 _FLOAT = 4
+_LITTLE = 2**26  # bytes: whoever opened the networks has that, and asking takes its time
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class Sizes:
         tokens = pixels // (self.vae.factor * 2**self.unet.attention_level) ** 2
         decoder = pixels * sum(self.vae.channels[:2])
         needed = _FLOAT * pictures * max(decoder, self.unet.heads * tokens**2)
-        free = available_bytes()
+        free = available_bytes() if needed > _LITTLE else None
         if free is not None and needed > free:
             what = f"size {_text(size)}" if pictures == 1 else f"{pictures} times {_text(size)}"
             raise ArgumentError(

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.habits import HABITS, measured
-from lcmcore.memory import process_bytes
+from lcmcore.memory import anonymous_bytes
 
 from .parity.bundles import TINY
 
@@ -14,4 +14,4 @@ def test_a_picture_without_it(habit, tmp_path, monkeypatch):
     monkeypatch.setenv("LCM_CACHE", str(tmp_path))
     first, again, resident, anonymous = measured(habit, TINY / "lcm", 64)
     assert 0 < again < first
-    assert process_bytes("RssAnon") == 0 or 0 < anonymous <= resident
+    assert anonymous_bytes() == 0 or 0 < anonymous <= resident

@@ -5,7 +5,7 @@ import onnxruntime
 import pytest
 
 import lcmcore
-from lcmcore.memory import process_bytes
+from lcmcore.memory import anonymous_bytes
 from runtimes.onnx import OnnxRuntime, arena
 
 from .parity.bundles import TINY
@@ -16,7 +16,7 @@ LATENTS = {"latent_sample": np.zeros((1, 4, 48, 48), np.float32)}
 
 def anonymous():
     """Bytes of this process that stand in no file."""
-    return process_bytes("RssAnon") or pytest.skip("no /proc here")
+    return anonymous_bytes() or pytest.skip("no /proc here")
 
 
 def opened():

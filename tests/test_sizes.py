@@ -84,7 +84,7 @@ def test_a_deployment_may_allow_finer_sizes():
         ((512, 512), 1, 8 * 4096**2 * 4),
         ((512, 512), 3, 3 * 8 * 4096**2 * 4),
         # small: the decoder's feature maps, 128 and 256 channels of every pixel
-        ((64, 64), 1, 64 * 64 * (128 + 256) * 4),
+        ((256, 256), 1, 256 * 256 * (128 + 256) * 4),
     ],
 )
 def test_memory(size, pictures, needed, monkeypatch):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lcmcore.memory import process_bytes
+from lcmcore.memory import anonymous_bytes
 from runtimes.onnx.graph import Node, write
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def give_back(ort: Any) -> None:
     Not if the whole process has little, or if that is unknown: a small model's picture takes no
     longer than handing its memory out again.
     """
-    if process_bytes("RssAnon") < SMALLEST:
+    if anonymous_bytes() < SMALLEST:
         return
     shrink = ort.RunOptions()
     shrink.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
