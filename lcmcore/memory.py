@@ -38,7 +38,7 @@ def anonymous_bytes() -> int:
     Cheap enough to be asked for every picture: `status` takes the kernel ten times as long.
     """
     try:
-        resident, shared = _PAGES.read_text().split()[1:3]
+        resident, shared = _PAGES.read_bytes().split()[1:3]
     except OSError:
         return 0
     return (int(resident) - int(shared)) * mmap.PAGESIZE

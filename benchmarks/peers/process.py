@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ from typing import Any
 from .contestants import Contestant
 from .environments import ROOT, python
 
-_SAMPLING = 0.01  # seconds between looks at the memory
+_SAMPLING = 0.05  # seconds between looks at the memory
 
 
 class DiedError(Exception):
@@ -94,12 +95,15 @@ def _run(
 
 
 def _largest_anonymous(process: subprocess.Popen[bytes]) -> float:
-    """Wait for the end; RssAnon at its largest, in GB."""
-    status = Path(f"/proc/{process.pid}/status")
+    """Wait for the end; its anonymous memory at its largest, in GB.
+
+    A look takes a core from the networks that are measured, so looks are few and short: at `status`
+    every 10 ms they made a picture of lcmcore's 4 % slower.
+    """
+    pages = Path(f"/proc/{process.pid}/statm")
     largest = 0
     while process.poll() is None:
-        for line in status.read_text().splitlines():
-            if line.startswith("RssAnon:"):
-                largest = max(largest, int(line.split()[1]))
+        resident, shared = pages.read_text().split()[1:3]
+        largest = max(largest, int(resident) - int(shared))
         time.sleep(_SAMPLING)
-    return largest * 1024 / 1e9
+    return largest * mmap.PAGESIZE / 1e9
