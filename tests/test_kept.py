@@ -172,14 +172,15 @@ def test_the_least_recently_used_goes():
 @pytest.mark.parametrize(
     ("component", "asked"),
     [
-        ("vae_encoder", np.zeros((2, 3), np.int64)),
-        ("text_encoder", np.zeros((3, 2), np.int64)),
-        ("text_encoder", np.zeros((2, 3), np.uint64)),
+        ("vae_encoder", np.zeros((2, 3), np.float32)),
+        ("text_encoder", np.zeros((3, 2), np.float32)),
+        ("text_encoder", np.zeros((2, 3), np.int32)),
+        ("text_encoder", np.full((2, 3), -0.0, np.float32)),
     ],
 )
 def test_what_looks_alike_is_kept_apart(component, asked):
     kept = KeptResults()
-    kept.get("text_encoder", np.zeros((2, 3), np.int64), lambda: np.zeros(1))
+    kept.get("text_encoder", np.zeros((2, 3), np.float32), lambda: np.zeros(1))
     assert kept.get(component, asked, lambda: np.ones(1))[0] == 1
 
 

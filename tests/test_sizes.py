@@ -97,6 +97,13 @@ def test_memory(size, pictures, needed, monkeypatch):
     assert SD15.choose(*size, None, pictures) == size
 
 
+def test_memory_is_not_asked_for_little(monkeypatch):
+    monkeypatch.setattr("lcmcore.sizes.available_bytes", lambda: 1 / 0)
+    assert SD15.choose(64, 64, None) == (64, 64)
+    with pytest.raises(ZeroDivisionError):
+        SD15.choose(256, 256, None)
+
+
 def test_attention_at_a_lower_level_takes_less(monkeypatch):
     monkeypatch.setattr("lcmcore.sizes.available_bytes", lambda: 2**30)
     blocks = ["DownBlock2D", "CrossAttnDownBlock2D"]

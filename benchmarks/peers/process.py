@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import shutil
 import subprocess
@@ -12,6 +11,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from lcmcore.memory import anonymous_bytes
 
 from .contestants import Contestant
 from .environments import ROOT, python
@@ -100,10 +101,8 @@ def _largest_anonymous(process: subprocess.Popen[bytes]) -> float:
     A look takes a core from the networks that are measured, so looks are few and short: at `status`
     every 10 ms they made a picture of lcmcore's 4 % slower.
     """
-    pages = Path(f"/proc/{process.pid}/statm")
     largest = 0
     while process.poll() is None:
-        resident, shared = pages.read_text().split()[1:3]
-        largest = max(largest, int(resident) - int(shared))
+        largest = max(largest, anonymous_bytes(process.pid))
         time.sleep(_SAMPLING)
-    return largest * mmap.PAGESIZE / 1e9
+    return largest / 1e9

@@ -19,13 +19,17 @@ def give_back(path: Path) -> None:
     mappings cannot be told (elsewhere than on Linux) nothing happens.
     """
     with STILL:
-        try:
-            lines = os.fsdecode(Path("/proc/self/maps").read_bytes()).splitlines()
-        except OSError:
-            return
-        madvise = ctypes.CDLL(None).madvise
-        for line in lines:
-            span, *_, name = line.split(maxsplit=5)
-            if name == str(path):
-                start, end = (int(address, 16) for address in span.split("-"))
-                madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
+        for start, size in _places(path):
+            madvise = ctypes.CDLL(None).madvise
+            madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), _MADV_DONTNEED)
+
+
+def _places(path: Path) -> list[tuple[int, int]]:
+    """Where a file is mapped: addresses and sizes; none if that cannot be told."""
+    try:
+        lines = os.fsdecode(Path("/proc/self/maps").read_bytes()).splitlines()
+    except OSError:
+        return []
+    spans = [line.split()[0] for line in lines if line.split(maxsplit=5)[5:] == [str(path)]]
+    limits = [[int(address, 16) for address in span.split("-")] for span in spans]
+    return [(start, end - start) for start, end in limits]
