@@ -178,7 +178,8 @@ class Pipeline(Closing):
             original_inference_steps,
         )
         generators = batch.generators()
-        with _Stages(self.networks, _needed(batch, timesteps, output_type)) as stage:
+        needed = _needed(batch, timesteps, output_type)
+        with _Stages(self.networks, needed) as stage:
             with stage("load"):
                 size = self.sizes.choose(width, height, batch.image_size, len(batch.seeds))
                 guidance_scale = self._guidance_scale(guidance_scale, bool(batch.negative_prompts))
@@ -200,7 +201,7 @@ class Pipeline(Closing):
                 steps = self.denoise(
                     start, timesteps, prompt_embeds, guidance_scale, generators, negative_embeds
                 )
-                final = self._follow(steps, start, callback_on_step_end)
+                final = self._follow(steps, start, callback_on_step_end, needed)
             with stage("vae_decoder"):
                 images = self._finish(final, output_type)
         return Result(images, batch.seeds, final, stage.seconds)
@@ -384,10 +385,17 @@ class Pipeline(Closing):
         guided: Floats = negative + np.float32(guidance_scale) * (positive - negative)
         return guided
 
-    def _follow(self, steps: Iterator[Step], start: Floats, callback: Callback | None) -> Floats:
+    def _follow(
+        self,
+        steps: Iterator[Step],
+        start: Floats,
+        callback: Callback | None,
+        needed: Sequence[str],
+    ) -> Floats:
         """Run the steps, telling the callback of each; the last step's latents."""
         final = start
         for step in steps:
+            self.networks.expect(needed)  # a step can take minutes: what cannot go on stops here
             final = step.latents
             if callback is None:
                 continue
