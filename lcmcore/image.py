@@ -74,6 +74,13 @@ def fit_image(image: Image.Image, size: tuple[int, int], fit: str = "stretch") -
     return image.resize(size, _LANCZOS)
 
 
+def fit_images(
+    images: Sequence[Image.Image], size: tuple[int, int], fit: str = "stretch"
+) -> NDArray[np.uint8]:
+    """Pixels of RGB images, each resized as by `fit_image`: [batch, height, width, 3]."""
+    return np.stack([np.asarray(fit_image(image, size, fit)) for image in images])
+
+
 def _contain(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """ImageOps.pad, which before Pillow 10.1 rounds a very thin picture away."""
     scale = min(size[0] / image.width, size[1] / image.height)
@@ -84,9 +91,8 @@ def _contain(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return canvas
 
 
-def to_tensor(images: Sequence[Image.Image] | NDArray[np.uint8]) -> Floats:
-    """RGB images of one size, or their pixels, to [batch, 3, height, width] in [-1, 1]."""
-    pixels = np.stack([np.asarray(image) for image in images])
+def to_tensor(pixels: NDArray[np.uint8]) -> Floats:
+    """RGB pixels [batch, height, width, 3] to [batch, 3, height, width] in [-1, 1]."""
     tensor: Floats = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).astype(np.float32)
     tensor /= np.float32(127.5)
     tensor -= np.float32(1)

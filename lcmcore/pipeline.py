@@ -23,7 +23,7 @@ from lcmcore.bundle import Bundle
 from lcmcore.closing import Closing
 from lcmcore.errors import ArgumentError, Cancelled, NetworkError
 from lcmcore.guidance import guidance_embedding
-from lcmcore.image import FITS, ImageLike, fit_image, read_images, to_array, to_pil, to_tensor
+from lcmcore.image import FITS, ImageLike, fit_images, read_images, to_array, to_pil, to_tensor
 from lcmcore.kept import KeptResults
 from lcmcore.networks import Networks, RuntimeChoice
 from lcmcore.noise import TorchGenerator
@@ -191,9 +191,8 @@ class Pipeline(Closing):
                     negative_embeds = self.encode_prompt(batch.negative_prompts or "")
             with stage("vae_encoder"):
                 if batch.images:
-                    encoded = self.encode_image(
-                        batch.images, size, fit, latent_sampling, generators
-                    )
+                    pixels = fit_images(batch.images, size, fit)
+                    encoded = self._encode(pixels, latent_sampling, generators)
                     start = self.prepare_latents_img2img(encoded, timesteps, generators, latents)
                 else:
                     start = self.prepare_latents(size, generators, latents)
@@ -229,7 +228,15 @@ class Pipeline(Closing):
         """
         images = read_images(image)
         size = size or self.sizes.choose(None, None, images[0].size)
-        pixels = np.stack([np.asarray(fit_image(each, size, fit)) for each in images])
+        return self._encode(fit_images(images, size, fit), latent_sampling, generators)
+
+    def _encode(
+        self,
+        pixels: NDArray[np.uint8],
+        latent_sampling: str,
+        generators: Sequence[TorchGenerator] | None,
+    ) -> Floats:
+        """Pixels [batch, height, width, 3] to scaled latents."""
         moments = self._kept.get(
             "vae_encoder",
             pixels,
@@ -280,10 +287,12 @@ class Pipeline(Closing):
         condition = self._condition(
             repeat_to(prompt_embeds, len(latents)), guidance_scale, negative_prompt_embeds
         )
-        pairs = zip_longest(timesteps.tolist(), timesteps[1:].tolist())
-        for index, (timestep, prev_timestep) in enumerate(pairs):
+        following = timesteps[1:].tolist()
+        # All at once: after a run of the UNet, nothing is left of this in the processor's caches.
+        noises = [_noise(latents.shape, generators) for _ in following]
+        steps = zip_longest(timesteps.tolist(), following, noises)
+        for index, (timestep, prev_timestep, noise) in enumerate(steps):
             output = self._predict(latents, timestep, condition, guidance_scale)
-            noise = None if prev_timestep is None else _noise(latents.shape, generators)
             latents, denoised = self.scheduler.step(output, timestep, prev_timestep, latents, noise)
             yield Step(index, timestep, latents, denoised)
 
