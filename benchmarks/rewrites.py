@@ -2,8 +2,8 @@
 
     [--size 512] [--components vae_decoder ...] [--rounds 3]
 
-For every network and every change: optimized with all changes and with all but this one, run in
-turn, each in a fresh process. Prints a table of medians: seconds of a run, largest anonymous
+For every network and every change, or part of one: optimized with all and with all but this, run
+in turn, each in a fresh process. Prints a table of medians: seconds of a run, largest anonymous
 memory. Room for two of the largest network's graphs is needed in the folder for temporary files.
 """
 
@@ -16,20 +16,30 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 import onnxruntime
 
 from lcmcore.bench import AnonymousMemory
 from lcmcore.bundle import COMPONENTS
-from runtimes.onnx.cache import GRAPH
+from runtimes.onnx import tiles
+from runtimes.onnx.cache import GRAPH, WEIGHTS
+from runtimes.onnx.graph import Graph
 from runtimes.onnx.network import OnnxNetwork
 from runtimes.onnx.optimize import REWRITES, optimize
 from runtimes.onnx.runtime import open_mapped
 
 RUNS = 3  # in a process, after one that is not counted
+PARTS = {  # of transform_convolutions: the limit without which none of it is done
+    "tiles of 2x2": "_MOST_BY_SMALL_TILES",
+    "tiles after doubling": "_MOST_AFTER_DOUBLING",
+    "bands of tiles": "_BANDED",
+}
 
 
 def main() -> None:
@@ -58,23 +68,44 @@ def compared(component: str, bundle: Path, size: int, rounds: int) -> Iterator[s
         whole = Path(name) / "whole"
         whole.mkdir()
         counts = optimize(source, whole, onnxruntime)
-        for rewrite in REWRITES:
-            if counts[rewrite.__name__]:
-                yield without(rewrite.__name__, source, whole, [component, size, rounds])
+        for left_out in _left_out(counts):
+            row = left_out.row(source, whole, size, rounds)
+            if row is not None:
+                yield row
 
 
-def without(left_out: str, source: Path, whole: Path, how: list) -> str:
-    """The row of one change."""
-    component, size, rounds = how
-    with tempfile.TemporaryDirectory() as name:
-        rewrites = [rewrite for rewrite in REWRITES if rewrite.__name__ != left_out]
-        optimize(source, Path(name), onnxruntime, rewrites)
-        folders = [Path(name), whole]
-        found = [[measured(component, each, size) for each in folders] for _ in range(rounds)]
-    (before, least), (after, peak) = np.median(found, axis=0)
-    return (
-        f"{left_out} | {before:.2f} | {after:.2f} | {after / before:.2f} | {least:.2f} | {peak:.2f}"
-    )
+class _LeftOut(NamedTuple):
+    name: str
+    rewrites: Sequence[Callable[[Graph], int]]  # all others
+    without: AbstractContextManager[Any] = nullcontext()
+
+    def row(self, source: Path, whole: Path, size: int, rounds: int) -> str | None:
+        """What it is worth; None if the graph is the same without it."""
+        with tempfile.TemporaryDirectory() as name:
+            lacking = Path(name)
+            with self.without:
+                optimize(source, lacking, onnxruntime, self.rewrites)
+            if _sizes(lacking) == _sizes(whole):
+                return None
+            pair, component = (lacking, whole), source.parent.name
+            found = [[measured(component, each, size) for each in pair] for _ in range(rounds)]
+        (before, least), (after, peak) = np.median(found, axis=0)
+        ratio = after / before
+        return f"{self.name} | {before:.2f} | {after:.2f} | {ratio:.2f} | {least:.2f} | {peak:.2f}"
+
+
+def _sizes(folder: Path) -> list[int]:
+    """By which graphs are told apart; ONNX Runtime writes nodes in another order each time."""
+    return [(folder / name).stat().st_size for name in (GRAPH, WEIGHTS)]
+
+
+def _left_out(counts: dict[str, int]) -> Iterator[_LeftOut]:
+    """Each change that does something, and each part of one."""
+    for rewrite in REWRITES:
+        if counts[rewrite.__name__]:
+            yield _LeftOut(rewrite.__name__, [other for other in REWRITES if other is not rewrite])
+    for name, limit in PARTS.items():
+        yield _LeftOut(name, REWRITES, patch.object(tiles, limit, 0))
 
 
 def measured(component: str, folder: Path, size: int) -> tuple[float, float]:
