@@ -104,7 +104,7 @@ def _left_out(counts: dict[str, int]) -> Iterator[_LeftOut]:
     for rewrite in REWRITES:
         if counts[rewrite.__name__]:
             yield _LeftOut(rewrite.__name__, [other for other in REWRITES if other is not rewrite])
-    for name, limit in PARTS.items():
+    for name, limit in PARTS.items() if counts[tiles.transform_convolutions.__name__] else ():
         yield _LeftOut(name, REWRITES, patch.object(tiles, limit, 0))
 
 

@@ -246,8 +246,25 @@ def test_without_another_network_nothing_opens(component, model):
         lcmcore.load(model)
 
 
-def test_a_broken_network_is_told_before_its_turn(configs):
+def test_a_broken_network_is_told_before_its_turn(model):
     """It is opened while others work; so a long run need not be waited for."""
+    (model / "vae_decoder" / "model.onnx").unlink()
+    (model / "vae_decoder" / "model.onnx").write_bytes(b"no model")
+    steps = []
+
+    def slow_step(*_):
+        steps.append(1)
+        time.sleep(0.2)
+
+    with (
+        lcmcore.load(model) as pipe,
+        pytest.raises(NetworkError, match=r"^vae_decoder: cannot open"),
+    ):
+        pipe(PROMPT, num_inference_steps=50, callback_on_step_end=slow_step)
+    assert len(steps) < 50
+
+
+def test_a_network_that_breaks_during_the_steps_is_told_between_them(configs):
     first_step_done = threading.Event()
 
     class BrokenDecoder(FakeRuntime):
