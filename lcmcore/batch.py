@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lcmcore.arguments import texts, whole_number
 from lcmcore.errors import ArgumentError
 from lcmcore.image import ImageLike, read_images
 from lcmcore.noise import TorchGenerator, checked_seed
+from lcmcore.util.validate import texts, whole_number
 
 _MOST = 1024
 

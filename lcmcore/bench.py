@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lcmcore.arguments import whole_number
 from lcmcore.bundle import COMPONENTS
 from lcmcore.closing import Closing
 from lcmcore.generate import open_pipeline
@@ -22,6 +21,7 @@ from lcmcore.memory import anonymous_bytes, peak_resident_bytes
 from lcmcore.pipeline import Pipeline
 from lcmcore.progress import Progress
 from lcmcore.sizes import Size, read_size
+from lcmcore.util.validate import whole_number
 
 _GLANCE = 0.02  # seconds between looks at the memory
 

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from lcmcore.arguments import one_of
 from lcmcore.errors import ArgumentError, ImageError, first_line
+from lcmcore.util.validate import one_of
 
 Floats = NDArray[np.float32]
 ImageLike: TypeAlias = "Image.Image | NDArray[Any] | bytes | str | os.PathLike[str]"

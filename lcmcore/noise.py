@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lcmcore.arguments import whole_number
+from lcmcore.util.validate import whole_number
 
 _BLOCK = 16
 

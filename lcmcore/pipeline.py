@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lcmcore.arguments import float_array, one_of, real_number
 from lcmcore.batch import Batch, repeat_to
 from lcmcore.bundle import Bundle
 from lcmcore.closing import Closing
@@ -29,6 +28,7 @@ from lcmcore.networks import Networks, RuntimeChoice
 from lcmcore.noise import TorchGenerator
 from lcmcore.runtime import TensorSpec
 from lcmcore.sizes import Size, Sizes
+from lcmcore.util.validate import float_array, one_of, real_number
 
 Floats = NDArray[np.float32]
 Callback = Callable[["Pipeline", int, int, dict[str, Any]], "Mapping[str, Any] | bool | None"]

@@ -15,12 +15,12 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from lcmcore.arguments import real_number, whole_number
 from lcmcore.closing import Closing
 from lcmcore.errors import DeadlineExceeded, LcmError, QueueFull, WorkerDied
 from lcmcore.job import Job
 from lcmcore.networks import RuntimeChoice
 from lcmcore.process import WorkerProcess, WorkerSpec
+from lcmcore.util.validate import real_number, whole_number
 
 _MOST = 1024
 _LONGEST = 1e6  # seconds

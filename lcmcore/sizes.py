@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from lcmcore.arguments import whole_number
 from lcmcore.bundle import UnetConfig, VaeConfig
 from lcmcore.errors import ArgumentError
 from lcmcore.memory import available_bytes
+from lcmcore.util.validate import whole_number
 
 Size = tuple[int, int]  # (width, height) in pixels
 
