@@ -12,12 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lcmcore.configfile import read_object, read_table
 from lcmcore.errors import ArgumentError, BundleError
 from lcmcore.files import is_folder
 from lcmcore.memory import MEMORIES
 from lcmcore.scheduler import LCMScheduler
 from lcmcore.tokenizer import CLIPTokenizer
+from lcmcore.util.configfile import read_object, read_table
 from lcmcore.util.validate import one_of, real_number, whole_number
 
 COMPONENTS = ("text_encoder", "unet", "vae_encoder", "vae_decoder")

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lcmcore.configfile import read_object
 from lcmcore.errors import ArgumentError, BundleError
+from lcmcore.util.configfile import read_object
 from lcmcore.util.validate import one_of, real_number, whole_number
 
 Floats = NDArray[np.float32]

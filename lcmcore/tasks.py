@@ -11,9 +11,9 @@ from typing import Any
 
 from PIL import Image
 
-from lcmcore.configfile import read_text
 from lcmcore.errors import ArgumentError, ImageError, first_line
 from lcmcore.job import Request
+from lcmcore.util.configfile import read_text
 
 _KEYS = ("init_image", "output", *(field.name for field in fields(Request)))
 

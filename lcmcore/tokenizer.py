@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lcmcore.configfile import read_object, read_text
 from lcmcore.errors import BundleError
+from lcmcore.util.configfile import read_object, read_text
 from lcmcore.util.validate import texts
 
 log = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lcmcore.configfile import read_table
 from lcmcore.errors import OutputError, first_line
 from lcmcore.files import write_whole
+from lcmcore.util.configfile import read_table
 
 SETTINGS = "lcm.toml"
 # What a network is no good with if it is another model's.

@@ -12,8 +12,8 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from lcmcore.configfile import read_object
 from lcmcore.errors import BundleError
+from lcmcore.util.configfile import read_object
 
 LatentSize: TypeAlias = "tuple[int, int, int]"  # batch, height, width
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lcmcore.bundle import VaeConfig
-from lcmcore.configfile import read_object
 from lcmcore.errors import ArgumentError
+from lcmcore.util.configfile import read_object
 
 Size = tuple[int, int]  # (width, height) in pixels
 Shape = tuple[int, ...]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lcmcore.configfile import read_table
 from lcmcore.errors import OutputError
+from lcmcore.util.configfile import read_table
 from runtimes.staging import copy_over, staged, write_settings
 
 
