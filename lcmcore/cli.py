@@ -15,7 +15,6 @@ import lcmcore
 from lcmcore import bench, doctor
 from lcmcore.bundle import COMPONENTS
 from lcmcore.errors import ArgumentError, LcmError, OutputError, first_line
-from lcmcore.files import let_go
 from lcmcore.generate import generate
 from lcmcore.image import FITS
 from lcmcore.info import describe
@@ -23,6 +22,7 @@ from lcmcore.memory import MEMORIES
 from lcmcore.pipeline import LATENT_SAMPLINGS
 from lcmcore.scheduler import STRENGTH_MODES
 from lcmcore.sizes import read_size
+from lcmcore.util.files import let_go
 
 _DONE, _FAILED, _INTERRUPTED = 0, 1, 130
 

@@ -13,9 +13,9 @@ from PIL import Image
 
 from lcmcore.bundle import COMPONENTS, ModelPaths, demo_dir
 from lcmcore.errors import BundleError, OutputError, first_line
-from lcmcore.files import sha256
 from lcmcore.job import Request
 from lcmcore.record import SOFTWARE
+from lcmcore.util.files import sha256
 
 KEY = "request"  # of the PNG's text chunk
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from lcmcore.bundle import COMPONENTS, Bundle
 from lcmcore.errors import BundleError, LcmError
-from lcmcore.files import is_folder, sha256
 from lcmcore.picture import read_record
 from lcmcore.record import SOFTWARE, command_of
 from lcmcore.runtime import Runtime, importable, installed
+from lcmcore.util.files import is_folder, sha256
 
 _MEBI = 2**20
 

@@ -7,7 +7,7 @@ import time
 from typing import TextIO
 
 from lcmcore.closing import Closing
-from lcmcore.files import let_go
+from lcmcore.util.files import let_go
 
 _WIDTH = 24
 _CLEAR = "\x1b[K"  # to the end of the line

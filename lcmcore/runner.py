@@ -16,11 +16,11 @@ from lcmcore.errors import (
     RuntimeUnavailableError,
     first_line,
 )
-from lcmcore.files import write_whole
 from lcmcore.fingerprint import KEY, fingerprint, is_done
 from lcmcore.job import Job
 from lcmcore.progress import Progress, duration
 from lcmcore.tasks import Task
+from lcmcore.util.files import write_whole
 
 _GLANCE = 0.5  # seconds between looks at whether to stop
 _HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no other picture could be written either

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcmcore.errors import NetworkError, RuntimeUnavailableError, first_line
-from lcmcore.files import is_file
+from lcmcore.util.files import is_file
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lcmcore.errors import OutputError, first_line
-from lcmcore.files import write_whole
 from lcmcore.util.configfile import read_table
+from lcmcore.util.files import write_whole
 
 SETTINGS = "lcm.toml"
 # What a network is no good with if it is another model's.

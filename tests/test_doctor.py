@@ -6,7 +6,7 @@ import pytest
 
 from lcmcore import demo_dir
 from lcmcore.cli import main
-from lcmcore.files import sha256
+from lcmcore.util.files import sha256
 
 
 @pytest.fixture

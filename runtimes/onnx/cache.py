@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from lcmcore.files import sha256
+from lcmcore.util.files import sha256
 from runtimes.onnx.graph import external_files
 
 try:

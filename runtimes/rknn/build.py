@@ -23,9 +23,9 @@ from lcmcore.errors import (
     RuntimeUnavailableError,
     first_line,
 )
-from lcmcore.files import sha256
 from lcmcore.progress import Progress
 from lcmcore.runtime import Array, TensorSpec, check_outputs, require_file
+from lcmcore.util.files import sha256
 from runtimes.rknn import shapes
 from runtimes.rknn.onnxfile import OnnxFile
 from runtimes.rknn.runtime import RknnRuntime

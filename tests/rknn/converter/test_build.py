@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 from lcmcore.bundle import Settings
-from lcmcore.files import sha256
+from lcmcore.util.files import sha256
 from runtimes.rknn.file import RknnFile
 from tests.rknn.fixtures import TINY
 
