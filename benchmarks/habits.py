@@ -27,8 +27,8 @@ from PIL import Image
 import lcmcore
 from lcmcore import kept
 from lcmcore.bench import AnonymousMemory
-from lcmcore.memory import peak_resident_bytes
 from lcmcore.residency import AllOpen
+from lcmcore.util.memory import peak_resident_bytes
 from runtimes.onnx import OnnxRuntime, arena
 from runtimes.onnx.network import OnnxNetwork
 

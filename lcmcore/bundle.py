@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from lcmcore.errors import ArgumentError, BundleError
-from lcmcore.memory import MEMORIES
 from lcmcore.scheduler import LCMScheduler
 from lcmcore.tokenizer import CLIPTokenizer
 from lcmcore.util.configfile import read_object, read_table
 from lcmcore.util.files import is_folder
+from lcmcore.util.memory import MEMORIES
 from lcmcore.util.validate import one_of, real_number, whole_number
 
 COMPONENTS = ("text_encoder", "unet", "vae_encoder", "vae_decoder")

@@ -18,11 +18,11 @@ from lcmcore.errors import ArgumentError, LcmError, OutputError, first_line
 from lcmcore.generate import generate
 from lcmcore.image import FITS
 from lcmcore.info import describe
-from lcmcore.memory import MEMORIES
 from lcmcore.pipeline import LATENT_SAMPLINGS
 from lcmcore.scheduler import STRENGTH_MODES
 from lcmcore.sizes import read_size
 from lcmcore.util.files import let_go
+from lcmcore.util.memory import MEMORIES
 
 _DONE, _FAILED, _INTERRUPTED = 0, 1, 130
 

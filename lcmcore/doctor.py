@@ -14,8 +14,8 @@ import lcmcore
 from lcmcore import runtime as runtimes
 from lcmcore.bundle import COMPONENTS, Bundle, demo_dir
 from lcmcore.errors import LcmError
-from lcmcore.memory import available_bytes
 from lcmcore.networks import choose_runtime
+from lcmcore.util.memory import available_bytes
 
 Finding = tuple[str, str, str]  # "ok", "warning" or "error"; what is so; what to do, or ""
 

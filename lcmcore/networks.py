@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from lcmcore import runtime as runtimes
 from lcmcore.bundle import COMPONENTS, Bundle
 from lcmcore.errors import ArgumentError, LcmError, NetworkError, RuntimeUnavailableError
-from lcmcore.memory import MEMORIES, available_bytes, file_bytes
 from lcmcore.residency import AllOpen, OneOpen
 from lcmcore.runtime import Array, Network, Runtime, TensorSpec
 from lcmcore.util.files import is_file
+from lcmcore.util.memory import MEMORIES, available_bytes, file_bytes
 from lcmcore.util.validate import one_of
 
 if TYPE_CHECKING:

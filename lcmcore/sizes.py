@@ -8,7 +8,7 @@ from typing import Any
 
 from lcmcore.bundle import UnetConfig, VaeConfig
 from lcmcore.errors import ArgumentError
-from lcmcore.memory import available_bytes
+from lcmcore.util.memory import available_bytes
 from lcmcore.util.validate import whole_number
 
 Size = tuple[int, int]  # (width, height) in pixels

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.habits import HABITS, measured
-from lcmcore.memory import anonymous_bytes
+from lcmcore.util.memory import anonymous_bytes
 
 from .parity.bundles import TINY
 

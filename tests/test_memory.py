@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lcmcore import memory
+from lcmcore.util import memory
 
 GB = 10**9
 

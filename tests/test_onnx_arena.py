@@ -5,7 +5,7 @@ import onnxruntime
 import pytest
 
 import lcmcore
-from lcmcore.memory import anonymous_bytes
+from lcmcore.util.memory import anonymous_bytes
 from runtimes.onnx import OnnxRuntime, arena
 
 from .parity.bundles import TINY

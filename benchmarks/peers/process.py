@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lcmcore.memory import anonymous_bytes
+from lcmcore.util.memory import anonymous_bytes
 
 from .contestants import Contestant
 from .environments import ROOT, python

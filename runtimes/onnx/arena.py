@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lcmcore.memory import anonymous_bytes
+from lcmcore.util.memory import anonymous_bytes
 from runtimes.onnx.graph import Node, write
 
 if TYPE_CHECKING:

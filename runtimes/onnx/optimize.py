@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from lcmcore.memory import available_bytes
+from lcmcore.util.memory import available_bytes
 from runtimes.onnx.attention import fuse_attention
 from runtimes.onnx.cache import GRAPH, WEIGHTS
 from runtimes.onnx.cuts import cut_weights

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lcmcore.bundle import COMPONENTS
 from lcmcore.errors import BundleError
-from lcmcore.memory import available_bytes
+from lcmcore.util.memory import available_bytes
 from runtimes.rknn import board
 from runtimes.rknn.file import RknnFile
 
