@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from lcmcore.bundle import COMPONENTS
-from lcmcore.closing import Closing
 from lcmcore.generate import open_pipeline
 from lcmcore.pipeline import Pipeline
 from lcmcore.progress import Progress
 from lcmcore.sizes import Size, read_size
+from lcmcore.util.closeable import Closing
 from lcmcore.util.memory import anonymous_bytes, peak_resident_bytes
 from lcmcore.util.validate import whole_number
 

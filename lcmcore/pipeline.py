@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from lcmcore.batch import Batch, repeat_to
 from lcmcore.bundle import Bundle
-from lcmcore.closing import Closing
 from lcmcore.errors import ArgumentError, Cancelled, NetworkError
 from lcmcore.guidance import guidance_embedding
 from lcmcore.image import FITS, ImageLike, fit_images, read_images, to_array, to_pil, to_tensor
@@ -28,6 +27,7 @@ from lcmcore.networks import Networks, RuntimeChoice
 from lcmcore.noise import TorchGenerator
 from lcmcore.runtime import TensorSpec
 from lcmcore.sizes import Size, Sizes
+from lcmcore.util.closeable import Closing
 from lcmcore.util.validate import float_array, one_of, real_number
 
 Floats = NDArray[np.float32]

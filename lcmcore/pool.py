@@ -15,11 +15,11 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from lcmcore.closing import Closing
 from lcmcore.errors import DeadlineExceeded, LcmError, QueueFull, WorkerDied
 from lcmcore.job import Job
 from lcmcore.networks import RuntimeChoice
 from lcmcore.process import WorkerProcess, WorkerSpec
+from lcmcore.util.closeable import Closing
 from lcmcore.util.validate import real_number, whole_number
 
 _MOST = 1024

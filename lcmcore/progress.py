@@ -6,7 +6,7 @@ import sys
 import time
 from typing import TextIO
 
-from lcmcore.closing import Closing
+from lcmcore.util.closeable import Closing
 from lcmcore.util.files import let_go
 
 _WIDTH = 24

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcmcore.bundle import demo_dir
-from lcmcore.closing import Closing
 from lcmcore.errors import LcmError
 from lcmcore.image import read_image
 from lcmcore.job import Job
@@ -19,6 +18,7 @@ from lcmcore.networks import RuntimeChoice
 from lcmcore.picture import encode_png
 from lcmcore.pipeline import load
 from lcmcore.record import make_record, model_origin
+from lcmcore.util.closeable import Closing
 
 Picture: TypeAlias = "tuple[bytes, int]"
 PictureWithLatents: TypeAlias = "tuple[bytes, int, bytes]"

@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from lcmcore.closing import Closing
 from lcmcore.errors import NetworkError
 from lcmcore.runtime import Array
+from lcmcore.util.closeable import Closing
 from runtimes.rknn.vendorlog import gist, gist_lines
 
 _CHILD = "runtimes.rknn.toolkit_child"
