@@ -6,9 +6,10 @@ import time
 import numpy as np
 import pytest
 
-from lcmcore import ArgumentError, cli
+from lcmcore import ArgumentError
 from lcmcore.bench import measure
 from lcmcore.bundle import COMPONENTS
+from lcmcore.cli import main as cli
 from lcmcore.fake import _embed, _enlarge, _shrink
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lcmcore import cli, demo_dir
+from lcmcore import demo_dir
+from lcmcore.cli import main as cli
 
 LCM = Path(sys.executable).with_name("lcm")
 TINY = Path(__file__).parent / "tiny" / "lcm"  # random networks that open in no time

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from lcmcore import demo_dir
-from lcmcore.cli import main
+from lcmcore.cli.main import main
 from lcmcore.util.files import sha256
 
 

@@ -52,7 +52,7 @@ def init_image() -> Image.Image:
 
 def main(folder: Path, model: str) -> None:
     """Make the host's pictures."""
-    from lcmcore.cli import main as lcm
+    from lcmcore.cli.main import main as lcm
 
     folder.mkdir(parents=True, exist_ok=True)
     init_image().save(folder / "init.png")

@@ -18,7 +18,7 @@ from tests.rknn.fixtures import TINY
 
 
 def lcm(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "lcmcore.cli", *map(str, words)]
+    command = [sys.executable, "-m", "lcmcore.cli.main", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
