@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lcmcore.bundle import COMPONENTS
-from lcmcore.generate import open_pipeline
+from lcmcore.cli.generate import open_pipeline
 from lcmcore.pipeline import Pipeline
 from lcmcore.progress import Progress
 from lcmcore.sizes import Size, read_size

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lcmcore.cli.generate import model_dir, request_of, runtime_choice, runtime_options
 from lcmcore.cluster import connect, run_on_worker
 from lcmcore.errors import LcmError, OutputError, first_line
 from lcmcore.fingerprint import model_identity
-from lcmcore.generate import model_dir, request_of, runtime_choice, runtime_options
 from lcmcore.pool import Pool
 from lcmcore.process import WorkerSpec
 from lcmcore.progress import Progress

@@ -14,8 +14,8 @@ from pathlib import Path
 import lcmcore
 from lcmcore import bench, doctor
 from lcmcore.bundle import COMPONENTS
+from lcmcore.cli.generate import generate
 from lcmcore.errors import ArgumentError, LcmError, OutputError, first_line
-from lcmcore.generate import generate
 from lcmcore.image import FITS
 from lcmcore.info import describe
 from lcmcore.pipeline import LATENT_SAMPLINGS
