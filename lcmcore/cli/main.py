@@ -121,7 +121,7 @@ def _add_batch(parser: argparse.ArgumentParser) -> None:
     def run(args: argparse.Namespace) -> int:
         if args.jobs is None and args.prompt is None:
             parser.error("INIT_DIR and PROMPT are needed, or --jobs FILE")
-        from lcmcore.generate_many import generate_many  # brings multiprocessing
+        from lcmcore.cli.batch import generate_many  # brings multiprocessing
 
         return generate_many(args)
 
