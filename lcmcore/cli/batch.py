@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lcmcore.cli.batch_tasks import Task, tasks_of_file, tasks_of_folder
 from lcmcore.cli.generate import model_dir, request_of, runtime_choice, runtime_options
 from lcmcore.cluster import connect, run_on_worker
 from lcmcore.errors import LcmError, OutputError, first_line
@@ -21,7 +22,6 @@ from lcmcore.process import WorkerSpec
 from lcmcore.progress import Progress
 from lcmcore.runner import Engine, Runner, Tally
 from lcmcore.stop import Stop
-from lcmcore.tasks import Task, tasks_of_file, tasks_of_folder
 
 _GLANCE = 0.5  # seconds
 

@@ -9,11 +9,11 @@ import pytest
 
 import lcmcore
 from lcmcore import runner
+from lcmcore.cli.batch_tasks import Task, tasks_of_folder
 from lcmcore.fake import FakeRuntime
 from lcmcore.job import Request
 from lcmcore.progress import Progress, duration
 from lcmcore.runner import Engine, Runner
-from lcmcore.tasks import Task, tasks_of_folder
 from lcmcore.worker import PipelineWorker
 
 from .pictures import assert_whole, contents, make_photos

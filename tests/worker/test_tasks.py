@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import lcmcore
+from lcmcore.cli.batch_tasks import tasks_of_file, tasks_of_folder
 from lcmcore.job import Request
-from lcmcore.tasks import tasks_of_file, tasks_of_folder
 
 ALL = Request("for all", seed=1)
 OUT = Path("out")
