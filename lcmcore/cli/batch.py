@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lcmcore.cli.batch_runner import Engine, Runner, Tally
 from lcmcore.cli.batch_tasks import Task, tasks_of_file, tasks_of_folder
 from lcmcore.cli.generate import model_dir, request_of, runtime_choice, runtime_options
 from lcmcore.cluster import connect, run_on_worker
@@ -20,7 +21,6 @@ from lcmcore.fingerprint import model_identity
 from lcmcore.pool import Pool
 from lcmcore.process import WorkerSpec
 from lcmcore.progress import Progress
-from lcmcore.runner import Engine, Runner, Tally
 from lcmcore.stop import Stop
 
 _GLANCE = 0.5  # seconds
