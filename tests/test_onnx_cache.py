@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lcmcore import ArgumentError
-from lcmcore.info import describe
+from lcmcore.cli.info import describe
 from runtimes.onnx import OnnxRuntime, cache, cores
 
 from .parity.bundles import TINY

@@ -10,8 +10,8 @@ import pytest
 import lcmcore
 from lcmcore import ArgumentError, NetworkError, RuntimeUnavailableError
 from lcmcore.bundle import COMPONENTS
+from lcmcore.cli.info import describe
 from lcmcore.fake import FakeRuntime
-from lcmcore.info import describe
 from lcmcore.runtime import find, installed
 from runtimes.onnx import OnnxRuntime
 

@@ -15,9 +15,9 @@ import lcmcore
 from lcmcore import bench, doctor
 from lcmcore.bundle import COMPONENTS
 from lcmcore.cli.generate import generate
+from lcmcore.cli.info import describe
 from lcmcore.errors import ArgumentError, LcmError, OutputError, first_line
 from lcmcore.image import FITS
-from lcmcore.info import describe
 from lcmcore.pipeline import LATENT_SAMPLINGS
 from lcmcore.scheduler import STRENGTH_MODES
 from lcmcore.sizes import read_size

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 import lcmcore
+from lcmcore.cli.info import describe
 from lcmcore.fake import FakeRuntime
-from lcmcore.info import describe
 from lcmcore.job import Job, Request
 from lcmcore.worker import PipelineWorker, average_to
 
