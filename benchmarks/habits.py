@@ -26,7 +26,7 @@ from PIL import Image
 
 import lcmcore
 from lcmcore import kept
-from lcmcore.bench import AnonymousMemory
+from lcmcore.cli.bench import AnonymousMemory
 from lcmcore.residency import AllOpen
 from lcmcore.util.memory import peak_resident_bytes
 from runtimes.onnx import OnnxRuntime, arena

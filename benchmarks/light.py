@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import lcmcore
-from lcmcore.bench import measure
+from lcmcore.cli.bench import measure
 
 IMPORTS = 15
 CALLS = 15

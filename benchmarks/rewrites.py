@@ -25,8 +25,8 @@ from unittest.mock import patch
 import numpy as np
 import onnxruntime
 
-from lcmcore.bench import AnonymousMemory
 from lcmcore.bundle import COMPONENTS
+from lcmcore.cli.bench import AnonymousMemory
 from runtimes.onnx import tiles
 from runtimes.onnx.cache import GRAPH, WEIGHTS
 from runtimes.onnx.graph import Graph

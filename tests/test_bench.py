@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from lcmcore import ArgumentError
-from lcmcore.bench import measure
 from lcmcore.bundle import COMPONENTS
 from lcmcore.cli import main as cli
+from lcmcore.cli.bench import measure
 from lcmcore.fake import _embed, _enlarge, _shrink
 
 

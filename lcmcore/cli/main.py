@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import lcmcore
-from lcmcore import bench
 from lcmcore.bundle import COMPONENTS
-from lcmcore.cli import doctor
+from lcmcore.cli import bench, doctor
 from lcmcore.cli.generate import generate
 from lcmcore.cli.info import describe
 from lcmcore.errors import ArgumentError, LcmError, OutputError, first_line
