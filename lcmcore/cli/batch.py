@@ -15,13 +15,13 @@ from typing import Any
 from lcmcore.cli.batch_runner import Engine, Runner, Tally
 from lcmcore.cli.batch_tasks import Task, tasks_of_file, tasks_of_folder
 from lcmcore.cli.generate import model_dir, request_of, runtime_choice, runtime_options
+from lcmcore.cli.progress import Progress
 from lcmcore.cli.signals import Stop
 from lcmcore.cluster import connect, run_on_worker
 from lcmcore.errors import LcmError, OutputError, first_line
 from lcmcore.fingerprint import model_identity
 from lcmcore.pool import Pool
 from lcmcore.process import WorkerSpec
-from lcmcore.progress import Progress
 
 _GLANCE = 0.5  # seconds
 

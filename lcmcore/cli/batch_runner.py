@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lcmcore.cli.batch_tasks import Task
+from lcmcore.cli.progress import Progress, duration
 from lcmcore.errors import (
     ImageError,
     LcmError,
@@ -19,7 +20,6 @@ from lcmcore.errors import (
 )
 from lcmcore.fingerprint import KEY, fingerprint, is_done
 from lcmcore.job import Job
-from lcmcore.progress import Progress, duration
 from lcmcore.util.files import write_whole
 
 _GLANCE = 0.5  # seconds between looks at whether to stop

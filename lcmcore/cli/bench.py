@@ -16,8 +16,8 @@ import numpy as np
 
 from lcmcore.bundle import COMPONENTS
 from lcmcore.cli.generate import open_pipeline
+from lcmcore.cli.progress import Progress
 from lcmcore.pipeline import Pipeline
-from lcmcore.progress import Progress
 from lcmcore.sizes import Size, read_size
 from lcmcore.util.closeable import Closing
 from lcmcore.util.memory import anonymous_bytes, peak_resident_bytes

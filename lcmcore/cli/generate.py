@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from lcmcore.bundle import demo_dir
+from lcmcore.cli.progress import Progress
 from lcmcore.errors import ArgumentError, ImageError, first_line
 from lcmcore.image import read_image
 from lcmcore.job import Request
 from lcmcore.picture import encode_png
 from lcmcore.pipeline import Pipeline, load
-from lcmcore.progress import Progress
 from lcmcore.record import make_record, model_origin
 from lcmcore.util.files import is_file, require_writable, sha256, write_whole
 

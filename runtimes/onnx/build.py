@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lcmcore.bundle import COMPONENTS
+from lcmcore.cli.progress import Progress
 from lcmcore.errors import (
     ArgumentError,
     BundleError,
@@ -29,7 +30,6 @@ from lcmcore.errors import (
     RuntimeUnavailableError,
     first_line,
 )
-from lcmcore.progress import Progress
 from runtimes.onnx.runtime import OnnxRuntime
 from runtimes.staging import COMPANIONS, copy_each, copy_over, staged
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from lcmcore.bundle import COMPONENTS
+from lcmcore.cli.progress import Progress
 from lcmcore.errors import (
     ArgumentError,
     BundleError,
@@ -23,7 +24,6 @@ from lcmcore.errors import (
     RuntimeUnavailableError,
     first_line,
 )
-from lcmcore.progress import Progress
 from lcmcore.runtime import Array, TensorSpec, check_outputs, require_file
 from lcmcore.util.files import sha256
 from runtimes.rknn import shapes
