@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image, ImageChops
 
-from lcmcore.job import Job, Request
+from lcmcore.jobs.job import Job, Request
 
 INIT = (Path(__file__).parents[1] / "docs" / "pictures" / "scribble.png").read_bytes()
 _MEBI = 2**20

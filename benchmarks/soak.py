@@ -17,7 +17,7 @@ from PIL import Image
 
 from benchmarks.jobs import INIT, good_job, memory
 from lcmcore.errors import LcmError
-from lcmcore.job import Job
+from lcmcore.jobs.job import Job
 from lcmcore.pool import Pool
 
 JOBS = 500

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 from benchmarks.jobs import good_job, memory
-from lcmcore.job import Job
+from lcmcore.jobs.job import Job
 from lcmcore.pool import Pool
 from lcmcore.process import WorkerSpec
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from lcmcore.errors import RuntimeUnavailableError, first_line
-from lcmcore.job import Job
+from lcmcore.jobs.job import Job
 from lcmcore.process import WorkerSpec
 from lcmcore.worker import Picture, PipelineWorker
 

@@ -16,7 +16,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from lcmcore.errors import DeadlineExceeded, LcmError, QueueFull, WorkerDied
-from lcmcore.job import Job
+from lcmcore.jobs.job import Job
 from lcmcore.networks import RuntimeChoice
 from lcmcore.process import WorkerProcess, WorkerSpec
 from lcmcore.util.closeable import Closing

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lcmcore.bundle import demo_dir
 from lcmcore.errors import LcmError
 from lcmcore.image import read_image
-from lcmcore.job import Job
+from lcmcore.jobs.job import Job
 from lcmcore.networks import RuntimeChoice
 from lcmcore.picture import encode_png
 from lcmcore.pipeline import load
@@ -27,7 +27,7 @@ _SIDE = 8  # of the pooled latents
 
 
 class PipelineWorker(Closing):
-    """A pipeline that serves jobs, each an object like `lcmcore.job.Job`.
+    """A pipeline that serves jobs, each an object like `lcmcore.jobs.job.Job`.
 
     A job that fails raises LcmError and leaves the worker as it was. Several threads may use one
     worker where the runtime's networks can be run by several (ONNX Runtime's can).

@@ -11,7 +11,7 @@ from lcmcore import ArgumentError, BundleError, Cancelled, NetworkError
 from lcmcore import networks as networks_module
 from lcmcore.bundle import COMPONENTS
 from lcmcore.fake import FakeRuntime, _embed
-from lcmcore.job import Request
+from lcmcore.jobs.job import Request
 from lcmcore.residency import AllOpen
 from lcmcore.runtime import TensorSpec
 

@@ -19,7 +19,7 @@ from lcmcore.errors import (
     first_line,
 )
 from lcmcore.fingerprint import KEY, fingerprint, is_done
-from lcmcore.job import Job
+from lcmcore.jobs.job import Job
 from lcmcore.util.files import write_whole
 
 _GLANCE = 0.5  # seconds between looks at whether to stop

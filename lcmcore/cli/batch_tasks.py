@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from lcmcore.errors import ArgumentError, ImageError, first_line
-from lcmcore.job import Request
+from lcmcore.jobs.job import Request
 from lcmcore.util.configfile import read_text
 
 _KEYS = ("init_image", "output", *(field.name for field in fields(Request)))

@@ -12,7 +12,7 @@ from lcmcore.bundle import demo_dir
 from lcmcore.cli.progress import Progress
 from lcmcore.errors import ArgumentError, ImageError, first_line
 from lcmcore.image import read_image
-from lcmcore.job import Request
+from lcmcore.jobs.job import Request
 from lcmcore.picture import encode_png
 from lcmcore.pipeline import Pipeline, load
 from lcmcore.record import make_record, model_origin

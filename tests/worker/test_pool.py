@@ -13,7 +13,7 @@ from PIL import Image
 
 import lcmcore
 from lcmcore import runtime
-from lcmcore.job import Job, Request
+from lcmcore.jobs.job import Job, Request
 from lcmcore.pool import Pool
 from lcmcore.process import WorkerSpec
 from lcmcore.worker import PipelineWorker
@@ -225,7 +225,7 @@ def script(tmp_path, body):
     path = tmp_path / "script.py"
     head = """
         import os, signal, time
-        from lcmcore.job import Job, Request
+        from lcmcore.jobs.job import Job, Request
         from lcmcore.pool import Pool
     """
     path.write_text(textwrap.dedent(head) + textwrap.dedent(body))

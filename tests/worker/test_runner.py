@@ -13,7 +13,7 @@ from lcmcore.cli.batch_runner import Engine, Runner
 from lcmcore.cli.batch_tasks import Task, tasks_of_folder
 from lcmcore.cli.progress import Progress, duration
 from lcmcore.fake import FakeRuntime
-from lcmcore.job import Request
+from lcmcore.jobs.job import Request
 from lcmcore.worker import PipelineWorker
 
 from .pictures import assert_whole, contents, make_photos

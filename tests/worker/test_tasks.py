@@ -7,7 +7,7 @@ import pytest
 
 import lcmcore
 from lcmcore.cli.batch_tasks import tasks_of_file, tasks_of_folder
-from lcmcore.job import Request
+from lcmcore.jobs.job import Request
 
 ALL = Request("for all", seed=1)
 OUT = Path("out")

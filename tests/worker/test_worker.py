@@ -11,7 +11,7 @@ from PIL import Image
 import lcmcore
 from lcmcore.cli.info import describe
 from lcmcore.fake import FakeRuntime
-from lcmcore.job import Job, Request
+from lcmcore.jobs.job import Job, Request
 from lcmcore.worker import PipelineWorker, average_to
 
 
