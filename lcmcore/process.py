@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from lcmcore.errors import ArgumentError, DeadlineExceeded, LcmError, WorkerDied, first_line
+from lcmcore.jobs.worker import PipelineWorker
 from lcmcore.networks import RuntimeChoice
 from lcmcore.runtime import share_of
-from lcmcore.worker import PipelineWorker
 
 _PATIENCE = 5.0  # seconds for an idle process to end
 # Not fork: a copy of a process with threads, which ONNX Runtime has, may hang.

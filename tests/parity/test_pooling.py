@@ -6,7 +6,7 @@ Golden: tests/goldens/pooling.py; again with `make goldens`.
 import numpy as np
 import pytest
 
-from lcmcore.worker import average_to
+from lcmcore.jobs.worker import average_to
 
 from .goldens import load_arrays
 

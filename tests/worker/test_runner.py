@@ -14,7 +14,7 @@ from lcmcore.cli.batch_tasks import Task, tasks_of_folder
 from lcmcore.cli.progress import Progress, duration
 from lcmcore.fake import FakeRuntime
 from lcmcore.jobs.job import Request
-from lcmcore.worker import PipelineWorker
+from lcmcore.jobs.worker import PipelineWorker
 
 from .pictures import assert_whole, contents, make_photos
 

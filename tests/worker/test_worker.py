@@ -12,7 +12,7 @@ import lcmcore
 from lcmcore.cli.info import describe
 from lcmcore.fake import FakeRuntime
 from lcmcore.jobs.job import Job, Request
-from lcmcore.worker import PipelineWorker, average_to
+from lcmcore.jobs.worker import PipelineWorker, average_to
 
 
 @pytest.fixture(scope="module")
