@@ -16,8 +16,8 @@ from typing import Any
 
 from benchmarks.jobs import good_job, memory
 from lcmcore.jobs.job import Job
+from lcmcore.jobs.process import WorkerSpec
 from lcmcore.pool import Pool
-from lcmcore.process import WorkerSpec
 
 COUNTS = (1, 2, 3)
 ROUNDS = 5

@@ -11,8 +11,8 @@ from typing import Any
 
 from lcmcore.errors import RuntimeUnavailableError, first_line
 from lcmcore.jobs.job import Job
+from lcmcore.jobs.process import WorkerSpec
 from lcmcore.jobs.worker import Picture, PipelineWorker
-from lcmcore.process import WorkerSpec
 
 _PATIENCE = "10s"
 

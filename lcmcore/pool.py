@@ -17,8 +17,8 @@ from typing import Any
 
 from lcmcore.errors import DeadlineExceeded, LcmError, QueueFull, WorkerDied
 from lcmcore.jobs.job import Job
+from lcmcore.jobs.process import WorkerProcess, WorkerSpec
 from lcmcore.networks import RuntimeChoice
-from lcmcore.process import WorkerProcess, WorkerSpec
 from lcmcore.util.closeable import Closing
 from lcmcore.util.validate import real_number, whole_number
 

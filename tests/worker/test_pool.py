@@ -14,9 +14,9 @@ from PIL import Image
 import lcmcore
 from lcmcore import runtime
 from lcmcore.jobs.job import Job, Request
+from lcmcore.jobs.process import WorkerSpec
 from lcmcore.jobs.worker import PipelineWorker
 from lcmcore.pool import Pool
-from lcmcore.process import WorkerSpec
 
 from .fakes import Steering, alive, children, wait_for
 

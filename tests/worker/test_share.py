@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from lcmcore.process import WorkerSpec
+from lcmcore.jobs.process import WorkerSpec
 from runtimes.onnx import OnnxRuntime
 from runtimes.rknn import board
 from runtimes.rknn.runtime import RknnRuntime
