@@ -18,7 +18,7 @@ from PIL import Image
 from benchmarks.jobs import INIT, good_job, memory
 from lcmcore.errors import LcmError
 from lcmcore.jobs.job import Job
-from lcmcore.pool import Pool
+from lcmcore.jobs.pool import Pool
 
 JOBS = 500
 WORKERS = 2

@@ -1,6 +1,6 @@
 """Pictures a second of 1, 2 and 3 workers, as ratios to one of them in the same run.
 
-Beside processes, as lcmcore.pool has them, one worker used by as many threads; and the memory of
+Beside processes, as lcmcore.jobs.pool has them, one worker used by as many threads; and the memory of
 both. `make throughput`.
 """
 
@@ -16,8 +16,8 @@ from typing import Any
 
 from benchmarks.jobs import good_job, memory
 from lcmcore.jobs.job import Job
+from lcmcore.jobs.pool import Pool
 from lcmcore.jobs.process import WorkerSpec
-from lcmcore.pool import Pool
 
 COUNTS = (1, 2, 3)
 ROUNDS = 5

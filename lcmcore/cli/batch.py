@@ -20,8 +20,8 @@ from lcmcore.cli.signals import Stop
 from lcmcore.cluster import connect, run_on_worker
 from lcmcore.errors import LcmError, OutputError, first_line
 from lcmcore.fingerprint import model_identity
+from lcmcore.jobs.pool import Pool
 from lcmcore.jobs.process import WorkerSpec
-from lcmcore.pool import Pool
 
 _GLANCE = 0.5  # seconds
 

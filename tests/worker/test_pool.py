@@ -14,9 +14,9 @@ from PIL import Image
 import lcmcore
 from lcmcore import runtime
 from lcmcore.jobs.job import Job, Request
+from lcmcore.jobs.pool import Pool
 from lcmcore.jobs.process import WorkerSpec
 from lcmcore.jobs.worker import PipelineWorker
-from lcmcore.pool import Pool
 
 from .fakes import Steering, alive, children, wait_for
 
@@ -226,7 +226,7 @@ def script(tmp_path, body):
     head = """
         import os, signal, time
         from lcmcore.jobs.job import Job, Request
-        from lcmcore.pool import Pool
+        from lcmcore.jobs.pool import Pool
     """
     path.write_text(textwrap.dedent(head) + textwrap.dedent(body))
     return [sys.executable, str(path)]
