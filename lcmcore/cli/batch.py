@@ -17,9 +17,9 @@ from lcmcore.cli.batch_tasks import Task, tasks_of_file, tasks_of_folder
 from lcmcore.cli.generate import model_dir, request_of, runtime_choice, runtime_options
 from lcmcore.cli.progress import Progress
 from lcmcore.cli.signals import Stop
-from lcmcore.cluster import connect, run_on_worker
 from lcmcore.errors import LcmError, OutputError, first_line
 from lcmcore.fingerprint import model_identity
+from lcmcore.jobs.cluster import connect, run_on_worker
 from lcmcore.jobs.pool import Pool
 from lcmcore.jobs.process import WorkerSpec
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import lcmcore
-from lcmcore.cluster import connect
+from lcmcore.jobs.cluster import connect
 
 from .fakes import wait_for
 from .pictures import BUSY, PROMPT, QUICK, batch, contents, make_photos
