@@ -18,8 +18,8 @@ from lcmcore.cli.generate import model_dir, request_of, runtime_choice, runtime_
 from lcmcore.cli.progress import Progress
 from lcmcore.cli.signals import Stop
 from lcmcore.errors import LcmError, OutputError, first_line
-from lcmcore.fingerprint import model_identity
 from lcmcore.jobs.cluster import connect, run_on_worker
+from lcmcore.jobs.fingerprint import model_identity
 from lcmcore.jobs.pool import Pool
 from lcmcore.jobs.process import WorkerSpec
 

@@ -18,7 +18,7 @@ from lcmcore.errors import (
     RuntimeUnavailableError,
     first_line,
 )
-from lcmcore.fingerprint import KEY, fingerprint, is_done
+from lcmcore.jobs.fingerprint import KEY, fingerprint, is_done
 from lcmcore.jobs.job import Job
 from lcmcore.util.files import write_whole
 

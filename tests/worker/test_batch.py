@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from PIL import Image, ImageChops
 
-from lcmcore.fingerprint import is_done, model_identity
+from lcmcore.jobs.fingerprint import is_done, model_identity
 from lcmcore.picture import read_record
 
 from .fakes import alive, children, wait_for
