@@ -25,7 +25,7 @@ import onnxruntime
 from PIL import Image
 
 import lcmcore
-from lcmcore import kept
+from lcmcore import encoder_cache as kept
 from lcmcore.cli.bench import AnonymousMemory
 from lcmcore.residency import AllOpen
 from lcmcore.util.memory import peak_resident_bytes

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from lcmcore.batch import Batch, repeat_to
 from lcmcore.bundle import Bundle
+from lcmcore.encoder_cache import KeptResults
 from lcmcore.errors import ArgumentError, Cancelled, NetworkError
 from lcmcore.guidance import guidance_embedding
 from lcmcore.image import FITS, ImageLike, fit_images, read_images, to_array, to_pil, to_tensor
-from lcmcore.kept import KeptResults
 from lcmcore.networks import Networks, RuntimeChoice
 from lcmcore.noise import TorchGenerator
 from lcmcore.runtime import TensorSpec

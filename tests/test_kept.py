@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from lcmcore import NetworkError
+from lcmcore.encoder_cache import KeptResults
 from lcmcore.fake import _embed, _enlarge, _shrink
-from lcmcore.kept import KeptResults
 
 PROMPT = "a snowy lake at night"
 
