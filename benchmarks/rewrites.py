@@ -28,8 +28,8 @@ import onnxruntime
 from lcmcore.bundle import COMPONENTS
 from lcmcore.cli.bench import AnonymousMemory
 from runtimes.onnx import tiles
-from runtimes.onnx.cache import GRAPH, WEIGHTS
 from runtimes.onnx.graph import Graph
+from runtimes.onnx.graph_cache import GRAPH, WEIGHTS
 from runtimes.onnx.network import OnnxNetwork
 from runtimes.onnx.optimize import REWRITES, optimize
 from runtimes.onnx.runtime import open_mapped
