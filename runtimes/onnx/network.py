@@ -11,7 +11,7 @@ import numpy as np
 
 from lcmcore.errors import NetworkError, first_line
 from lcmcore.runtime import Array, TensorSpec
-from runtimes.onnx.mapping import STILL, give_back
+from runtimes.onnx.pages import STILL, give_back
 
 _DTYPES = {
     "tensor(float)": "float32",
