@@ -13,7 +13,8 @@ import pytest
 
 from lcmcore import ArgumentError
 from lcmcore.cli.info import describe
-from runtimes.onnx import OnnxRuntime, cores
+from runtimes.onnx import OnnxRuntime
+from runtimes.onnx import cpu as cores
 from runtimes.onnx import graph_cache as cache
 
 from .parity.bundles import TINY

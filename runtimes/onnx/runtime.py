@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from lcmcore.errors import ArgumentError, NetworkError, first_line
 from lcmcore.runtime import Network, require_available, require_file
-from runtimes.onnx import arena, cores
+from runtimes.onnx import arena
+from runtimes.onnx import cpu as cores
 from runtimes.onnx import graph_cache as cache
 from runtimes.onnx.network import OnnxNetwork
 
