@@ -1,0 +1,1 @@
+"""Rewrites of ONNX graphs: each module replaces one pattern by one that ONNX Runtime runs faster."""
