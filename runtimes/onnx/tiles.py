@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from runtimes.onnx.graph import Graph, Node
 from runtimes.onnx.nodes import Nodes
-from runtimes.onnx.upsampling import doubled
+from runtimes.onnx.rewrites.upsample_conv import doubled
 from runtimes.onnx.winograd import DOUBLE, SAME, SMALL, Algorithm
 
 _PLAIN = {"strides": [1, 1], "dilations": [1, 1], "group": [1]}

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.onnx.upsampling import TAPS
+from runtimes.onnx.rewrites.upsample_conv import TAPS
 
 _OVERLAP = 2  # of windows, for 3 taps
 # Points at which polynomials are evaluated, and infinity: with 1/2 and -2 the error is a third of
