@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from runtimes.onnx.graph import Graph, Node
 from runtimes.onnx.nodes import Nodes
 from runtimes.onnx.rewrites.upsample_conv import doubled
-from runtimes.onnx.winograd import DOUBLE, SAME, SMALL, Algorithm
+from runtimes.onnx.rewrites.winograd_matrices import DOUBLE, SAME, SMALL, Algorithm
 
 _PLAIN = {"strides": [1, 1], "dilations": [1, 1], "group": [1]}
 # Fewer channels are not worth moving tiles about. Weights become 4 times as large, by small tiles
