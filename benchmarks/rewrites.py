@@ -27,11 +27,11 @@ import onnxruntime
 
 from lcmcore.bundle import COMPONENTS
 from lcmcore.cli.bench import AnonymousMemory
-from runtimes.onnx import tiles
 from runtimes.onnx.graph import Graph
 from runtimes.onnx.graph_cache import GRAPH, WEIGHTS
 from runtimes.onnx.network import OnnxNetwork
 from runtimes.onnx.optimize import REWRITES, optimize
+from runtimes.onnx.rewrites import winograd_conv as tiles
 from runtimes.onnx.runtime import open_mapped
 
 RUNS = 3  # in a process, after one that is not counted

@@ -19,7 +19,7 @@ from runtimes.onnx.optimize import optimize
 from runtimes.onnx.products import turn_products
 from runtimes.onnx.rewrites.attention import fuse_attention
 from runtimes.onnx.rewrites.upsample_conv import fold_upsampling
-from runtimes.onnx.tiles import transform_convolutions
+from runtimes.onnx.rewrites.winograd_conv import transform_convolutions
 
 from .parity.bundles import TINY
 

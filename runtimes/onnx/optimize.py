@@ -17,7 +17,7 @@ from runtimes.onnx.normalization import rewrite_group_norms
 from runtimes.onnx.products import turn_products
 from runtimes.onnx.rewrites.attention import fuse_attention
 from runtimes.onnx.rewrites.upsample_conv import fold_upsampling
-from runtimes.onnx.tiles import transform_convolutions
+from runtimes.onnx.rewrites.winograd_conv import transform_convolutions
 
 REWRITES = (  # what each returns is how many places it has changed
     fuse_attention,
