@@ -11,13 +11,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 import lcmcore
 from runtimes.onnx import optimize as optimizing
-from runtimes.onnx import products
 from runtimes.onnx.graph import Graph, Node, read, write
 from runtimes.onnx.optimize import optimize
-from runtimes.onnx.products import turn_products
+from runtimes.onnx.rewrites import transposed_matmul as products
 from runtimes.onnx.rewrites.attention import fuse_attention
 from runtimes.onnx.rewrites.group_norm import rewrite_group_norms
 from runtimes.onnx.rewrites.split_matmul import cut_weights
+from runtimes.onnx.rewrites.transposed_matmul import turn_products
 from runtimes.onnx.rewrites.upsample_conv import fold_upsampling
 from runtimes.onnx.rewrites.winograd_conv import transform_convolutions
 

@@ -12,10 +12,10 @@ from typing import Any
 from lcmcore.util.memory import available_bytes
 from runtimes.onnx.graph import Graph, external_files
 from runtimes.onnx.graph_cache import GRAPH, WEIGHTS
-from runtimes.onnx.products import turn_products
 from runtimes.onnx.rewrites.attention import fuse_attention
 from runtimes.onnx.rewrites.group_norm import rewrite_group_norms
 from runtimes.onnx.rewrites.split_matmul import cut_weights
+from runtimes.onnx.rewrites.transposed_matmul import turn_products
 from runtimes.onnx.rewrites.upsample_conv import fold_upsampling
 from runtimes.onnx.rewrites.winograd_conv import transform_convolutions
 
