@@ -24,7 +24,7 @@ shift
 # minutes there: what is done to graphs is tested on the host, and here by one network of all of it.
 rewriting=tests/test_onnx_rewriting.py
 [ $# != 0 ] || set -- tests -o 'norecursedirs=.*' --ignore tests/rknn --ignore tests/worker --ignore tests/recipe \
-    --ignore tests/test_cli.py --ignore tests/test_docs.py --ignore tests/test_doctor.py --ignore tests/test_peers.py --ignore tests/test_habits.py \
+    --ignore tests/cli/test_main.py --ignore tests/test_docs.py --ignore tests/cli/test_doctor.py --ignore tests/test_peers.py --ignore tests/test_habits.py \
     --ignore tests/parity/test_demo.py --ignore tests/test_onnx_arena.py \
     --deselect tests/test_onnx.py::test_no_thread_is_busy_after_a_run \
     --deselect $rewriting::test_convolutions --deselect $rewriting::test_exports_of_optimum \

@@ -10,9 +10,17 @@ from PIL import Image, ImageChops
 
 from lcmcore.jobs.fingerprint import is_done, model_identity
 from lcmcore.picture import read_record
-
-from .fakes import alive, children, wait_for
-from .pictures import BUSY, LCM, PROMPT, QUICK, assert_whole, batch, contents, make_photos
+from tests.worker.fakes import alive, children, wait_for
+from tests.worker.pictures import (
+    BUSY,
+    LCM,
+    PROMPT,
+    QUICK,
+    assert_whole,
+    batch,
+    contents,
+    make_photos,
+)
 
 
 @pytest.fixture
