@@ -10,8 +10,8 @@ from PIL import Image, ImageChops
 
 from lcmcore.jobs.fingerprint import is_done, model_identity
 from lcmcore.picture import read_record
-from tests.worker.fakes import alive, children, wait_for
-from tests.worker.pictures import (
+from tests.jobs.fakes import alive, children, wait_for
+from tests.jobs.pictures import (
     BUSY,
     LCM,
     PROMPT,

@@ -15,7 +15,7 @@ from lcmcore.cli.progress import Progress, duration
 from lcmcore.fake import FakeRuntime
 from lcmcore.jobs.job import Request
 from lcmcore.jobs.worker import PipelineWorker
-from tests.worker.pictures import assert_whole, contents, make_photos
+from tests.jobs.pictures import assert_whole, contents, make_photos
 
 REQUEST = Request("a lake", "64x64", 1, seed=3)
 

@@ -17,8 +17,7 @@ from lcmcore.jobs.job import Job, Request
 from lcmcore.jobs.pool import Pool
 from lcmcore.jobs.process import WorkerSpec
 from lcmcore.jobs.worker import PipelineWorker
-
-from .fakes import Steering, alive, children, wait_for
+from tests.jobs.fakes import Steering, alive, children, wait_for
 
 
 @pytest.fixture

@@ -10,9 +10,8 @@ import pytest
 
 import lcmcore
 from lcmcore.jobs.cluster import connect
-
-from .fakes import wait_for
-from .pictures import BUSY, PROMPT, QUICK, batch, contents, make_photos
+from tests.jobs.fakes import wait_for
+from tests.jobs.pictures import BUSY, PROMPT, QUICK, batch, contents, make_photos
 
 PAGE = Path(__file__).parents[2] / "docs" / "cluster.md"
 DASK = (sys.executable, "-m", "dask")
