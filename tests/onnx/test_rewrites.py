@@ -20,8 +20,7 @@ from runtimes.onnx.rewrites.split_matmul import cut_weights
 from runtimes.onnx.rewrites.transposed_matmul import turn_products
 from runtimes.onnx.rewrites.upsample_conv import fold_upsampling
 from runtimes.onnx.rewrites.winograd_conv import transform_convolutions
-
-from .parity.bundles import TINY
+from tests.parity.bundles import TINY
 
 DEMO = lcmcore.demo_dir()
 

@@ -7,8 +7,7 @@ import pytest
 import lcmcore
 from lcmcore.util.memory import anonymous_bytes
 from runtimes.onnx import OnnxRuntime, arena
-
-from .parity.bundles import TINY
+from tests.parity.bundles import TINY
 
 FOLDER = TINY / "lcm" / "vae_decoder"
 LATENTS = {"latent_sample": np.zeros((1, 4, 48, 48), np.float32)}

@@ -16,8 +16,7 @@ from lcmcore.cli.info import describe
 from runtimes.onnx import OnnxRuntime
 from runtimes.onnx import cpu as cores
 from runtimes.onnx import graph_cache as cache
-
-from .parity.bundles import TINY
+from tests.parity.bundles import TINY
 
 LATENTS = {"latent_sample": np.random.default_rng(0).normal(size=(1, 4, 8, 8)).astype(np.float32)}
 
