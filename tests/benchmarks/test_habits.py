@@ -4,8 +4,7 @@ import pytest
 
 from benchmarks.habits import HABITS, measured
 from lcmcore.util.memory import anonymous_bytes
-
-from .parity.bundles import TINY
+from tests.parity.bundles import TINY
 
 
 @pytest.mark.parametrize("habit", HABITS)
