@@ -27,7 +27,7 @@ test-board: $(VENV)/.installed $(BOARD)/models/.built
 
 # `lcm build onnx` and the demo model's recipe, beside torch and diffusers.
 test-export: .venv-build/.installed
-	.venv-build/bin/python -m pytest tests/rknn/exporter tests/recipe
+	.venv-build/bin/python -m pytest tests/onnx/exporter tests/recipe
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check

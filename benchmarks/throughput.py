@@ -1,7 +1,7 @@
 """Pictures a second of 1, 2 and 3 workers, as ratios to one of them in the same run.
 
-Beside processes, as lcmcore.jobs.pool has them, one worker used by as many threads; and the memory of
-both. `make throughput`.
+Beside processes, as lcmcore.jobs.pool has them, one worker used by as many threads; and the memory
+of both. `make throughput`.
 """
 
 from __future__ import annotations

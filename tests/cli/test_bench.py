@@ -8,8 +8,8 @@ import pytest
 
 from lcmcore import ArgumentError
 from lcmcore.bundle import COMPONENTS
-from lcmcore.cli import main as cli
 from lcmcore.cli.bench import measure
+from lcmcore.cli.main import main
 from lcmcore.fake import _embed, _enlarge, _shrink
 
 
@@ -61,7 +61,7 @@ def test_the_size_is_the_models_if_none_is_asked_for(counted):
 
 def test_the_table(capfd):
     words = ["bench", "--model=tests/tiny/lcm", "--size=64x64", "--steps=1", "--rounds=2"]
-    assert cli.main([*words, "--runtime=onnx", "--threads=1", "--memory=low"]) == 0
+    assert main([*words, "--runtime=onnx", "--threads=1", "--memory=low"]) == 0
     out = capfd.readouterr().out
     assert out.startswith("tests/tiny/lcm: memory low, 1 steps a picture\n")
     for name in (*COMPONENTS, "opening networks", "picture"):
@@ -76,7 +76,7 @@ def test_the_table(capfd):
 
 
 def test_rounds_that_are_none(capfd):
-    assert cli.main(["bench", "--rounds=0"]) == 1
+    assert main(["bench", "--rounds=0"]) == 1
     assert capfd.readouterr().err == "lcm: error: rounds must be from 1 to 1000, not 0\n"
 
 

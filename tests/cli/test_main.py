@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from lcmcore import demo_dir
-from lcmcore.cli import main as cli
+from lcmcore.cli.main import main
+from tests.parity.bundles import TINY
 
 LCM = Path(sys.executable).with_name("lcm")
-TINY = Path(__file__).parent / "tiny" / "lcm"  # random networks that open in no time
 SMALL = ["--size=64x64", "--steps=1", "--seed=7", "--threads=1"]
 
 
@@ -25,7 +25,7 @@ SMALL = ["--size=64x64", "--steps=1", "--seed=7", "--threads=1"]
 def at_home(tmp_path, monkeypatch):
     """Each test in a folder of its own, with none of the user's settings."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LCM_MODEL", str(TINY))
+    monkeypatch.setenv("LCM_MODEL", str(TINY / "lcm"))
     monkeypatch.delenv("LCM_TRACEBACK", raising=False)
 
 
@@ -35,7 +35,7 @@ def lcm(capfd):
 
     def run(*words):
         try:
-            status = cli.main([str(word) for word in words])
+            status = main([str(word) for word in words])
         except SystemExit as leaving:  # argparse's way out
             status = leaving.code
         told = capfd.readouterr()
@@ -471,7 +471,7 @@ def test_a_fault_of_ours_is_one_line_too(lcm, monkeypatch):
     def broken(args):
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr(cli, "generate", broken)
+    monkeypatch.setattr("lcmcore.cli.main.generate", broken)
     status, _, err = lcm("txt2img", "a", "-o", "out.png")
     assert status == 1
     assert re.fullmatch(r"lcm: error: ZeroDivisionError: division by zero \(a bug in .*\)\n", err)
@@ -483,7 +483,7 @@ def test_out_of_memory(lcm, monkeypatch):
     def hungry(args):
         raise MemoryError
 
-    monkeypatch.setattr(cli, "generate", hungry)
+    monkeypatch.setattr("lcmcore.cli.main.generate", hungry)
     fails(lcm("txt2img", "a", "-o", "out.png"), "out of memory")
 
 

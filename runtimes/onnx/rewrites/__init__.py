@@ -1,1 +1,1 @@
-"""Rewrites of ONNX graphs: each module replaces one pattern by one that ONNX Runtime runs faster."""
+"""Rewrites of ONNX graphs: a module replaces one pattern by one that ONNX Runtime runs faster."""
