@@ -183,7 +183,7 @@ def test_small_models_do_without(root, folder, builds, monkeypatch):
 
 
 def test_weights_beside_the_file(root, tmp_path, builds):
-    from .test_onnx import OUTSIDE, write_weighted
+    from tests.onnx.test_runtime import OUTSIDE, write_weighted
 
     write_weighted(tmp_path / "net", **OUTSIDE)
     plain = picture(tmp_path / "net")
