@@ -25,9 +25,9 @@ import onnxruntime
 from PIL import Image
 
 import lcmcore
-from lcmcore import encoder_cache as kept
 from lcmcore.cli.bench import AnonymousMemory
-from lcmcore.residency import AllOpen
+from lcmcore.encoder_cache import EncoderCache
+from lcmcore.residency import KeepLoaded
 from lcmcore.util.memory import peak_resident_bytes
 from runtimes.onnx import OnnxRuntime, arena
 from runtimes.onnx.network import OnnxNetwork
@@ -97,25 +97,25 @@ def without_cache() -> dict[str, Any]:
     return {"graph_cache": False}
 
 
-def without_kept_results() -> None:
+def without_encoder_cache() -> None:
     """Encoders run for each picture."""
-    replace(kept.KeptResults, "get", lambda self, component, asked, make: make())
+    replace(EncoderCache, "get", lambda self, component, inputs, encode: encode())
 
 
 def without_opening_ahead() -> None:
     """A network is opened when its turn has come."""
-    replace(AllOpen, "expect", lambda self, components: None)
+    replace(KeepLoaded, "prefetch", lambda self, components: None)
 
 
-def without_rest() -> None:
+def without_trim() -> None:
     """Weights of networks that are not at work stay."""
-    del OnnxNetwork.rest
+    del OnnxNetwork.trim
 
 
 def without_shared_arena() -> None:
     """Each session has an arena of its own, which it keeps."""
     replace(arena, "share", lambda ort, options: None)
-    del OnnxRuntime.give_back
+    del OnnxRuntime.release_memory
 
 
 def with_waiting_threads() -> None:
@@ -132,9 +132,9 @@ def with_waiting_threads() -> None:
 HABITS: dict[str, Callable[[], dict[str, Any] | None]] = {
     "nothing": dict,
     "graphs kept in a cache": without_cache,
-    "results of encoders kept": without_kept_results,
+    "results of encoders kept": without_encoder_cache,
     "networks opened ahead": without_opening_ahead,
-    "weights at rest given back": without_rest,
+    "weights at rest given back": without_trim,
     "one arena for all networks": without_shared_arena,
     "threads that stop after a run": with_waiting_threads,
 }

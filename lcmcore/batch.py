@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from lcmcore.errors import ArgumentError
 from lcmcore.image import ImageLike, read_images
 from lcmcore.noise import TorchGenerator, checked_seed
 from lcmcore.util.validate import texts, whole_number
+
+if TYPE_CHECKING:
+    from lcmcore.util.arrays import Floats
 
 _MOST = 1024
 
@@ -38,7 +41,7 @@ class Batch:
         prompt: str | Sequence[str] | None,
         negative_prompt: str | Sequence[str] | None,
         image: ImageLike | Sequence[ImageLike] | None,
-        prompt_embeds: NDArray[np.float32] | None,
+        prompt_embeds: Floats | None,
         seed: int | Sequence[int] | None,
         repeats: int,
     ) -> Batch:
@@ -71,7 +74,7 @@ class Batch:
         return [TorchGenerator(seed) for seed in self.seeds]
 
 
-def repeat_to(rows: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+def repeat_to(rows: Floats, count: int) -> Floats:
     """Repeat each row in place until there are `count`; raises ArgumentError if they don't go."""
     if not len(rows) or count % len(rows):
         raise ArgumentError(f"{len(rows)} rows do not go with {count} pictures")

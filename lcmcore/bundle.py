@@ -10,20 +10,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lcmcore.errors import ArgumentError, BundleError
 from lcmcore.scheduler import LCMScheduler
-from lcmcore.tokenizer import CLIPTokenizer
 from lcmcore.util.configfile import read_object, read_table
 from lcmcore.util.files import is_folder
-from lcmcore.util.memory import MEMORIES
 from lcmcore.util.validate import one_of, real_number, whole_number
 
+if TYPE_CHECKING:
+    from lcmcore.tokenizer import CLIPTokenizer
+
 COMPONENTS = ("text_encoder", "unet", "vae_encoder", "vae_decoder")
+MEMORY_MODES = ("auto", "low", "high")  # which networks are in memory: one, or all
 _TOP_LEVEL = ("runtime", "memory", "scaling_factor", "size_multiple")
-_MOST_LEVELS = 8
+_MAX_LEVELS = 8
+_SCALING_FACTOR, _VAE_CHANNELS = 0.18215, (128, 256, 512, 512)  # Stable Diffusion's
 _DEFAULTS = ("num_inference_steps", "guidance_scale")
+_NO_WEIGHTS = (".json", ".safetensors", ".bin")  # configs, and what torch reads
 _OURS = ("runtime", "sha256", "build")  # keys of a component's table that are no runtime's options
 
 
@@ -110,7 +114,7 @@ class Settings:
             if not isinstance(where.get("runtime", ""), str):
                 raise ArgumentError(f"runtime must be a name, not {where['runtime']!r}")
         settings |= {key: table[key] for key in _TOP_LEVEL if key in table}
-        one_of("memory", settings.get("memory", "auto"), MEMORIES)
+        one_of("memory", settings.get("memory", "auto"), MEMORY_MODES)
         for key in ("num_inference_steps", "size_multiple"):
             if key in settings:
                 whole_number(key, settings[key], 1, 1_000_000)
@@ -120,13 +124,13 @@ class Settings:
         return cls(**settings)
 
 
-@dataclass(frozen=True)
 class Bundle:
     """A model directory, opened: paths, settings and the parsed configs, read when asked for."""
 
-    paths: ModelPaths
-    settings: Settings
-    tokenizer_dir: Path
+    def __init__(self, paths: ModelPaths, settings: Settings, tokenizer_dir: Path) -> None:
+        self.paths = paths
+        self.settings = settings
+        self.tokenizer_dir = tokenizer_dir
 
     @classmethod
     def open(
@@ -154,7 +158,9 @@ class Bundle:
 
     @cached_property
     def tokenizer(self) -> CLIPTokenizer:
-        """The tokenizer; raises BundleError that says where it was sought."""
+        """The tokenizer; raises BundleError that names its folder."""
+        from lcmcore.tokenizer import CLIPTokenizer  # a tenth of the time of `import lcmcore`
+
         if not is_folder(self.tokenizer_dir):
             raise BundleError(
                 f"no tokenizer at {self.tokenizer_dir}: name a folder that holds vocab.json and"
@@ -165,6 +171,21 @@ class Bundle:
     def folder(self, component: str) -> Path:
         """The folder of one of COMPONENTS."""
         return self.paths.root / component
+
+    def file_bytes(self, component: str, filename: str) -> int:
+        """Size of a component's model file and its external data, which may have any name.
+
+        0 if `filename` is empty, or the folder cannot be read.
+        """
+        try:
+            return sum(
+                path.stat().st_size
+                for path in (self.folder(component).iterdir() if filename else ())
+                if path.name.startswith(filename)
+                or not (path.name.startswith("model.") or path.suffix in _NO_WEIGHTS)
+            )
+        except OSError:  # whoever opens it reports why
+            return 0
 
     def config(self, component: str) -> dict[str, Any]:
         """The component's config.json, empty where there is none; raises BundleError."""
@@ -189,13 +210,12 @@ class Bundle:
             raise BundleError(f"{self.paths.vae_decoder / 'config.json'}: {error}") from error
 
 
-@dataclass(frozen=True)
-class VaeConfig:
+class VaeConfig(NamedTuple):
     """Latents are `factor` times smaller than the image, and `scaling_factor` times the VAE's."""
 
     factor: int = 8
-    scaling_factor: float = 0.18215
-    channels: tuple[int, ...] = (128, 256, 512, 512)
+    scaling_factor: float = _SCALING_FACTOR
+    channels: tuple[int, ...] = _VAE_CHANNELS
 
     @classmethod
     def from_config(
@@ -208,18 +228,17 @@ class VaeConfig:
         """
         listed = _list(config, "block_out_channels") or _list(config, "decoder_block_out_channels")
         channels = tuple(
-            whole_number("block_out_channels", count, 1, 2**20) for count in listed or cls.channels
+            whole_number("block_out_channels", count, 1, 2**20) for count in listed or _VAE_CHANNELS
         )
         factor = 2 ** (len(channels) - 1)
         if scaling_factor is None:
-            scaling_factor = config.get("scaling_factor") or cls.scaling_factor
+            scaling_factor = config.get("scaling_factor") or _SCALING_FACTOR
             if scaling_factor == factor and factor > 1:
-                scaling_factor = cls.scaling_factor
+                scaling_factor = _SCALING_FACTOR
         return cls(factor, real_number("scaling_factor", scaling_factor, 1e-6, 1000), channels)
 
 
-@dataclass(frozen=True)
-class UnetConfig:
+class UnetConfig(NamedTuple):
     """What sizes and memory depend on; the defaults are Stable Diffusion 1.5's.
 
     `sample_size` is the side of the latents it was trained for, and self-attention of `heads` heads
@@ -275,8 +294,8 @@ def _table(table: Mapping[str, Any], key: str) -> dict[str, Any]:
 def _list(config: Mapping[str, Any], key: str) -> list[Any]:
     """A list of a config, empty where there is none; raises ArgumentError."""
     value = config.get(key) or []
-    if not isinstance(value, list) or len(value) > _MOST_LEVELS:
-        raise ArgumentError(f"{key} must be a list of at most {_MOST_LEVELS}, not {value!r}")
+    if not isinstance(value, list) or len(value) > _MAX_LEVELS:
+        raise ArgumentError(f"{key} must be a list of at most {_MAX_LEVELS}, not {value!r}")
     return value
 
 

@@ -1,52 +1,51 @@
-"""What the encoders returned, kept for the next call with the same prompt or init image."""
+"""What the encoders returned for the last prompts and init images."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lcmcore.runtime import Array
+if TYPE_CHECKING:
+    from lcmcore.util.arrays import Array, Floats
 
-Floats = NDArray[np.float32]
-
-_MOST = 8
-_LARGEST = 2**23  # bytes; results of huge batches are not kept
+_MAX_ENTRIES = 8
+_MAX_BYTES = 2**23  # of one entry; results of huge batches are not kept
 
 
-class KeptResults:
-    """The last few results, by component and what it was asked; the least recently used goes.
+class EncoderCache:
+    """The last few outputs, by component and input; the least recently used goes.
 
-    What is handed out is the caller's own: no change to it reaches what is kept.
+    What is returned is the caller's own: no change to it reaches the cache.
     """
 
     def __init__(self) -> None:
-        self._results: OrderedDict[bytes, Floats] = OrderedDict()
+        self._outputs: OrderedDict[bytes, Floats] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, component: str, asked: Array, make: Callable[[], Floats]) -> Floats:
-        """The result for these ids or pixels, by `make` if it is not here."""
-        key = _digest(component, asked)
+    def get(self, component: str, inputs: Array, encode: Callable[[], Floats]) -> Floats:
+        """The output for these ids or pixels, by `encode` if it is not here."""
+        key = _digest(component, inputs)
         with self._lock:
-            kept = self._results.get(key)
-            if kept is not None:
-                self._results.move_to_end(key)
-                return kept.copy()
-        result = make()
-        if result.nbytes <= _LARGEST:
+            cached = self._outputs.get(key)
+            if cached is not None:
+                self._outputs.move_to_end(key)
+                return cached.copy()
+        output = encode()
+        if output.nbytes <= _MAX_BYTES:
             with self._lock:
-                self._results[key] = result.copy()
-                if len(self._results) > _MOST:
-                    self._results.popitem(last=False)
-        return result
+                self._outputs[key] = output.copy()
+                if len(self._outputs) > _MAX_ENTRIES:
+                    self._outputs.popitem(last=False)
+        return output
 
 
-def _digest(component: str, asked: Array) -> bytes:
+def _digest(component: str, inputs: Array) -> bytes:
     import hashlib  # takes longer to import than the rest of this file
 
-    digest = hashlib.sha256(f"{component}{asked.dtype}{asked.shape}".encode())
-    digest.update(np.ascontiguousarray(asked).data)
+    digest = hashlib.sha256(f"{component}{inputs.dtype}{inputs.shape}".encode())
+    digest.update(np.ascontiguousarray(inputs).data)
     return digest.digest()

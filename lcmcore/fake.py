@@ -9,21 +9,22 @@ from typing import Any
 import numpy as np
 
 from lcmcore.errors import NetworkError, first_line
-from lcmcore.runtime import Array, TensorSpec
+from lcmcore.runtime import Network, Runtime, TensorSpec
+from lcmcore.util.arrays import Array
 
 Function = Callable[..., Array]
 
 _FACTOR, _LATENT, _TOKENS, _WIDTH, _GUIDANCE = 8, 4, 77, 16, 32
 
 
-class FakeRuntime:
+class FakeRuntime(Runtime):
     """Pass it as `runtime`: `lcmcore.load(lcmcore.demo_dir(), runtime=FakeRuntime(unet=my_unet))`.
 
     A function takes the network's inputs as keywords (`input_ids`; `sample`, `timestep`,
     `encoder_hidden_states`, `timestep_cond`; `sample`; `latent_sample`) and returns its output,
     which is taken as float32.
     The ones that are left out average and enlarge pixels and predict no noise. `size` (width,
-    height) and `batch` make it as inflexible as compiled networks are; `guidance=False` takes
+    height) and `batch` fix its shapes, as compiled networks have them; `guidance=False` takes
     `timestep_cond` away.
     """
 
@@ -60,8 +61,8 @@ class FakeRuntime:
         return FakeNetwork(component, self._functions[component], inputs, output)
 
 
-class FakeNetwork:
-    """One function with the manners of a network."""
+class FakeNetwork(Network):
+    """One function as a network."""
 
     def __init__(
         self, component: str, function: Function, inputs: list[TensorSpec], output: TensorSpec
@@ -80,7 +81,7 @@ class FakeNetwork:
             raise NetworkError(self._component, message) from error
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Nothing to free."""
 
 
 def _specs(

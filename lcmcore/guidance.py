@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from lcmcore.util.arrays import Floats
 
 
-def guidance_embedding(guidance_scale: float, width: int) -> NDArray[np.float32]:
+def guidance_embedding(guidance_scale: float, width: int) -> Floats:
     """The sinusoidal embedding of the guidance scale, float32 [width], for `timestep_cond`.
 
     Reference: `get_guidance_scale_embedding` of diffusers' LCM pipelines, after

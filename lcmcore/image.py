@@ -10,17 +10,18 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import IO, TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lcmcore.errors import ArgumentError, ImageError, first_line
 from lcmcore.util.validate import one_of
 
-Floats = NDArray[np.float32]
-ImageLike: TypeAlias = "Image.Image | NDArray[Any] | bytes | str | os.PathLike[str]"
+if TYPE_CHECKING:
+    from lcmcore.util.arrays import Array, Floats, Pixels
+
+ImageLike: TypeAlias = "Image.Image | Array | bytes | str | os.PathLike[str]"
 
 FITS = ("stretch", "cover", "contain")
 MAX_PIXELS = 2**27  # 134 million: more is taken for a decompression bomb
@@ -76,7 +77,7 @@ def fit_image(image: Image.Image, size: tuple[int, int], fit: str = "stretch") -
 
 def fit_images(
     images: Sequence[Image.Image], size: tuple[int, int], fit: str = "stretch"
-) -> NDArray[np.uint8]:
+) -> Pixels:
     """Pixels of RGB images, each resized as by `fit_image`: [batch, height, width, 3]."""
     return np.stack([np.asarray(fit_image(image, size, fit)) for image in images])
 
@@ -91,7 +92,7 @@ def _contain(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return canvas
 
 
-def to_tensor(pixels: NDArray[np.uint8]) -> Floats:
+def to_tensor(pixels: Pixels) -> Floats:
     """RGB pixels [batch, height, width, 3] to [batch, 3, height, width] in [-1, 1]."""
     tensor: Floats = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).astype(np.float32)
     tensor /= np.float32(127.5)
@@ -180,7 +181,7 @@ def _is_transparent(image: Image.Image) -> bool:
     return image.mode[-1] in "Aa" or alpha_palette or "transparency" in image.info
 
 
-def _from_array(array: NDArray[Any]) -> Image.Image:
+def _from_array(array: Array) -> Image.Image:
     if array.ndim != 3 or array.shape[2] != 3 or not array.size:
         raise ArgumentError(f"an image array is [height, width, 3], not {list(array.shape)}")
     if array.dtype == np.uint8:

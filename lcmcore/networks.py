@@ -5,28 +5,34 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lcmcore import runtime as runtimes
-from lcmcore.bundle import COMPONENTS, Bundle
+from lcmcore.bundle import COMPONENTS, MEMORY_MODES, Bundle
 from lcmcore.errors import ArgumentError, LcmError, NetworkError, RuntimeUnavailableError
-from lcmcore.residency import AllOpen, OneOpen
-from lcmcore.runtime import Array, Network, Runtime, TensorSpec
-from lcmcore.util.files import is_file
-from lcmcore.util.memory import MEMORIES, available_bytes, file_bytes
+from lcmcore.residency import KeepLoaded, OneAtATime
+from lcmcore.runtime import (
+    Network,
+    Runtime,
+    TensorSpec,
+    check_inputs,
+    check_outputs,
+    importable_runtimes,
+    installed_runtimes,
+)
+from lcmcore.runtime_choice import RuntimeChoice, choice_per_component, choose_runtime
+from lcmcore.util.memory import available_bytes
 from lcmcore.util.validate import one_of
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-Floats = NDArray[np.float32]
-RuntimeChoice: TypeAlias = "str | Runtime | Mapping[str, str | Runtime]"
+    from lcmcore.util.arrays import Array, Floats
 
-# What tells one network from another: its inputs, and the channels of the image-like one.
+# What distinguishes the networks: inputs, and the channels of the image-like one.
 _UNET_INPUTS = ("sample", "timestep", "encoder_hidden_states")
+_EXPLAINED = {"low": "one network is open at a time", "high": "networks stay open"}
 _CHANNELS = {"unet": 4, "vae_encoder": 3, "vae_decoder": 4}
 
 
@@ -50,8 +56,8 @@ class Networks:
         self._inputs: dict[str, Sequence[TensorSpec]] = {}
         self.opening = dict.fromkeys(COMPONENTS, 0.0)  # seconds so far
         self.running = dict.fromkeys(COMPONENTS, 0.0)
-        wanted = _per_component(bundle, runtime)
-        entries = runtimes.installed()
+        wanted = choice_per_component(bundle, runtime)
+        entries = installed_runtimes()
         self._check_options(entries, wanted.values())
         self.runtimes: dict[str, Runtime] = {}
         self._missing: dict[str, LcmError] = {}
@@ -64,36 +70,43 @@ class Networks:
                     raise
                 self._missing[component] = error
         self.memory = self._choose_memory(memory)  # "low" or "high"
-        self._residency = (OneOpen if self.memory == "low" else AllOpen)(self._open)
+        self._residency = (OneAtATime if self.memory == "low" else KeepLoaded)(self._open)
+        _log("memory %s: %s", self.memory, _EXPLAINED[self.memory])
 
     def close(self) -> None:
         """Close what was opened; no network can be used any more."""
         self._residency.close()
-        self._give_back()
+        self._release_memory()
 
-    def expect(self, components: Sequence[str]) -> None:
-        """Get ready for a call's networks, in the order of their turns; none when it has ended.
+    def prefetch(self, components: Sequence[str]) -> None:
+        """Open a call's networks ahead, in the order of their turns, while others work.
 
-        To be asked between turns, too: it raises NetworkError as soon as one cannot be used.
+        Raises NetworkError at once for one whose file or runtime is missing.
         """
         for component in self._missing.keys() & components:
             self._open(component)
-        self._residency.expect(components)
-        if not components:
-            self._give_back()
+        self._residency.prefetch(components)
+
+    def raise_failures(self, components: Sequence[str]) -> None:
+        """Raise the NetworkError of one of these that was met while it was opened ahead."""
+        self._residency.raise_failures(components)
+
+    def release(self) -> None:
+        """A call has ended: keep only what the memory mode keeps."""
+        self._residency.release()
+        self._release_memory()
 
     def inputs(self, component: str) -> Sequence[TensorSpec]:
-        """What the network takes, remembered; if its runtime cannot tell by the file, it is opened.
+        """What the network takes, remembered; opened to know, if its runtime cannot say without.
 
         Raises NetworkError.
         """
         if component not in self._inputs:
-            tell = getattr(self.runtimes[component], "inputs", None)
-            if tell is not None:
-                self._inputs[component] = tell(*self._where(component))
-            else:
+            specs = self.runtimes[component].inputs(*self._where(component))
+            if specs is None:
                 with self._residency.use(component) as network:
-                    self._inputs[component] = network.inputs
+                    specs = network.inputs
+            self._inputs[component] = specs
         return self._inputs[component]
 
     def run(self, component: str, **inputs: Array) -> Floats:
@@ -110,11 +123,11 @@ class Networks:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _call(self, component: str, network: Network, inputs: Mapping[str, Array]) -> Floats:
-        runtimes.check_inputs(component, network.inputs, inputs)
+        check_inputs(component, network.inputs, inputs)
         start = time.perf_counter()
         outputs = network.run(inputs)
         self.running[component] += time.perf_counter() - start
-        runtimes.check_outputs(component, network.outputs, outputs)
+        check_outputs(component, network.outputs, outputs)
         name = network.outputs[0].name
         expected = TensorSpec(name, self._result_shape(component, inputs), "float32")
         if not expected.fits(outputs[name]):
@@ -140,7 +153,10 @@ class Networks:
             raise NetworkError(component, f"{_bare(self._missing[component], component)}{hint}")
         start = time.perf_counter()
         network = self.runtimes[component].open(*self._where(component))
-        self.opening[component] += time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        self.opening[component] += seconds
+        where = self._bundle.folder(component) / self.runtimes[component].filename
+        _log("%s: %s opened %s in %.2f s", component, self.runtimes[component].name, where, seconds)
         try:
             _check_signature(component, network)
         except NetworkError:
@@ -148,15 +164,13 @@ class Networks:
             raise
         return network
 
-    def _give_back(self) -> None:
-        """Have runtimes return what their runs have left, where they keep any."""
+    def _release_memory(self) -> None:
+        """Have each runtime free what its runs have left."""
         for runtime in {runtime.name: runtime for runtime in self.runtimes.values()}.values():
-            give_back = getattr(runtime, "give_back", None)
-            if give_back is not None:
-                give_back()
+            runtime.release_memory()
 
     def _where(self, component: str) -> tuple[str, Path, dict[str, Any]]:
-        """What its runtime is asked with: component, folder, and the options that it knows."""
+        """A runtime's arguments: component, folder, and those of the options that it knows."""
         settings = {**self._bundle.settings.options_of(component), **self._options}
         known = self.runtimes[component].options
         options = {key: value for key, value in settings.items() if key in known}
@@ -164,13 +178,13 @@ class Networks:
 
     def _choose_memory(self, memory: str) -> str:
         """By the size of the networks' files where neither the caller nor lcm.toml says."""
-        if one_of("memory", memory, MEMORIES) == "auto":
+        if one_of("memory", memory, MEMORY_MODES) == "auto":
             memory = self._bundle.settings.memory
         if memory != "auto":
             return memory
         free = available_bytes()
         files = sum(
-            file_bytes(self._bundle.folder(component), runtime.filename)
+            self._bundle.file_bytes(component, runtime.filename)
             for component, runtime in self.runtimes.items()
         )
         return "low" if free is not None and 2 * files > free else "high"
@@ -181,7 +195,7 @@ class Networks:
         """Every option must be one that some runtime knows, whichever is chosen here."""
         given = [choice for choice in wanted if not isinstance(choice, str)]
         known: set[str] = set()
-        for runtime in (*runtimes.importable(entries), *given):
+        for runtime in (*importable_runtimes(entries), *given):
             known |= runtime.options
         for key in self._options:
             if key not in known:
@@ -193,69 +207,6 @@ class Networks:
                         f"lcm.toml: unknown key {component}.{key}; known are"
                         f" runtime, sha256, build, {_listed(known)}"
                     )
-
-
-def _per_component(bundle: Bundle, runtime: RuntimeChoice) -> dict[str, str | Runtime]:
-    """The caller's choice for each component; where it is "auto", lcm.toml's."""
-    if not isinstance(runtime, Mapping):
-        runtime = {"default": runtime}
-    for key, choice in runtime.items():
-        if key not in ("default", *COMPONENTS):
-            raise ArgumentError(f"runtime for {key!r}: components are {', '.join(COMPONENTS)}")
-        if not isinstance(choice, (str, Runtime)):
-            raise ArgumentError(f"runtime must be a name or a Runtime, not {choice!r}")
-    choices: dict[str, str | Runtime] = {}
-    for component in COMPONENTS:
-        choice = runtime.get(component, runtime.get("default", "auto"))
-        choices[component] = bundle.settings.runtime_of(component) if choice == "auto" else choice
-    return choices
-
-
-def choose_runtime(
-    bundle: Bundle,
-    component: str,
-    choice: str | Runtime,
-    entries: Mapping[str, EntryPoint] | None = None,
-) -> Runtime:
-    """The runtime for a component, by name or "auto".
-
-    `entries` are the installed runtimes, if the caller has asked already. Raises
-    RuntimeUnavailableError, or NetworkError if the runtime's file is not there.
-    """
-    entries = runtimes.installed() if entries is None else entries
-    if choice == "auto":
-        return _automatic(bundle, component, entries)
-    runtime = runtimes.find(choice, entries) if isinstance(choice, str) else choice
-    runtimes.require_available(runtime)
-    if runtime.filename:
-        runtimes.require_file(component, bundle.folder(component), runtime.filename)
-    return runtime
-
-
-def _automatic(bundle: Bundle, component: str, entries: Mapping[str, EntryPoint]) -> Runtime:
-    """Of the runtimes whose file is there and that work here, the one of highest priority."""
-    folder = bundle.folder(component)
-    usable: list[Runtime] = []
-    sought: list[str] = []
-    refused: list[str] = []
-    for name in entries:
-        try:
-            runtime = runtimes.find(name, entries)
-            if runtime.priority < 0:
-                continue
-            sought.append(runtime.filename)
-            if is_file(folder / runtime.filename):
-                runtimes.require_available(runtime)
-                usable.append(runtime)
-        except RuntimeUnavailableError as error:
-            refused.append(str(error))
-    if usable:
-        return max(usable, key=lambda runtime: runtime.priority)
-    if not any(is_file(folder / filename) for filename in sought):
-        files = " or ".join(sorted(sought)) or "file that an installed runtime takes"
-        missing = f"no {files} in {folder}; is {bundle.paths.root} a model directory?"
-        refused.insert(0, missing)
-    raise NetworkError(component, "; ".join(refused))
 
 
 def _check_signature(component: str, network: Network) -> None:
@@ -295,3 +246,9 @@ def _bare(error: LcmError, component: str) -> str:
 
 def _listed(names: set[str]) -> str:
     return ", ".join(sorted(names)) or "none"
+
+
+def _log(message: str, *values: Any) -> None:
+    import logging  # takes longer to import than the rest of this file
+
+    logging.getLogger(__name__).info(message, *values)

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lcmcore.util.validate import whole_number
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from lcmcore.util.arrays import Floats
 
 _BLOCK = 16
 
@@ -39,7 +43,7 @@ class TorchGenerator:
         self._stream = np.random.RandomState(self.seed & 0xFFFFFFFF)
         self._spare: float | None = None
 
-    def randn(self, shape: Sequence[int]) -> NDArray[np.float32]:
+    def randn(self, shape: Sequence[int]) -> Floats:
         """`torch.randn(shape, generator=self)`, float32; draws continue where the last ended."""
         size = math.prod(shape)
         flat = self._fill(size) if size >= _BLOCK else self._few(size)
@@ -48,7 +52,7 @@ class TorchGenerator:
     def _words(self, count: int) -> NDArray[np.uint32]:
         return self._stream.randint(0, 2**32, count, np.uint32)
 
-    def _fill(self, size: int) -> NDArray[np.float32]:
+    def _fill(self, size: int) -> Floats:
         """torch's `normal_fill`: blocks of sixteen, the last one overlapping if it must."""
         uniform = self._uniforms(size)
         whole = size - size % _BLOCK
@@ -58,10 +62,10 @@ class TorchGenerator:
             out[-_BLOCK:] = _box_muller(self._uniforms(_BLOCK))
         return out
 
-    def _uniforms(self, count: int) -> NDArray[np.float32]:
+    def _uniforms(self, count: int) -> Floats:
         return (self._words(count) & 0xFFFFFF).astype(np.float32) * np.float32(2**-24)
 
-    def _few(self, size: int) -> NDArray[np.float32]:
+    def _few(self, size: int) -> Floats:
         """Fewer than sixteen: one double at a time, its sine kept for the next call."""
         return np.array([self._one() for _ in range(size)], np.float32)
 
@@ -79,7 +83,7 @@ class TorchGenerator:
         return float(((high << 32 | low) & (2**53 - 1)) * 2**-53)
 
 
-def _box_muller(uniform: NDArray[np.float32]) -> NDArray[np.float32]:
+def _box_muller(uniform: Floats) -> Floats:
     """Gaussians from uniforms in [0, 1): eight cosines and eight sines a block."""
     blocks = uniform.reshape(-1, 2, _BLOCK // 2)
     radius = np.sqrt(-2 * np.log(1 - blocks[:, 0]))

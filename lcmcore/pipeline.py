@@ -1,7 +1,7 @@
 """Prompt and image to image.
 
 The reference is diffusers' `LatentConsistencyModelImg2ImgPipeline` (and
-`StableDiffusionImg2ImgPipeline` with `LCMScheduler`): the same seed gives the same picture.
+`StableDiffusionImg2ImgPipeline` with `LCMScheduler`): the same seed gives the same image.
 """
 
 from __future__ import annotations
@@ -12,26 +12,51 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lcmcore.batch import Batch, repeat_to
 from lcmcore.bundle import Bundle
-from lcmcore.encoder_cache import KeptResults
+from lcmcore.encoder_cache import EncoderCache
 from lcmcore.errors import ArgumentError, Cancelled, NetworkError
 from lcmcore.guidance import guidance_embedding
-from lcmcore.image import FITS, ImageLike, fit_images, read_images, to_array, to_pil, to_tensor
-from lcmcore.networks import Networks, RuntimeChoice
+from lcmcore.image import FITS, fit_images, read_images, to_array, to_pil, to_tensor
+from lcmcore.networks import Networks
 from lcmcore.noise import TorchGenerator
-from lcmcore.runtime import TensorSpec
-from lcmcore.sizes import Size, Sizes
-from lcmcore.util.closeable import Closing
+from lcmcore.sizes import Sizes
+from lcmcore.util.closeable import Closeable
 from lcmcore.util.validate import float_array, one_of, real_number
 
-Floats = NDArray[np.float32]
-Callback = Callable[["Pipeline", int, int, dict[str, Any]], "Mapping[str, Any] | bool | None"]
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    from PIL import Image
+    from typing_extensions import TypedDict, Unpack
+
+    from lcmcore.image import ImageLike
+    from lcmcore.runtime import TensorSpec
+    from lcmcore.runtime_choice import RuntimeChoice
+    from lcmcore.sizes import Size
+    from lcmcore.util.arrays import Floats, Integers, Pixels
+
+    Callback: TypeAlias = Callable[
+        ["Pipeline", int, int, dict[str, Any]], "Mapping[str, Any] | bool | None"
+    ]
+
+    class CallOptions(TypedDict, total=False):
+        """The keyword-only arguments of a call, but for `output_type`."""
+
+        negative_prompt: str | Sequence[str] | None
+        strength_mode: str
+        latent_sampling: str
+        fit: str
+        num_images_per_prompt: int
+        original_inference_steps: int | None
+        latents: Floats | None
+        prompt_embeds: Floats | None
+        callback_on_step_end: Callback | None
+
 
 LATENT_SAMPLINGS = ("mean", "sample")
 OUTPUT_TYPES = ("pil", "np", "latent")
@@ -39,8 +64,10 @@ _LATENT_CHANNELS = 4
 _LCM_GUIDANCE = 8.5  # diffusers' default for a UNet that was distilled with guidance
 
 
-@dataclass(frozen=True)
-class Step:
+ImagesT = TypeVar("ImagesT")
+
+
+class Step(NamedTuple):
     """One step of `Pipeline.denoise`: `latents` go on to the next, `denoised` is a preview."""
 
     number: int  # from 0
@@ -50,22 +77,25 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Result:
+class Result(Generic[ImagesT]):
     """What a call made.
 
     `images` are Pillow images, an array [batch, height, width, 3] in [0, 1], or the latents, as
-    `output_type` asked. `seeds` make each picture again alone, `latents` are those decoded,
-    `timings` are seconds by stage.
+    `output_type` asked. `seeds` reproduce each image alone, `latents` are those decoded, `timings`
+    are seconds by stage. `settings` are the keywords that decide what the images look like, beside
+    prompt, image and seed, with nothing left to a default: `pipe(prompt, image, seed=seed,
+    **result.settings)` makes the images again.
     """
 
-    images: Any
+    images: ImagesT
     seeds: list[int]
     latents: Floats
     timings: dict[str, float]
+    settings: dict[str, Any]
 
 
-class _Stages(Closing):
-    """The stages of a call, timed, with the networks that it needs at hand."""
+class _Stages(Closeable):
+    """The stages of a call, timed; between them, networks that failed to open are reported."""
 
     def __init__(self, networks: Networks, needed: Sequence[str]) -> None:
         self._networks = networks
@@ -73,13 +103,13 @@ class _Stages(Closing):
         self.seconds: dict[str, float] = {}
 
     def close(self) -> None:
-        self._networks.expect(())
+        self._networks.release()
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
         start = time.perf_counter()
         try:
-            self._networks.expect(self._needed)
+            self._networks.raise_failures(self._needed)
             yield
         finally:
             self.seconds[stage] = time.perf_counter() - start
@@ -110,7 +140,7 @@ def load(
     return Pipeline(bundle, Networks(bundle, runtime, options, memory))
 
 
-class Pipeline(Closing):
+class Pipeline(Closeable):
     """Image generation with one bundle.
 
     Between calls it keeps opened networks and what the encoders returned for the last few prompts
@@ -121,12 +151,44 @@ class Pipeline(Closing):
         self.bundle = bundle
         self.networks = networks
         self.scheduler = bundle.scheduler
-        self._kept = KeptResults()
+        self._encoder_cache = EncoderCache()
 
     def close(self) -> None:
-        """Give back what the networks hold, and what was kept."""
-        self._kept = KeptResults()
+        """Close the networks, and drop what the encoders returned."""
+        self._encoder_cache = EncoderCache()
         self.networks.close()
+
+    @overload
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        image: ImageLike | Sequence[ImageLike] | None = None,
+        strength: float = 0.75,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        seed: int | Sequence[int] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        *,
+        output_type: Literal["pil"] = "pil",
+        **options: Unpack[CallOptions],
+    ) -> Result[list[Image.Image]]: ...
+
+    @overload
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        image: ImageLike | Sequence[ImageLike] | None = None,
+        strength: float = 0.75,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        seed: int | Sequence[int] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        *,
+        output_type: Literal["np", "latent"],
+        **options: Unpack[CallOptions],
+    ) -> Result[Floats]: ...
 
     def __call__(
         self,
@@ -149,16 +211,17 @@ class Pipeline(Closing):
         prompt_embeds: Floats | None = None,
         output_type: str = "pil",
         callback_on_step_end: Callback | None = None,
-    ) -> Result:
-        """Make pictures from prompts and, with `image`, from other pictures.
+    ) -> Result[Any]:
+        """Make images from prompts and, with `image`, from other images.
 
-        Lists of prompts and images make a batch; each picture has a seed of its own, counting up
+        Lists of prompts and images make a batch; each image has a seed of its own, counting up
         from `seed`. Steps and guidance left None come from lcm.toml, else are 4 and diffusers'
         defaults; sizes left None from the image, fitted to what the model can do. `strength` 0
         returns the image through the VAE. `latents` [batch, 4, height / 8, width / 8] replace the
         noise (with an image: the noised start), `prompt_embeds` [batch, 77, width] the prompt.
-        `callback_on_step_end(pipe, step, timestep, {"latents": ..., "denoised": ...})` may return
-        a dict with other latents, or False to stop.
+        `callback_on_step_end(pipe, step, timestep, {"latents": ..., "denoised": ...,
+        "timesteps": ...})`, the last being all timesteps of this call, may return a dict with
+        other latents, or False to stop.
         Raises ArgumentError, ImageError, NetworkError, and Cancelled if the callback stopped it.
         """
         one_of("output_type", output_type, OUTPUT_TYPES)
@@ -171,23 +234,37 @@ class Pipeline(Closing):
         batch = Batch.of_call(
             prompt, negative_prompt, image, prompt_embeds, seed, num_images_per_prompt
         )
+        settings = self._settings(num_inference_steps, original_inference_steps, negative_prompt)
+        if batch.images:
+            settings |= {
+                "strength": strength,
+                "strength_mode": strength_mode,
+                "latent_sampling": latent_sampling,
+                "fit": fit,
+            }
         timesteps = self.scheduler.schedule(
-            self.default_steps if num_inference_steps is None else num_inference_steps,
-            strength if batch.images else 1.0,
+            settings["num_inference_steps"],
+            settings.get("strength", 1.0),
             strength_mode,
-            original_inference_steps,
+            settings["original_inference_steps"],
         )
         generators = batch.generators()
         needed = _needed(batch, timesteps, output_type)
         with _Stages(self.networks, needed) as stage:
             with stage("load"):
+                self.networks.prefetch(needed)
                 size = self.sizes.choose(width, height, batch.image_size, len(batch.seeds))
-                guidance_scale = self._guidance_scale(guidance_scale, bool(batch.negative_prompts))
+                settings |= {"width": size[0], "height": size[1]}
+                settings["guidance_scale"] = self._guidance_scale(
+                    guidance_scale, bool(batch.negative_prompts)
+                )
+                guidance_scale = float(settings["guidance_scale"])
+                do_classifier_free_guidance = guidance_scale > 1 and not self.guidance_width
             with stage("text_encoder"):
                 if prompt_embeds is None:
                     prompt_embeds = self.encode_prompt(batch.prompts)
                 negative_embeds = None
-                if guidance_scale > 1 and not self.guidance_width:
+                if do_classifier_free_guidance:
                     negative_embeds = self.encode_prompt(batch.negative_prompts or "")
             with stage("vae_encoder"):
                 if batch.images:
@@ -200,15 +277,15 @@ class Pipeline(Closing):
                 steps = self.denoise(
                     start, timesteps, prompt_embeds, guidance_scale, generators, negative_embeds
                 )
-                final = self._follow(steps, start, callback_on_step_end, needed)
+                final = self._follow(steps, start, timesteps, callback_on_step_end, needed)
             with stage("vae_decoder"):
                 images = self._finish(final, output_type)
-        return Result(images, batch.seeds, final, stage.seconds)
+        return Result(images, batch.seeds, final, stage.seconds, settings)
 
     def encode_prompt(self, prompt: str | Sequence[str]) -> Floats:
         """The text encoder's last hidden state, [batch, 77, width]."""
         ids = self.bundle.tokenizer(prompt)
-        return self._kept.get(
+        return self._encoder_cache.get(
             "text_encoder", ids, lambda: self.networks.run("text_encoder", input_ids=ids)
         )
 
@@ -232,12 +309,12 @@ class Pipeline(Closing):
 
     def _encode(
         self,
-        pixels: NDArray[np.uint8],
+        pixels: Pixels,
         latent_sampling: str,
         generators: Sequence[TorchGenerator] | None,
     ) -> Floats:
         """Pixels [batch, height, width, 3] to scaled latents."""
-        moments = self._kept.get(
+        moments = self._encoder_cache.get(
             "vae_encoder",
             pixels,
             lambda: self.networks.run("vae_encoder", sample=to_tensor(pixels)),
@@ -257,7 +334,7 @@ class Pipeline(Closing):
     def prepare_latents_img2img(
         self,
         image_latents: Floats,
-        timesteps: NDArray[np.int64],
+        timesteps: Integers,
         generators: Sequence[TorchGenerator],
         latents: Floats | None = None,
     ) -> Floats:
@@ -272,7 +349,7 @@ class Pipeline(Closing):
     def denoise(
         self,
         latents: Floats,
-        timesteps: NDArray[np.int64],
+        timesteps: Integers,
         prompt_embeds: Floats,
         guidance_scale: float,
         generators: Sequence[TorchGenerator],
@@ -284,20 +361,25 @@ class Pipeline(Closing):
         `negative_prompt_embeds` asks for classifier-free guidance, two passes a step; without them
         the guidance scale goes to the UNet, if that was distilled with it.
         """
+        do_classifier_free_guidance = negative_prompt_embeds is not None
         condition = self._condition(
             repeat_to(prompt_embeds, len(latents)), guidance_scale, negative_prompt_embeds
         )
         following = timesteps[1:].tolist()
-        # All at once: after a run of the UNet, nothing is left of this in the processor's caches.
+        # All at once: a run of the UNet leaves nothing of this code in the processor's caches.
         noises = [_noise(latents.shape, generators) for _ in following]
         steps = zip_longest(timesteps.tolist(), following, noises)
         for index, (timestep, prev_timestep, noise) in enumerate(steps):
-            output = self._predict(latents, timestep, condition, guidance_scale)
+            output = self._predict(latents, timestep, condition, do_classifier_free_guidance)
+            if do_classifier_free_guidance:
+                output = _guided(output, guidance_scale)
             latents, denoised = self.scheduler.step(output, timestep, prev_timestep, latents, noise)
+            if latents is denoised:  # the last step; the caller may write into either
+                denoised = denoised.copy()
             yield Step(index, timestep, latents, denoised)
 
     def decode(self, latents: Floats) -> Floats:
-        """Latents to pictures, [batch, height, width, 3] in [0, 1]."""
+        """Latents to images, [batch, height, width, 3] in [0, 1]."""
         return to_array(
             self.networks.run("vae_decoder", latent_sample=latents / self._scaling_factor)
         )
@@ -339,14 +421,32 @@ class Pipeline(Closing):
     def _unet_input(self, name: str) -> TensorSpec | None:
         return next((spec for spec in self.networks.inputs("unet") if spec.name == name), None)
 
+    def _settings(
+        self,
+        num_inference_steps: int | None,
+        original_inference_steps: int | None,
+        negative_prompt: str | Sequence[str] | None,
+    ) -> dict[str, Any]:
+        """Keywords of a call with the model's defaults in the place of None."""
+        steps, original = num_inference_steps, original_inference_steps
+        return {
+            "num_inference_steps": self.default_steps if steps is None else steps,
+            "original_inference_steps": (
+                self.scheduler.original_inference_steps if original is None else original
+            ),
+            "negative_prompt": negative_prompt,
+        }
+
     def _guidance_scale(self, asked: float | None, negative_prompt: bool) -> float:
+        """The scale asked for, else the model's; raises ArgumentError."""
         if negative_prompt and self.guidance_width:
             raise ArgumentError(
                 "negative_prompt has no effect here: this UNet takes the guidance scale as an"
                 " input (timestep_cond); leave it out"
             )
         scale = self.default_guidance_scale if asked is None else asked
-        return real_number("guidance_scale", scale, 0, 100)
+        real_number("guidance_scale", scale, 0, 100)
+        return scale
 
     def _draw_latents(
         self,
@@ -382,34 +482,34 @@ class Pipeline(Closing):
         return condition
 
     def _predict(
-        self, latents: Floats, timestep: int, condition: dict[str, Floats], guidance_scale: float
+        self,
+        latents: Floats,
+        timestep: int,
+        condition: dict[str, Floats],
+        do_classifier_free_guidance: bool,
     ) -> Floats:
+        """The UNet's output; with guidance twice the batch, the negative prompt's half first."""
+        sample = np.concatenate([latents, latents]) if do_classifier_free_guidance else latents
         time_input = np.array([timestep], np.int64)
-        passes = len(condition["encoder_hidden_states"]) // len(latents)
-        sample = np.concatenate([latents] * passes)
-        output = self.networks.run("unet", sample=sample, timestep=time_input, **condition)
-        if passes == 1:
-            return output
-        negative, positive = np.split(output, passes)
-        guided: Floats = negative + np.float32(guidance_scale) * (positive - negative)
-        return guided
+        return self.networks.run("unet", sample=sample, timestep=time_input, **condition)
 
     def _follow(
         self,
         steps: Iterator[Step],
         start: Floats,
+        timesteps: Integers,
         callback: Callback | None,
         needed: Sequence[str],
     ) -> Floats:
-        """Run the steps, telling the callback of each; the last step's latents."""
+        """Run the steps, and call the callback after each; the last step's latents."""
         final = start
         for step in steps:
-            self.networks.expect(needed)  # a step can take minutes: what cannot go on stops here
+            self.networks.raise_failures(needed)  # a step can take minutes: do not run the rest
             final = step.latents
             if callback is None:
                 continue
-            told = {"latents": step.latents, "denoised": step.denoised}
-            answer = callback(self, step.number, step.timestep, told)
+            tensors = {"latents": step.latents, "denoised": step.denoised, "timesteps": timesteps}
+            answer = callback(self, step.number, step.timestep, tensors)
             if answer is False:
                 raise Cancelled(f"stopped by the callback after step {step.number + 1}")
             if isinstance(answer, Mapping) and "latents" in answer:
@@ -423,7 +523,7 @@ class Pipeline(Closing):
         return to_pil(images) if output_type == "pil" else images
 
 
-def _needed(batch: Batch, timesteps: NDArray[np.int64], output_type: str) -> list[str]:
+def _needed(batch: Batch, timesteps: Integers, output_type: str) -> list[str]:
     """The networks of a call, in the order of their turns."""
     turns = {
         "text_encoder": batch.prompts,
@@ -432,6 +532,13 @@ def _needed(batch: Batch, timesteps: NDArray[np.int64], output_type: str) -> lis
         "vae_decoder": output_type != "latent",
     }
     return [component for component, needed in turns.items() if needed]
+
+
+def _guided(output: Floats, guidance_scale: float) -> Floats:
+    """Classifier-free guidance (Ho and Salimans, arXiv:2207.12598) of both halves of a batch."""
+    negative, positive = np.split(output, 2)
+    guided: Floats = negative + np.float32(guidance_scale) * (positive - negative)
+    return guided
 
 
 def _noise(shape: Sequence[int], generators: Sequence[TorchGenerator]) -> Floats:

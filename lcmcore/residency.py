@@ -1,4 +1,4 @@
-"""Which of the networks are open: all that were used, or one at a time."""
+"""Which networks are in memory: all that were used, or one at a time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lcmcore.errors import NetworkError
 from lcmcore.runtime import Network
 
 
-class AllOpen:
+class KeepLoaded:
     """Networks stay open; those that a call will need are opened while it works with others."""
 
     def __init__(self, open_network: Callable[[str], Network]) -> None:
@@ -20,8 +20,8 @@ class AllOpen:
         self._networks: dict[str, Network] = {}
         self._failed: set[str] = set()
         self._locks = {component: threading.Lock() for component in COMPONENTS}
-        self._reader: threading.Thread | None = None
-        self._reader_lock = threading.Lock()
+        self._opener: threading.Thread | None = None
+        self._opener_lock = threading.Lock()
         self._closed = False
         self._last: Network | None = None
 
@@ -29,33 +29,42 @@ class AllOpen:
     def use(self, component: str) -> Iterator[Network]:
         """The network, opened if it is not; raises NetworkError."""
         network, last = self._opened(component), self._last
-        rest = getattr(last, "rest", None)
-        if rest is not None and last is not network:
-            rest()
+        if last is not None and last is not network:
+            last.trim()
         self._last = network
         yield network
 
-    def expect(self, components: Sequence[str]) -> None:
+    def prefetch(self, components: Sequence[str]) -> None:
         """Open them in a thread, or here if there is no core to spare for that.
 
-        Raises what the thread met with one of them; so ask again now and then.
+        What fails in the thread is raised by `raise_failures`, and by `use`.
         """
         missing = [component for component in components if component not in self._networks]
-        for component in missing:
-            if component in self._failed or _cores() == 1:
+        if _cores() == 1:
+            for component in missing:
                 self._opened(component)
-        with self._reader_lock:
-            if missing and not self._closed and not (self._reader and self._reader.is_alive()):
-                self._reader = threading.Thread(target=self._open_ahead, args=(missing,))
-                self._reader.start()
+            return
+        with self._opener_lock:
+            if missing and not self._closed and not (self._opener and self._opener.is_alive()):
+                self._opener = threading.Thread(target=self._open_ahead, args=(missing,))
+                self._opener.start()
+
+    def raise_failures(self, components: Sequence[str]) -> None:
+        """Raise NetworkError if one of them failed to open in the thread."""
+        for component in components:
+            if component in self._failed:
+                self._opened(component)  # once more, to meet the error here
+
+    def release(self) -> None:
+        """A call has ended; networks stay."""
 
     def close(self) -> None:
-        """Close all, when the thread has opened what it was at; none can be used any more."""
-        with self._reader_lock:
+        """Close all, after the one that is being opened; none can be used any more."""
+        with self._opener_lock:
             self._closed = True
-        if self._reader is not None:
-            self._reader.join()
-        self._close_but()
+        if self._opener is not None:
+            self._opener.join()
+        self._close_all_but()
 
     def _opened(self, component: str) -> Network:
         with self._locks[component]:
@@ -69,21 +78,21 @@ class AllOpen:
     def _open_ahead(self, components: Sequence[str]) -> None:
         for component in components:
             if self._locks[component].locked():
-                continue  # the caller is at it
+                continue  # the caller is opening it
             try:
                 self._opened(component)
-            except Exception:  # the caller opens it again, to meet the same in its own thread
+            except Exception:  # `raise_failures` meets the same in the caller's thread
                 self._failed.add(component)
 
-    def _close_but(self, spared: str | None = None) -> None:
+    def _close_all_but(self, spared: str | None = None) -> None:
         for component, lock in self._locks.items():
             with lock:
                 if component != spared and component in self._networks:
                     self._networks.pop(component).close()
 
 
-class OneOpen(AllOpen):
-    """A network is closed before another is opened; callers wait for each other's."""
+class OneAtATime(KeepLoaded):
+    """A network is closed before another is opened; threads wait for each other's."""
 
     def __init__(self, open_network: Callable[[str], Network]) -> None:
         super().__init__(open_network)
@@ -93,14 +102,16 @@ class OneOpen(AllOpen):
     def use(self, component: str) -> Iterator[Network]:
         """The network, the only one open meanwhile; raises NetworkError."""
         with self._turn:
-            self._close_but(component)
+            self._close_all_but(component)
             yield self._opened(component)
 
-    def expect(self, components: Sequence[str]) -> None:
-        """Nothing is opened before its turn; if nothing is expected, nothing stays open."""
-        if not components:
-            with self._turn:
-                self._close_but()
+    def prefetch(self, components: Sequence[str]) -> None:
+        """Nothing is opened before it is used."""
+
+    def release(self) -> None:
+        """A call has ended: nothing stays open."""
+        with self._turn:
+            self._close_all_but()
 
     def close(self) -> None:
         """Close it when it has done its work."""

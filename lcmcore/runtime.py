@@ -7,14 +7,13 @@ dtype and rank of the file behind it are the runtime's own business.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lcmcore.errors import NetworkError, RuntimeUnavailableError, first_line
 from lcmcore.util.files import is_file
@@ -22,12 +21,13 @@ from lcmcore.util.files import is_file
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
+    from lcmcore.util.arrays import Array
+
 ENTRY_POINTS = "lcmcore.runtimes"
-Array = NDArray[Any]
+Finding = tuple[str, str, str]  # "ok", "warning" or "error"; what is so; what to do, or ""
 
 
-@dataclass(frozen=True)
-class TensorSpec:
+class TensorSpec(NamedTuple):
     """One input or output of a network, in the core's terms (NCHW); None is a free dimension.
 
     `dtype` is numpy's name of what the file declares, e.g. "float16"; the core still hands over
@@ -50,64 +50,102 @@ class TensorSpec:
 
 
 class Network(Protocol):
-    """An opened network.
+    """An opened network; subclass it.
 
-    It may also have `rest()`, called when another network's turn has come: memory that costs
-    nothing to take again can be given back. It may run meanwhile, for another thread.
+    It is run by one thread at a time, unless several threads share a pipeline: then `run` may be
+    called concurrently, and a network that cannot do that takes a lock. `trim` may come from
+    another thread than `run`.
     """
 
-    @property
-    def inputs(self) -> Sequence[TensorSpec]:
-        """What it takes."""
+    inputs: Sequence[TensorSpec]
+    outputs: Sequence[TensorSpec]  # the core uses the first one
 
-    @property
-    def outputs(self) -> Sequence[TensorSpec]:
-        """What it returns; the first one is what the core uses."""
-
+    @abstractmethod
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Outputs by name, float32 NCHW; raises NetworkError when the device or library fails."""
+        """Outputs by name, float32 NCHW; raises NetworkError when the device or library fails.
 
+        The arrays are the caller's: the next run must not overwrite them.
+        """
+
+    @abstractmethod
     def close(self) -> None:
-        """Give back memory and device; calling it twice does no harm."""
+        """Free memory and device; calling it twice does no harm."""
+
+    def trim(self) -> None:
+        """Free memory that costs nothing to take again: another network's turn has come."""
+        return
 
 
 @runtime_checkable
 class Runtime(Protocol):
-    """A way to run networks, e.g. `runtimes.onnx.OnnxRuntime`.
+    """A way to run networks, e.g. `runtimes.onnx.OnnxRuntime`; subclass it.
 
-    `open` may be called from another thread than the one that runs the network.
-
-    It may also have `inputs(component, folder, options)`, which tells what a network takes without
-    opening it, and `share(index, count)`, which returns the options that bind worker `index` of
-    `count` on one machine to its part of it: {"threads": 2}, {"core_mask": "1"}. And `give_back()`,
-    called when a picture is done, and when a pipeline is closed: memory that only runs need.
+    Everything below `open` is optional: it has a default here.
     """
 
     name: str
     filename: str  # what it looks for in a component's folder, e.g. "model.onnx"
-    priority: int  # among those that can serve a component, "auto" takes the highest
+    priority: int  # "auto" takes the highest that can serve a component, and none below 0
     options: frozenset[str]  # keys that `open` understands
 
+    @abstractmethod
     def available(self) -> str | None:
         """None if it can work on this machine, else why not and what to do, in one line."""
 
+    @abstractmethod
     def open(self, component: str, folder: Path, options: Mapping[str, Any]) -> Network:
-        """Open the component's network; raises NetworkError or RuntimeUnavailableError."""
+        """Open the component's network; raises NetworkError or RuntimeUnavailableError.
+
+        It may be called from another thread than the one that runs the network.
+        """
+
+    def inputs(
+        self, component: str, folder: Path, options: Mapping[str, Any]
+    ) -> Sequence[TensorSpec] | None:
+        """What the network takes, by its file alone; None, the default: open it to know.
+
+        Raises NetworkError.
+        """
+        return None
+
+    def worker_options(self, index: int, count: int) -> dict[str, Any]:
+        """Options that bind worker `index` of `count` on one machine to its part of it.
+
+        For example {"threads": 2} or {"core_mask": "1"}; the default is none.
+        """
+        return {}
+
+    def release_memory(self) -> None:
+        """Free memory that only runs need: an image is done, or a pipeline is closed."""
+        return
+
+    def describe(self, path: Path) -> Iterator[str]:
+        """Lines about a model file, for `lcm info`; raises LcmError.
+
+        The default opens the network, and lists what it takes and returns.
+        """
+        with closing(self.open(path.parent.name, path.parent, {})) as network:
+            yield from (f"takes {spec}" for spec in network.inputs)
+            yield from (f"gives {spec}" for spec in network.outputs)
+
+    def diagnose(self, root: Path) -> Iterator[Finding]:
+        """Findings about this machine and the model directory, for `lcm doctor`; none here."""
+        yield from ()
 
 
-def installed() -> dict[str, EntryPoint]:
+def installed_runtimes() -> dict[str, EntryPoint]:
     """Every runtime registered in the entry-point group `lcmcore.runtimes`, by name."""
     from importlib import metadata  # costs more than numpy's share of a bare import
 
     return {entry.name: entry for entry in metadata.entry_points(group=ENTRY_POINTS)}
 
 
-def find(name: str, entries: Mapping[str, EntryPoint] | None = None) -> Runtime:
+def find_runtime(name: str, entries: Mapping[str, EntryPoint] | None = None) -> Runtime:
     """The runtime of that name; raises RuntimeUnavailableError if there is none that imports.
 
-    `entries` is what `installed` told: to ask again takes milliseconds.
+    `entries` is what `installed_runtimes` returned: to ask again takes milliseconds.
     """
-    entries = installed() if entries is None else entries
+    entries = installed_runtimes() if entries is None else entries
     if name not in entries:
         known = ", ".join(sorted(entries)) or "none (is lcmcore installed with pip?)"
         raise RuntimeUnavailableError(f"unknown runtime {name!r}: installed are auto, {known}")
@@ -122,20 +160,21 @@ def find(name: str, entries: Mapping[str, EntryPoint] | None = None) -> Runtime:
     return runtime
 
 
-def importable(entries: Mapping[str, EntryPoint]) -> Iterator[Runtime]:
+def importable_runtimes(entries: Mapping[str, EntryPoint] | None = None) -> Iterator[Runtime]:
     """The installed runtimes; a broken one must not hide the others."""
+    entries = installed_runtimes() if entries is None else entries
     for name in entries:
         with suppress(RuntimeUnavailableError):
-            yield find(name, entries)
+            yield find_runtime(name, entries)
 
 
-def share_of(index: int, count: int) -> dict[str, Any]:
+def worker_options(index: int, count: int) -> dict[str, Any]:
     """Options for worker `index` of `count`, of every runtime that works on this machine."""
     options: dict[str, Any] = {}
-    for runtime in importable(installed()):
+    for runtime in importable_runtimes():
         with suppress(RuntimeUnavailableError):
             require_available(runtime)
-            options |= runtime.share(index, count) if hasattr(runtime, "share") else {}
+            options |= runtime.worker_options(index, count)
     return options
 
 
@@ -150,7 +189,7 @@ def require_available(runtime: Runtime) -> None:
 
 
 def require_file(component: str, folder: Path, filename: str) -> Path:
-    """The component's file; raises NetworkError with the path where it was sought."""
+    """The component's file; raises NetworkError that names the folder."""
     path = folder / filename
     if not is_file(path):
         raise NetworkError(component, f"no {filename} in {folder}")
@@ -161,7 +200,7 @@ def check_inputs(component: str, specs: Sequence[TensorSpec], inputs: Mapping[st
     """Compare arrays with what a network takes, by name, kind and shape; raises NetworkError."""
     expected = {spec.name: spec for spec in specs}
     for name in expected.keys() ^ inputs.keys():
-        verb = "is missing" if name in expected else "is not one that it takes"
+        verb = "is missing" if name in expected else "is unexpected"
         raise NetworkError(component, f"input {name} {verb}; expected {', '.join(expected)}")
     for name, array in inputs.items():
         spec = expected[name]
@@ -174,7 +213,10 @@ def check_inputs(component: str, specs: Sequence[TensorSpec], inputs: Mapping[st
 def check_outputs(
     component: str, specs: Sequence[TensorSpec], outputs: Mapping[str, Array]
 ) -> None:
-    """Compare what a network returned with what it declared, and with reason: all finite."""
+    """Compare what a network returned with what it declared; all values must be finite.
+
+    Raises NetworkError.
+    """
     for spec in specs:
         array = outputs.get(spec.name)
         if not isinstance(array, np.ndarray):

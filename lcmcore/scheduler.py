@@ -11,16 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lcmcore.errors import ArgumentError, BundleError
 from lcmcore.util.configfile import read_object
 from lcmcore.util.validate import one_of, real_number, whole_number
 
-Floats = NDArray[np.float32]
+if TYPE_CHECKING:
+    from lcmcore.util.arrays import Array, Floats, Integers
+
 
 STRENGTH_MODES = ("truncate", "rescale")
 _SIGMA_DATA = 0.5
@@ -140,7 +141,7 @@ class LCMScheduler:
         strength: float = 1.0,
         mode: str = "truncate",
         original_inference_steps: int | None = None,
-    ) -> NDArray[np.int64]:
+    ) -> Integers:
         """The timesteps to run, descending; empty for strength 0.
 
         mode "truncate" skips the first `int(num_inference_steps * (1 - strength))` steps of the
@@ -167,7 +168,7 @@ class LCMScheduler:
         skipped = int(round(steps * (1 - strength), 9))
         return self._spread(steps, original, 1.0)[min(skipped, steps - 1) :]
 
-    def _spread(self, steps: int, original: int, strength: float) -> NDArray[np.int64]:
+    def _spread(self, steps: int, original: int, strength: float) -> Integers:
         usable = int(original * strength)
         if usable < steps:
             raise ArgumentError(
@@ -228,7 +229,7 @@ class LCMScheduler:
             original = original.clip(-self.clip_sample_range, self.clip_sample_range)
         return np.asarray(original, np.float32)
 
-    def _threshold(self, original: NDArray[Any]) -> Floats:
+    def _threshold(self, original: Array) -> Floats:
         """Dynamic thresholding per item (Saharia et al., Imagen, arXiv:2205.11487)."""
         flat = np.abs(original.reshape(len(original), -1))
         limit = np.quantile(flat, self.dynamic_thresholding_ratio, axis=1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from lcmcore.cli.generate import open_pipeline
 from lcmcore.cli.progress import Progress
 from lcmcore.pipeline import Pipeline
 from lcmcore.sizes import Size, read_size
-from lcmcore.util.closeable import Closing
+from lcmcore.util.closeable import Closeable
 from lcmcore.util.memory import anonymous_bytes, peak_resident_bytes
 from lcmcore.util.validate import whole_number
 
@@ -67,14 +67,19 @@ def measure(
     width, height = size or (None, None)
     shape = (height or native, width or native, 3)
     for number in range(rounds + 1):
-        networks.opening, networks.running = (dict.fromkeys(COMPONENTS, 0.0) for _ in range(2))
+        before = dict(networks.opening), dict(networks.running)
         image = np.random.default_rng(number).integers(0, 256, shape, np.uint8)
         start = time.perf_counter()
         pipe(f"a snowy lake, number {number}", image, 1.0, steps, width=width, height=height)
-        yield Round(time.perf_counter() - start, networks.opening, networks.running)
+        total = time.perf_counter() - start
+        yield Round(total, *map(_since, before, (networks.opening, networks.running)))
 
 
-class AnonymousMemory(Closing):
+def _since(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:
+    return {component: now[component] - before[component] for component in now}
+
+
+class AnonymousMemory(Closeable):
     """Looks at the anonymous memory of this process again and again until it is closed.
 
     `peak` is the most that it has seen, in bytes.

@@ -11,13 +11,11 @@ from importlib import metadata
 from pathlib import Path
 
 import lcmcore
-from lcmcore import runtime as runtimes
 from lcmcore.bundle import COMPONENTS, Bundle, demo_dir
 from lcmcore.errors import LcmError
-from lcmcore.networks import choose_runtime
+from lcmcore.runtime import Finding, find_runtime, installed_runtimes
+from lcmcore.runtime_choice import choose_runtime
 from lcmcore.util.memory import available_bytes
-
-Finding = tuple[str, str, str]  # "ok", "warning" or "error"; what is so; what to do, or ""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,17 +55,15 @@ def _machine() -> Iterator[Finding]:
 
 
 def _runtimes(root: Path) -> Iterator[Finding]:
-    for name in runtimes.installed():
+    for name in installed_runtimes():
         try:
-            runtime = runtimes.find(name)
+            runtime = find_runtime(name)
         except LcmError as error:
             yield "warning", str(error), "install or remove it"
             continue
         reason = runtime.available()
         yield "ok", f"runtime {name}: {'works here' if reason is None else reason}", ""
-        diagnose = getattr(runtime, "diagnose", None)
-        if diagnose is not None:
-            yield from _told(diagnose(root))
+        yield from _told(runtime.diagnose(root))
 
 
 def _told(found: Iterable[Finding]) -> Iterator[Finding]:

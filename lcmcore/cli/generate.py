@@ -13,31 +13,29 @@ from lcmcore.cli.progress import Progress
 from lcmcore.errors import ArgumentError, ImageError, first_line
 from lcmcore.image import read_image
 from lcmcore.jobs.job import Request
-from lcmcore.picture import encode_png
 from lcmcore.pipeline import Pipeline, load
-from lcmcore.record import make_record, model_origin
+from lcmcore.png import encode_png, make_record, model_origin
 from lcmcore.util.files import is_file, require_writable, sha256, write_whole
 
 
 def generate(args: argparse.Namespace) -> None:
-    """Make the picture that the arguments ask for; raises LcmError, and then writes nothing."""
+    """Make the image that the arguments ask for; raises LcmError, and then writes nothing."""
     if args.output.suffix.lower() != ".png":
-        raise ArgumentError(f"{args.output}: the picture is a PNG: name it {args.output.stem}.png")
+        raise ArgumentError(f"{args.output}: the image is a PNG: name it {args.output.stem}.png")
     require_writable(args.output)
     init = None if args.init is None else read_image(args.init)
     digest = None if args.init is None else _digest(args.init)
     start = time.perf_counter()
     with Progress(args.quiet) as progress, open_pipeline(args) as pipe:
-        settings = request_of(args).settings(pipe, from_image=init is not None)
-        total = len(pipe.scheduler.schedule(**_schedule(settings)))
         result = pipe(
             args.prompt,
             init,
-            seed=args.seed,
-            callback_on_step_end=lambda _, done, *__: progress.step(done + 1, total),
-            **settings,
+            callback_on_step_end=lambda _, step, __, tensors: progress.step(
+                step + 1, len(tensors["timesteps"])
+            ),
+            **request_of(args).keywords(),
         )
-        record = make_record(args.prompt, settings, result, _origin(args, digest))
+        record = make_record(args.prompt, result, _origin(args, digest))
         write_whole(args.output, encode_png(result.images[0], record))
         seconds = time.perf_counter() - start
         progress.say(
@@ -58,7 +56,7 @@ def open_pipeline(args: argparse.Namespace) -> Pipeline:
 
 
 def model_dir(args: argparse.Namespace) -> str | None:
-    """The model directory asked for, None for the demo bundle."""
+    """The model directory of the options, None for the demo bundle."""
     return str(args.model) if args.model else os.environ.get("LCM_MODEL") or None
 
 
@@ -94,16 +92,8 @@ def request_of(args: argparse.Namespace) -> Request:
     )
 
 
-def _schedule(settings: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "num_inference_steps": settings["num_inference_steps"],
-        "strength": settings.get("strength", 1.0),
-        "mode": settings.get("strength_mode", "truncate"),
-    }
-
-
 def _digest(init: Path) -> str | None:
-    """Taken beside the picture itself: the file may be another one when the work is done.
+    """Taken when the image is read: the file may be another one when the work is done.
 
     None for a pipe, which can be read only once.
     """

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from lcmcore.bundle import COMPONENTS, Bundle
+from lcmcore.cli.reproduce import command_of
 from lcmcore.errors import BundleError, LcmError
-from lcmcore.picture import read_record
-from lcmcore.record import SOFTWARE, command_of
-from lcmcore.runtime import Runtime, importable, installed
+from lcmcore.png import SOFTWARE, read_record
+from lcmcore.runtime import importable_runtimes
 from lcmcore.util.files import is_folder, sha256
 
 _MEBI = 2**20
@@ -65,7 +65,7 @@ def _tokenizer(bundle: Bundle) -> str:
 def _describe_component(bundle: Bundle, component: str) -> Iterator[str]:
     """Every file there that an installed runtime would take."""
     folder = bundle.folder(component)
-    automatic = [runtime for runtime in importable(installed()) if runtime.priority >= 0]
+    automatic = [runtime for runtime in importable_runtimes() if runtime.priority >= 0]
     present = [runtime for runtime in automatic if (folder / runtime.filename).is_file()]
     if not present:
         names = " or ".join(sorted(runtime.filename for runtime in automatic))
@@ -77,24 +77,12 @@ def _describe_component(bundle: Bundle, component: str) -> Iterator[str]:
         path = folder / runtime.filename
         yield f"    {path.name}"
         try:
-            yield from (f"      {line}" for line in _describe_network(runtime, component, path))
+            yield from (f"      {line}" for line in runtime.describe(path))
         except LcmError as error:
             yield f"      {error}"
     wanted = bundle.settings.components.get(component, {}).get("sha256")
     if wanted is not None:
         yield f"    {_checksum(wanted, [folder / runtime.filename for runtime in present])}"
-
-
-def _describe_network(runtime: Runtime, component: str, path: Path) -> Iterator[str]:
-    """What a runtime can tell of a file without the device, else of the opened network."""
-    describe = getattr(runtime, "describe", None)
-    if describe is not None:
-        yield from describe(path)
-        return
-    network = runtime.open(component, path.parent, {})
-    for verb, specs in (("takes", network.inputs), ("gives", network.outputs)):
-        yield from (f"{verb} {spec}" for spec in specs)
-    network.close()
 
 
 def _checksum(wanted: str, files: Sequence[Path]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import lcmcore
-from lcmcore.bundle import COMPONENTS
+from lcmcore.bundle import COMPONENTS, MEMORY_MODES
 from lcmcore.cli import bench, doctor
 from lcmcore.cli.generate import generate
 from lcmcore.cli.info import describe
@@ -22,7 +22,6 @@ from lcmcore.pipeline import LATENT_SAMPLINGS
 from lcmcore.scheduler import STRENGTH_MODES
 from lcmcore.sizes import read_size
 from lcmcore.util.files import let_go
-from lcmcore.util.memory import MEMORIES
 
 _DONE, _FAILED, _INTERRUPTED = 0, 1, 130
 
@@ -159,7 +158,7 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
         metavar="COMPONENT=NAME",
         help=f"for one of {', '.join(COMPONENTS)}; may be repeated",
     )
-    add("--memory", choices=MEMORIES, default="auto", help="low: one network open at a time")
+    add("--memory", choices=MEMORY_MODES, default="auto", help="low: one network open at a time")
     add("--threads", type=int, metavar="N", help="CPU threads of the onnx runtime")
     add("--provider", action="append", metavar="NAME", help="execution provider of onnx")
     add("--no-graph-cache", dest="graph_cache", action="store_false", default=None,
@@ -169,10 +168,10 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
 def _add_image_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("the init image's part")
     add = group.add_argument
-    add("--strength", type=float, default=0.75, metavar="F", help="0 keeps it, 1 ignores it")
-    add("--fit", choices=FITS, default="stretch", help="how it is brought to size")
-    add("--strength-mode", choices=STRENGTH_MODES, default="truncate")
-    add("--latent-sampling", choices=LATENT_SAMPLINGS, default="mean")
+    add("--strength", type=float, metavar="F", help="0 keeps it, 1 ignores it (0.75)")
+    add("--fit", choices=FITS, help="how it is brought to size (stretch)")
+    add("--strength-mode", choices=STRENGTH_MODES, help="(truncate)")
+    add("--latent-sampling", choices=LATENT_SAMPLINGS, help="(mean)")
 
 
 def _size(text: str) -> str:

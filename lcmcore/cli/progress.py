@@ -6,14 +6,14 @@ import sys
 import time
 from typing import TextIO
 
-from lcmcore.util.closeable import Closing
+from lcmcore.util.closeable import Closeable
 from lcmcore.util.files import let_go
 
 _WIDTH = 24
 _CLEAR = "\x1b[K"  # to the end of the line
 
 
-class Progress(Closing):
+class Progress(Closeable):
     """Tells of steps on stderr: a bar on a terminal, plain lines else, nothing when quiet."""
 
     def __init__(self, quiet: bool = False, stream: TextIO | None = None) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from lcmcore.errors import RuntimeUnavailableError, first_line
 from lcmcore.jobs.job import Job
 from lcmcore.jobs.process import WorkerSpec
-from lcmcore.jobs.worker import Picture, PipelineWorker
+from lcmcore.jobs.worker import EncodedImage, PipelineWorker
 
 _PATIENCE = "10s"
 
@@ -55,7 +55,7 @@ def _client(address: str) -> Any:
         raise RuntimeUnavailableError(message) from error
 
 
-def run_on_worker(spec: bytes, job: Job) -> Picture:
+def run_on_worker(spec: bytes, job: Job) -> EncodedImage:
     """What a Dask worker does with a job; `spec` is a pickled WorkerSpec.
 
     The image comes with the job, not by `scatter`: so the scheduler can give the job to another
@@ -72,7 +72,7 @@ class _Loaded:
         self._spec: bytes | None = None
         self._worker: PipelineWorker | None = None
 
-    def run(self, spec: bytes, job: Any) -> Picture:
+    def run(self, spec: bytes, job: Any) -> EncodedImage:
         with self._lock:
             if self._worker is None or self._spec != spec:
                 self._open(spec)

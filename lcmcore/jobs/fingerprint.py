@@ -14,7 +14,7 @@ from PIL import Image
 from lcmcore.bundle import COMPONENTS, ModelPaths, demo_dir
 from lcmcore.errors import BundleError, OutputError, first_line
 from lcmcore.jobs.job import Request
-from lcmcore.record import SOFTWARE
+from lcmcore.png import SOFTWARE
 from lcmcore.util.files import sha256
 
 KEY = "request"  # of the PNG's text chunk

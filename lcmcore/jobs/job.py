@@ -7,23 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lcmcore.errors import ArgumentError
 from lcmcore.sizes import read_size
 
-if TYPE_CHECKING:
-    from lcmcore.pipeline import Pipeline
-
 
 @dataclass(frozen=True)
 class Request:
-    """What to make. None, or an attribute that is not there, is the default.
+    """What to make. None, or a missing attribute, is the default of a call.
 
-    `size` is "WxH" in pixels (default: the init image's, fitted to the model, else the model's),
-    `num_inference_steps` and `guidance_scale` default to the model's, `seed` is drawn,
-    `denoise_strength` is 0.75, `strength_mode` "truncate", `latent_sampling` "mean" and `fit`
-    "stretch". `negative_prompt` is for a UNet without guidance input.
+    `size` is "WxH" in pixels, `denoise_strength` a call's `strength`; the others are called as
+    there (`lcmcore.Pipeline.__call__`).
     """
 
     prompt: str
@@ -37,29 +32,25 @@ class Request:
     latent_sampling: str | None = None
     fit: str | None = None
 
-    def settings(self, pipe: Pipeline, from_image: bool) -> dict[str, Any]:
-        """Keywords of a call, defaults filled in so that a record can tell them.
+    def keywords(self) -> dict[str, Any]:
+        """Keywords of a call, but for the prompt; what is left None is left out.
 
-        Raises ArgumentError for a size that is none.
+        Raises ArgumentError for a size that is not WIDTHxHEIGHT.
         """
         width, height = (None, None) if self.size is None else read_size(self.size)
-        others = ("text_encoder", *["vae_encoder"] * from_image, "vae_decoder")
-        pipe.networks.expect(others)  # while the UNet, which is asked below, is opened
-        settings = {
-            "num_inference_steps": _or(self.num_inference_steps, pipe.default_steps),
-            "guidance_scale": _or(self.guidance_scale, pipe.default_guidance_scale),
-            "negative_prompt": self.negative_prompt,
-            "width": width,
+        keywords = {
+            "strength": self.denoise_strength,
+            "num_inference_steps": self.num_inference_steps,
+            "guidance_scale": self.guidance_scale,
+            "seed": self.seed,
             "height": height,
+            "width": width,
+            "negative_prompt": self.negative_prompt,
+            "strength_mode": self.strength_mode,
+            "latent_sampling": self.latent_sampling,
+            "fit": self.fit,
         }
-        if from_image:
-            settings |= {
-                "strength": _or(self.denoise_strength, 0.75),
-                "strength_mode": _or(self.strength_mode, "truncate"),
-                "latent_sampling": _or(self.latent_sampling, "mean"),
-                "fit": _or(self.fit, "stretch"),
-            }
-        return settings
+        return {key: value for key, value in keywords.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -75,15 +66,19 @@ class Job:
         """A copy of any object with these attributes; raises ArgumentError if it is no job."""
         req = getattr(job, "req", None)
         if req is None:
-            raise ArgumentError(f"a job has a `req` with at least a prompt; {_kind(job)} has none")
+            raise ArgumentError(
+                f"a job has a `req` with at least a prompt; {_type_name(job)} has none"
+            )
         asked: dict[str, Any] = {
             each.name: getattr(req, each.name, None) for each in fields(Request)
         }
         if not isinstance(asked["prompt"], str):
-            raise ArgumentError(f"prompt must be text, not {_kind(asked['prompt'])}")
+            raise ArgumentError(f"prompt must be text, not {_type_name(asked['prompt'])}")
         image = getattr(job, "init_image", None)
         if not isinstance(image, (bytes, bytearray, memoryview, type(None))):
-            raise ArgumentError(f"init_image must be an image file's bytes, not {_kind(image)}")
+            raise ArgumentError(
+                f"init_image must be an image file's bytes, not {_type_name(image)}"
+            )
         record = _checked_record(getattr(job, "record", None) or {})
         return cls(Request(**asked), None if image is None else bytes(image), record)
 
@@ -91,17 +86,13 @@ class Job:
 def _checked_record(record: Any) -> dict[str, str]:
     """A PNG takes keywords of up to 79 characters; ours are plain words."""
     if not isinstance(record, Mapping):
-        raise ArgumentError(f"record must map words to text, not be {_kind(record)}")
+        raise ArgumentError(f"record must map words to text, not be {_type_name(record)}")
     for key, text in record.items():
         plain = isinstance(key, str) and key.isascii() and key.isprintable()
         if not (plain and 0 < len(key) < 80 and isinstance(text, str)):
-            raise ArgumentError(f"record must map words to text, not {key!r} to {_kind(text)}")
+            raise ArgumentError(f"record must map words to text, not {key!r} to {_type_name(text)}")
     return dict(record)
 
 
-def _or(value: Any, default: Any) -> Any:
-    return default if value is None else value
-
-
-def _kind(value: Any) -> str:
+def _type_name(value: Any) -> str:
     return type(value).__name__

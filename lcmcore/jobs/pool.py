@@ -18,15 +18,15 @@ from typing import Any
 from lcmcore.errors import DeadlineExceeded, LcmError, QueueFull, WorkerDied
 from lcmcore.jobs.job import Job
 from lcmcore.jobs.process import WorkerProcess, WorkerSpec
-from lcmcore.networks import RuntimeChoice
-from lcmcore.util.closeable import Closing
+from lcmcore.runtime_choice import RuntimeChoice
+from lcmcore.util.closeable import Closeable
 from lcmcore.util.validate import real_number, whole_number
 
 _MOST = 1024
 _LONGEST = 1e6  # seconds
 
 
-class Pool(Closing):
+class Pool(Closeable):
     """`workers` processes, each with its share of the machine: an NPU core, or CPU threads.
 
     At most `queue_size` jobs wait (default: two for each worker). A worker that dies is replaced,

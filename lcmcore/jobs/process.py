@@ -17,8 +17,8 @@ from typing import Any
 
 from lcmcore.errors import ArgumentError, DeadlineExceeded, LcmError, WorkerDied, first_line
 from lcmcore.jobs.worker import PipelineWorker
-from lcmcore.networks import RuntimeChoice
-from lcmcore.runtime import share_of
+from lcmcore.runtime import worker_options
+from lcmcore.runtime_choice import RuntimeChoice
 
 _PATIENCE = 5.0  # seconds for an idle process to end
 # Not fork: a copy of a process with threads, which ONNX Runtime has, may hang.
@@ -35,7 +35,7 @@ class WorkerSpec:
 
     def open(self, index: int = 0, count: int = 1) -> PipelineWorker:
         """Worker `index` of `count` on this machine, each with its share; raises LcmError."""
-        share = share_of(index, count) if count > 1 else {}
+        share = worker_options(index, count) if count > 1 else {}
         return PipelineWorker(index, self.model_dir, self.runtime, **{**share, **self.options})
 
 

@@ -14,19 +14,18 @@ from lcmcore.bundle import demo_dir
 from lcmcore.errors import LcmError
 from lcmcore.image import read_image
 from lcmcore.jobs.job import Job
-from lcmcore.networks import RuntimeChoice
-from lcmcore.picture import encode_png
 from lcmcore.pipeline import load
-from lcmcore.record import make_record, model_origin
-from lcmcore.util.closeable import Closing
+from lcmcore.png import encode_png, make_record, model_origin
+from lcmcore.runtime_choice import RuntimeChoice
+from lcmcore.util.closeable import Closeable
 
-Picture: TypeAlias = "tuple[bytes, int]"
-PictureWithLatents: TypeAlias = "tuple[bytes, int, bytes]"
+EncodedImage: TypeAlias = "tuple[bytes, int]"  # PNG, seed
+EncodedImageWithLatents: TypeAlias = "tuple[bytes, int, bytes]"  # and pooled latents
 
 _SIDE = 8  # of the pooled latents
 
 
-class PipelineWorker(Closing):
+class PipelineWorker(Closeable):
     """A pipeline that serves jobs, each an object like `lcmcore.jobs.job.Job`.
 
     A job that fails raises LcmError and leaves the worker as it was. Several threads may use one
@@ -50,33 +49,32 @@ class PipelineWorker(Closing):
         self._origin = model_origin(model_dir, runtime, **files)
 
     def close(self) -> None:
-        """Give back what the networks hold."""
+        """Close the networks."""
         self.pipeline.close()
 
-    def run_job(self, job: Any) -> Picture:
-        """The picture as PNG, with its record in text chunks, and the seed that made it.
+    def run_job(self, job: Any) -> EncodedImage:
+        """The image as PNG, with its record in text chunks, and the seed that made it.
 
         Raises ArgumentError, ImageError or NetworkError.
         """
         return self._run(job)[:2]
 
-    def run_job_with_latents(self, job: Any) -> PictureWithLatents:
+    def run_job_with_latents(self, job: Any) -> EncodedImageWithLatents:
         """PNG and seed, and the latents that were decoded, averaged to 8x8.
 
         These are the bytes of float16 [1, 4, 8, 8], little-endian, NCHW. Raises as `run_job` does.
         """
         return self._run(job)
 
-    def _run(self, job: Any) -> PictureWithLatents:
+    def _run(self, job: Any) -> EncodedImageWithLatents:
         job = Job.read(job)
         image = None if job.init_image is None else read_image(job.init_image)
-        settings = job.req.settings(self.pipeline, from_image=image is not None)
         try:
-            result = self.pipeline(job.req.prompt, image, seed=job.req.seed, **settings)
+            result = self.pipeline(job.req.prompt, image, **job.req.keywords())
         except MemoryError:
             raise LcmError("out of memory: take a smaller size") from None
         origin = {**self._origin, "init-sha256": _digest(job.init_image), **job.record}
-        record = make_record(job.req.prompt, settings, result, origin)
+        record = make_record(job.req.prompt, result, origin)
         latents = average_to(result.latents, _SIDE).astype("<f2").tobytes()
         return encode_png(result.images[0], record), result.seeds[0], latents
 

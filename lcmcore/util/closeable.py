@@ -1,13 +1,13 @@
-"""What every object that is to be closed has in common."""
+"""A base of objects that are closed."""
 
 from __future__ import annotations
 
 from typing import TypeVar
 
-_Self = TypeVar("_Self", bound="Closing")
+_Self = TypeVar("_Self", bound="Closeable")
 
 
-class Closing:
+class Closeable:
     """A base of classes with `close`: a `with` block calls it at its end."""
 
     def __enter__(self: _Self) -> _Self:
@@ -17,5 +17,5 @@ class Closing:
         self.close()
 
     def close(self) -> None:
-        """Give back what it holds."""
+        """Free what it holds."""
         raise NotImplementedError

@@ -1,34 +1,18 @@
-"""How much memory there is, and whether a model's networks fit in it together."""
+"""How much memory there is, and how much this process has."""
 
 from __future__ import annotations
 
-import mmap
+import os
 from pathlib import Path
-
-MEMORIES = ("auto", "low", "high")  # how much of it networks may take
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
-_NO_WEIGHTS = (".json", ".safetensors", ".bin")  # configs, and what torch reads
 
 
 def available_bytes() -> int | None:
     """Memory that a new allocation can have, by /proc/meminfo and the cgroup; None if unknown."""
     limits = [limit for limit in (_from_meminfo(), _from_cgroup()) if limit is not None]
     return min(limits, default=None)
-
-
-def file_bytes(folder: Path, filename: str) -> int:
-    """Size of a model file and its external data, which may have any name; 0 if it has no file."""
-    try:
-        return sum(
-            path.stat().st_size
-            for path in (folder.iterdir() if filename else ())
-            if path.name.startswith(filename)
-            or not (path.name.startswith("model.") or path.suffix in _NO_WEIGHTS)
-        )
-    except OSError:  # whoever opens it tells why
-        return 0
 
 
 def anonymous_bytes(process: int | str = "self") -> int:
@@ -40,7 +24,7 @@ def anonymous_bytes(process: int | str = "self") -> int:
         resident, shared = Path(f"/proc/{process}/statm").read_bytes().split()[1:3]
     except OSError:
         return 0
-    return (int(resident) - int(shared)) * mmap.PAGESIZE
+    return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
 
 
 def peak_resident_bytes() -> int:

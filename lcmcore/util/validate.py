@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lcmcore.errors import ArgumentError, first_line
+
+if TYPE_CHECKING:
+    from lcmcore.util.arrays import Floats
 
 T = TypeVar("T")
 
@@ -33,7 +35,7 @@ def real_number(name: str, value: Any, low: float, high: float) -> float:
     return float(value)
 
 
-def float_array(name: str, value: Any) -> NDArray[np.float32]:
+def float_array(name: str, value: Any) -> Floats:
     """A copy as float32; raises ArgumentError for what is no array of finite numbers."""
     try:
         with np.errstate(over="ignore"):

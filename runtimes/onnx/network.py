@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from lcmcore.errors import NetworkError, first_line
-from lcmcore.runtime import Array, TensorSpec
+from lcmcore.runtime import Network, TensorSpec
+from lcmcore.util.arrays import Array
 from runtimes.onnx.pages import STILL, give_back
 
 _DTYPES = {
@@ -22,7 +23,7 @@ _DTYPES = {
 }
 
 
-class OnnxNetwork:
+class OnnxNetwork(Network):
     """Names, ranks and dtypes come from the session; exports of any age look alike from outside.
 
     A timestep that the file declares with rank 0, or one a batch item, is still [1] to the core,
@@ -60,8 +61,8 @@ class OnnxNetwork:
             for name, array in zip(names, outputs, strict=True)
         }
 
-    def rest(self) -> None:
-        """Give back the memory that mapped weights take, until they are used again.
+    def trim(self) -> None:
+        """Drop the pages of mapped weights, until they are used again.
 
         In a thread: gigabytes take a twentieth of a second, in which the next network can work.
         """

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lcmcore.errors import ArgumentError, NetworkError, first_line
-from lcmcore.runtime import Network, require_available, require_file
+from lcmcore.runtime import Network, Runtime, require_available, require_file
 from runtimes.onnx import arena
 from runtimes.onnx import cpu as cores
 from runtimes.onnx import graph_cache as cache
@@ -22,7 +22,7 @@ _DEFAULT_PROVIDERS = ("CPUExecutionProvider",)
 _ERRORS_ONLY = 4  # ONNX Runtime's log level: what matters comes as an exception
 
 
-class OnnxRuntime:
+class OnnxRuntime(Runtime):
     """ONNX Runtime sessions on the CPU, or on the execution providers that are asked for.
 
     Options: `threads`, the number of threads inside an operator (default: one a core, of the big
@@ -41,7 +41,7 @@ class OnnxRuntime:
             return "onnxruntime is not installed: pip install 'lcmcore[onnx]'"
         return None
 
-    def share(self, index: int, count: int) -> dict[str, int]:
+    def worker_options(self, index: int, count: int) -> dict[str, Any]:
         """An equal part of the CPU's cores for each of `count` workers."""
         return {"threads": max(1, len(cores.usable()) // count)}
 
@@ -67,8 +67,8 @@ class OnnxRuntime:
             raise NetworkError(component, f"cannot open {path}: {first_line(error)}") from error
         return OnnxNetwork(component, session, weights)
 
-    def give_back(self) -> None:
-        """Return to the system the memory that runs have left; the next one needs longer."""
+    def release_memory(self) -> None:
+        """Return to the system the memory that runs have left; the next run takes it again."""
         ort = sys.modules.get("onnxruntime")
         if ort is not None:
             arena.give_back(ort)

@@ -24,7 +24,8 @@ from lcmcore.errors import (
     RuntimeUnavailableError,
     first_line,
 )
-from lcmcore.runtime import Array, TensorSpec, check_outputs, require_file
+from lcmcore.runtime import TensorSpec, check_outputs, require_file
+from lcmcore.util.arrays import Array
 from lcmcore.util.files import sha256
 from runtimes.rknn import shapes
 from runtimes.rknn.onnxfile import OnnxFile

@@ -11,11 +11,10 @@ from pathlib import Path
 
 from lcmcore.bundle import COMPONENTS
 from lcmcore.errors import BundleError
+from lcmcore.runtime import Finding
 from lcmcore.util.memory import available_bytes
 from runtimes.rknn import board
 from runtimes.rknn.file import RknnFile
-
-Finding = tuple[str, str, str]  # "ok", "warning" or "error"; what is so; what to do, or ""
 
 _FILENAME = "model.rknn"
 _LATENTS_IN = frozenset({"unet", "vae_decoder"})

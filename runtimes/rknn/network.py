@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lcmcore.errors import NetworkError, first_line
-from lcmcore.runtime import Array, TensorSpec, check_inputs, check_outputs
+from lcmcore.runtime import Network, check_inputs, check_outputs
+from lcmcore.util.arrays import Array
 from runtimes.rknn.signature import Signature
 from runtimes.rknn.vendorlog import quieten, vendor_log
 
@@ -31,7 +32,7 @@ CORE_MASKS: Mapping[str, int] = {
 _RUNS_BETWEEN_COLLECTIONS = 8  # RKNNLite leaves reference cycles of some 40 kB a run
 
 
-class RknnNetwork:
+class RknnNetwork(Network):
     """A .rknn file loaded into the NPU; `make_lite` is the class RKNNLite or a double of it."""
 
     def __init__(
@@ -44,6 +45,8 @@ class RknnNetwork:
     ) -> None:
         self._component = component
         self._signature = signature
+        self.inputs = signature.inputs  # in the device's order
+        self.outputs = signature.outputs
         self._lock = threading.Lock()
         self._runs = 0
         self._run_code = 0
@@ -61,16 +64,6 @@ class RknnNetwork:
             raise
         if hasattr(self._lite, "rknn_data"):
             self._lite.rknn_data = None  # the whole file, of which the driver has its own copy
-
-    @property
-    def inputs(self) -> Sequence[TensorSpec]:
-        """What it takes, in the device's order."""
-        return self._signature.inputs
-
-    @property
-    def outputs(self) -> Sequence[TensorSpec]:
-        """What it returns."""
-        return self._signature.outputs
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """All outputs, float32 NCHW; raises NetworkError also for what the driver lets pass."""

@@ -8,14 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from lcmcore.errors import ArgumentError, BundleError, NetworkError, first_line
-from lcmcore.runtime import Network, TensorSpec, require_available, require_file
+from lcmcore.runtime import (
+    Finding,
+    Network,
+    Runtime,
+    TensorSpec,
+    require_available,
+    require_file,
+)
 from runtimes.rknn import board, diagnosis, signature
-from runtimes.rknn.diagnosis import Finding
 from runtimes.rknn.file import OLDEST_TOOLKIT, RknnFile
 from runtimes.rknn.network import CORE_MASKS, RknnNetwork
 
 
-class RknnRuntime:
+class RknnRuntime(Runtime):
     """Networks on the NPU.
 
     Options: `core_mask`, one of "auto", "0", "1", "2", "0_1" and "0_1_2"; and what a file that
@@ -36,7 +42,7 @@ class RknnRuntime:
             return "rknn-toolkit-lite2 is not installed: pip install 'lcmcore[rknn]'"
         return None
 
-    def share(self, index: int, count: int) -> dict[str, str]:
+    def worker_options(self, index: int, count: int) -> dict[str, Any]:
         """A core of the NPU for each worker, taken in turn; an NPU of one core leaves no choice."""
         cores = board.cores(board.platform())
         return {"core_mask": str(index % cores)} if cores > 1 else {}
@@ -75,7 +81,7 @@ class RknnRuntime:
         yield from (f"takes {tensor}" for tensor in file.inputs)
         yield from (f"gives {tensor}" for tensor in file.outputs)
 
-    def diagnose(self, root: Path | None) -> Iterator[Finding]:
+    def diagnose(self, root: Path) -> Iterator[Finding]:
         """(level, finding, remedy) about this machine and the bundle, for `lcm doctor`."""
         return diagnosis.diagnose(root, board.platform())
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from lcmcore.errors import LcmError, NetworkError
-from lcmcore.runtime import Array, TensorSpec
+from lcmcore.runtime import TensorSpec
+from lcmcore.util.arrays import Array
 from runtimes.rknn.file import RknnFile, RknnTensor
 from runtimes.rknn.shapes import INPUTS, OPTIONAL_INPUTS, OUTPUT_RANKS, input_shapes, parse_size
 

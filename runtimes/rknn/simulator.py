@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 
 from lcmcore.errors import LcmError, NetworkError
-from lcmcore.runtime import Array, Network, TensorSpec, require_available, require_file
+from lcmcore.runtime import Finding, Network, Runtime, TensorSpec, require_available, require_file
+from lcmcore.util.arrays import Array
 from runtimes.rknn import shapes, toolkit
 from runtimes.rknn.onnxfile import OnnxFile
 
 DEFAULT_PLATFORM = "rk3588"
 
 
-class RknnSimulator:
+class RknnSimulator(Runtime):
     """Converts each network when it is opened (the simulator takes no .rknn file), then runs it.
 
     Options: `size`, e.g. "512x384", default the model's own; `platform`, default "rk3588".
@@ -47,13 +48,13 @@ class RknnSimulator:
         platform = str(options.get("platform", DEFAULT_PLATFORM))
         return SimulatedNetwork(component, file, file.shapes(usual), platform)
 
-    def diagnose(self, root: Path | None) -> Iterator[tuple[str, str, str]]:
+    def diagnose(self, root: Path) -> Iterator[Finding]:
         """(level, finding, remedy) for `lcm doctor`."""
         if self.available() is None:
             yield "ok", f"rknn-toolkit2 {metadata.version('rknn-toolkit2')}", ""
 
 
-class SimulatedNetwork:
+class SimulatedNetwork(Network):
     """A network built for the NPU and run by the simulator, both in a process of its own."""
 
     def __init__(

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from lcmcore.errors import NetworkError
-from lcmcore.runtime import Array
-from lcmcore.util.closeable import Closing
+from lcmcore.util.arrays import Array
+from lcmcore.util.closeable import Closeable
 from runtimes.rknn.vendorlog import gist, gist_lines
 
 _CHILD = "runtimes.rknn.toolkit_child"
@@ -38,7 +38,7 @@ def missing() -> str | None:
     return None
 
 
-class Toolkit(Closing):
+class Toolkit(Closeable):
     """A network in rknn-toolkit2: built once, then exported, run in the simulator, or both.
 
     Every method raises NetworkError, with the converter's own words if it says any.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lcmcore.runtime import find
+from lcmcore.runtime import find_runtime
 from tests.board.machine import MODELS
 
 RUNS = 200
@@ -21,7 +21,7 @@ def resident() -> int:
 
 
 def test_200_runs_do_not_grow() -> None:
-    network = find("rknn").open("unet", MODELS / "192x128" / "unet", {})
+    network = find_runtime("rknn").open("unet", MODELS / "192x128" / "unet", {})
     rng = np.random.default_rng(0)
     inputs = {
         spec.name: rng.standard_normal([dim or 1 for dim in spec.shape]).astype(np.float32)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageChops
 
 from lcmcore.jobs.fingerprint import is_done, model_identity
-from lcmcore.picture import read_record
+from lcmcore.png import read_record
 from tests.jobs.fakes import alive, children, wait_for
 from tests.jobs.pictures import (
     BUSY,

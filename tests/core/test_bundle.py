@@ -254,3 +254,18 @@ def test_any_text_is_toml_or_an_error(tmp_path_factory, text):
 def test_the_fake_needs_no_network_files(configs):
     with lcmcore.load(str(configs), runtime=FakeRuntime()) as pipe:
         assert pipe("a", seed=1).images[0].size == (256, 256)
+
+
+def test_a_model_counts_with_its_external_data(tmp_path):
+    (tmp_path / "unet").mkdir()
+    bundle = Bundle.open(tmp_path)
+    for name, size in {
+        "model.onnx": 10,
+        "model.onnx_data": 1000,
+        "weights-0001": 500,
+        "model.safetensors": 7,
+        "config.json": 7,
+    }.items():
+        (tmp_path / "unet" / name).write_bytes(bytes(size))
+    assert bundle.file_bytes("unet", "model.onnx") == 1510
+    assert bundle.file_bytes("vae_encoder", "model.onnx") == 0

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lcmcore import NetworkError
-from lcmcore.encoder_cache import KeptResults
+from lcmcore.encoder_cache import EncoderCache
 from lcmcore.fake import _embed, _enlarge, _shrink
 
 PROMPT = "a snowy lake at night"
@@ -155,7 +155,7 @@ def test_nothing_is_kept_beyond_the_end(counted):
 
 
 def test_the_least_recently_used_goes():
-    kept, made = KeptResults(), []
+    kept, made = EncoderCache(), []
 
     def get(number):
         def make():
@@ -179,13 +179,13 @@ def test_the_least_recently_used_goes():
     ],
 )
 def test_what_looks_alike_is_kept_apart(component, asked):
-    kept = KeptResults()
+    kept = EncoderCache()
     kept.get("text_encoder", np.zeros((2, 3), np.float32), lambda: np.zeros(1))
     assert kept.get(component, asked, lambda: np.ones(1))[0] == 1
 
 
 def test_results_of_a_huge_batch_are_not_kept():
-    kept, made = KeptResults(), []
+    kept, made = EncoderCache(), []
 
     def make():
         made.append(1)

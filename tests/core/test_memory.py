@@ -48,16 +48,3 @@ def test_no_limit_is_what_the_machine_has(tmp_path, monkeypatch):
     without = memory.available_bytes()
     monkeypatch.setattr(memory, "_MEMBERSHIP", Path("/nowhere"))
     assert without == pytest.approx(memory.available_bytes(), rel=0.2)
-
-
-def test_a_model_counts_with_its_external_data(tmp_path):
-    for name, size in {
-        "model.onnx": 10,
-        "model.onnx_data": 1000,
-        "weights-0001": 500,
-        "model.safetensors": 7,
-        "config.json": 7,
-    }.items():
-        (tmp_path / name).write_bytes(bytes(size))
-    assert memory.file_bytes(tmp_path, "model.onnx") == 1510
-    assert memory.file_bytes(tmp_path / "none", "model.onnx") == 0

@@ -26,7 +26,7 @@ def test_what_fits_is_let_through():
         ({"timestep": None}, "unet: input timestep is missing; expected sample, timestep"),
         (
             {"noise": np.zeros(1)},
-            "unet: input noise is not one that it takes; expected sample, timestep",
+            "unet: input noise is unexpected; expected sample, timestep",
         ),
         (
             {"sample": np.zeros((2, 4, 3, 8), np.float32)},

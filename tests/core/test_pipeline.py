@@ -131,11 +131,61 @@ def test_given_embeddings_replace_the_prompt(fake):
     )
 
 
+def test_an_edit_of_the_last_latents_leaves_what_was_denoised(fake):
+    kept = []
+
+    def callback(pipe, step, timestep, tensors):
+        before = tensors["denoised"].copy()
+        tensors["latents"][:] = 7
+        kept.append((before, tensors["denoised"]))
+
+    result = fake()(PROMPT, seed=1, num_inference_steps=2, callback_on_step_end=callback)
+    assert (result.latents == 7).all()
+    for before, after in kept:
+        np.testing.assert_array_equal(before, after)
+        assert not (after == 7).any()
+
+
+def test_settings_have_every_default_and_make_the_image_again(fake, photo):
+    pipe = fake()
+    first = pipe(PROMPT, photo, seed=1)
+    assert first.settings == {
+        "num_inference_steps": 4,
+        "original_inference_steps": 50,
+        "guidance_scale": pipe.default_guidance_scale,
+        "negative_prompt": None,
+        "width": 96,
+        "height": 64,
+        "strength": 0.75,
+        "strength_mode": "truncate",
+        "latent_sampling": "mean",
+        "fit": "stretch",
+    }
+    again = pipe(PROMPT, photo, seed=1, **first.settings)
+    np.testing.assert_array_equal(first.latents, again.latents)
+    assert again.settings == first.settings
+
+
+def test_settings_are_what_was_asked_for(fake, photo):
+    asked = {"num_inference_steps": 8, "guidance_scale": 2, "width": 64, "height": 128}
+    image = {
+        "strength": 0.5,
+        "strength_mode": "rescale",
+        "latent_sampling": "sample",
+        "fit": "cover",
+    }
+    assert fake()(PROMPT, photo, **asked, **image).settings.items() >= {**asked, **image}.items()
+    without = fake()(PROMPT, **asked, **image).settings
+    assert without.items() >= asked.items()
+    assert not without.keys() & image.keys()  # there is no init image for them
+
+
 def test_a_callback_sees_each_step_and_can_change_it(fake):
     told = []
 
     def callback(pipe, step, timestep, arrays):
         told.append((step, timestep, sorted(arrays)))
+        assert arrays["timesteps"].tolist() == [999, 759, 499, 259]
         if step == 1:
             return {"latents": np.full_like(arrays["latents"], 0.5)}
         return None
@@ -148,7 +198,7 @@ def test_a_callback_sees_each_step_and_can_change_it(fake):
 
     fake(unet=unet)(PROMPT, seed=1, callback_on_step_end=callback)
     assert told == [
-        (step, timestep, ["denoised", "latents"])
+        (step, timestep, ["denoised", "latents", "timesteps"])
         for step, timestep in enumerate([999, 759, 499, 259])
     ]
     assert (seen[2] == 0.5).all()

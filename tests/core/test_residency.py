@@ -11,8 +11,7 @@ from lcmcore import ArgumentError, BundleError, Cancelled, NetworkError
 from lcmcore import networks as networks_module
 from lcmcore.bundle import COMPONENTS
 from lcmcore.fake import FakeRuntime, _embed
-from lcmcore.jobs.job import Request
-from lcmcore.residency import AllOpen
+from lcmcore.residency import KeepLoaded
 from lcmcore.runtime import TensorSpec
 
 PROMPT = "a snowy lake at night"
@@ -192,21 +191,21 @@ def test_high_opens_what_comes_next_while_one_works(cores, photo):
     assert threads["vae_decoder"] is not threading.current_thread()
 
 
-def test_high_opens_the_others_while_a_job_asks_the_unet_for_its_defaults(cores, configs):
+def test_high_opens_the_others_while_the_unet_is_asked_for_its_defaults(cores, configs, photo):
     (configs / "lcm.toml").unlink()
     opened = {component: threading.Event() for component in COMPONENTS}
 
     class Telltale(Watched):
         def open(self, component, folder, options):
             if component == "unet":
-                assert opened["vae_decoder"].wait(LONG)
+                assert opened["text_encoder"].wait(LONG)
             opened[component].set()
             return super().open(component, folder, options)
 
     with lcmcore.load(configs, runtime=Telltale(), memory="high") as pipe:
-        settings = Request(PROMPT).settings(pipe, from_image=False)
-        assert settings["guidance_scale"] == 8.5
-        assert not opened["vae_encoder"].is_set()
+        result = pipe(PROMPT)
+    assert result.settings["guidance_scale"] == 8.5
+    assert not opened["vae_encoder"].is_set()
 
 
 def test_high_opens_only_what_the_call_needs(cores, photo):
@@ -318,8 +317,8 @@ def test_whoever_wants_a_network_waits_for_the_thread_that_opens_it(cores):
         opened.append(component)
         return FakeRuntime().open(component, None, {})
 
-    networks = AllOpen(open_network)
-    networks.expect(["unet"])
+    networks = KeepLoaded(open_network)
+    networks.prefetch(["unet"])
     assert begun.wait(LONG)
     with networks.use("unet") as network:
         assert network.inputs[1] == TensorSpec("timestep", (1,), "int64")
@@ -381,17 +380,17 @@ def test_choices_that_are_none(model):
 
 
 def test_a_network_that_stays_open_rests_when_the_next_one_has_its_turn(cores):
-    rested = []
+    trimmed = []
 
     class Resting(FakeRuntime):
         def open(self, component, folder, options):
             network = super().open(component, folder, options)
-            network.rest = lambda: rested.append(component)
+            network.trim = lambda: trimmed.append(component)
             return network
 
     with load(Resting(), "high") as pipe:
         pipe(PROMPT, seed=1, num_inference_steps=4)
         first = ["unet", "text_encoder", "unet"]  # the UNet was asked for its inputs before
-        assert rested == first
+        assert trimmed == first
         pipe(PROMPT, seed=2, num_inference_steps=4)  # its embedding is kept
-    assert rested == [*first, "vae_decoder", "unet"]
+    assert trimmed == [*first, "vae_decoder", "unet"]

@@ -12,7 +12,7 @@ from lcmcore import ArgumentError, NetworkError, RuntimeUnavailableError
 from lcmcore.bundle import COMPONENTS
 from lcmcore.cli.info import describe
 from lcmcore.fake import FakeRuntime
-from lcmcore.runtime import find, installed
+from lcmcore.runtime import find_runtime, installed_runtimes
 from runtimes.onnx import OnnxRuntime
 
 
@@ -110,9 +110,9 @@ def test_auto_leaves_out_what_cannot_work_here(third_party, model):
 )
 def test_a_broken_one_is_told_and_does_no_harm(source, words, third_party):
     third_party("bad", source)
-    assert "bad" in installed()
+    assert "bad" in installed_runtimes()
     with pytest.raises(RuntimeUnavailableError, match=f"runtime 'bad' {re.escape(words)}"):
-        find("bad")
+        find_runtime("bad")
     lcmcore.load(lcmcore.demo_dir()).close()
     assert any("model.onnx" in line for line in describe(lcmcore.demo_dir()))
 

@@ -13,7 +13,7 @@ from runtimes.rknn.runtime import RknnRuntime
 @pytest.mark.parametrize(("count", "threads"), [(1, 8), (2, 4), (3, 2), (9, 1)])
 def test_cpu_threads(monkeypatch, count, threads):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    assert OnnxRuntime().share(0, count) == {"threads": threads}
+    assert OnnxRuntime().worker_options(0, count) == {"threads": threads}
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ def test_cpu_threads(monkeypatch, count, threads):
 )
 def test_npu_cores(monkeypatch, platform, masks):
     monkeypatch.setattr(board, "platform", lambda: platform)
-    shares = [RknnRuntime().share(index, 4) for index in range(4)]
+    shares = [RknnRuntime().worker_options(index, 4) for index in range(4)]
     assert [share.get("core_mask") for share in shares] == masks
 
 

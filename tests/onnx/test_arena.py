@@ -24,14 +24,14 @@ def opened():
 
 def test_networks_share_memory_and_give_it_back(monkeypatch):
     monkeypatch.setattr(arena, "SMALLEST", 0)
-    OnnxRuntime().give_back()
+    OnnxRuntime().release_memory()
     networks, before = [opened(), opened()], anonymous()
     networks[0].run(LATENTS)
     first = anonymous() - before
     assert first > 20e6
     networks[1].run(LATENTS)
     assert anonymous() - before < 1.3 * first
-    OnnxRuntime().give_back()
+    OnnxRuntime().release_memory()
     assert anonymous() - before < 0.3 * first
 
 

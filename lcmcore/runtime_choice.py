@@ -1,0 +1,89 @@
+"""Which runtime runs a component: the caller's choice, else lcm.toml's, else automatic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypeAlias
+
+from lcmcore.bundle import COMPONENTS, Bundle
+from lcmcore.errors import ArgumentError, NetworkError, RuntimeUnavailableError
+from lcmcore.runtime import (
+    Runtime,
+    find_runtime,
+    installed_runtimes,
+    require_available,
+    require_file,
+)
+from lcmcore.util.files import is_file
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+RuntimeChoice: TypeAlias = "str | Runtime | Mapping[str, str | Runtime]"
+
+
+def choice_per_component(bundle: Bundle, runtime: RuntimeChoice) -> dict[str, str | Runtime]:
+    """The caller's choice for each component; where it is "auto", lcm.toml's.
+
+    `runtime` is a name or a Runtime for all, or a mapping from component (or "default") to one.
+    Raises ArgumentError.
+    """
+    if not isinstance(runtime, Mapping):
+        runtime = {"default": runtime}
+    for key, choice in runtime.items():
+        if key not in ("default", *COMPONENTS):
+            raise ArgumentError(f"runtime for {key!r}: components are {', '.join(COMPONENTS)}")
+        if not isinstance(choice, (str, Runtime)):
+            raise ArgumentError(f"runtime must be a name or a Runtime, not {choice!r}")
+    choices: dict[str, str | Runtime] = {}
+    for component in COMPONENTS:
+        choice = runtime.get(component, runtime.get("default", "auto"))
+        choices[component] = bundle.settings.runtime_of(component) if choice == "auto" else choice
+    return choices
+
+
+def choose_runtime(
+    bundle: Bundle,
+    component: str,
+    choice: str | Runtime,
+    entries: Mapping[str, EntryPoint] | None = None,
+) -> Runtime:
+    """The runtime for a component, by name or "auto".
+
+    `entries` are the installed runtimes, if the caller has asked already. Raises
+    RuntimeUnavailableError, or NetworkError if the runtime's file is missing.
+    """
+    entries = installed_runtimes() if entries is None else entries
+    if choice == "auto":
+        return _automatic(bundle, component, entries)
+    runtime = find_runtime(choice, entries) if isinstance(choice, str) else choice
+    require_available(runtime)
+    if runtime.filename:
+        require_file(component, bundle.folder(component), runtime.filename)
+    return runtime
+
+
+def _automatic(bundle: Bundle, component: str, entries: Mapping[str, EntryPoint]) -> Runtime:
+    """Of the runtimes whose file is there and that work here, the one of highest priority."""
+    folder = bundle.folder(component)
+    usable: list[Runtime] = []
+    candidates: list[str] = []
+    refused: list[str] = []
+    for name in entries:
+        try:
+            runtime = find_runtime(name, entries)
+            if runtime.priority < 0:
+                continue
+            candidates.append(runtime.filename)
+            if is_file(folder / runtime.filename):
+                require_available(runtime)
+                usable.append(runtime)
+        except RuntimeUnavailableError as error:
+            refused.append(str(error))
+    if usable:
+        return max(usable, key=lambda runtime: runtime.priority)
+    if not any(is_file(folder / filename) for filename in candidates):
+        files = " or ".join(sorted(candidates)) or "file that an installed runtime takes"
+        missing = f"no {files} in {folder}; is {bundle.paths.root} a model directory?"
+        refused.insert(0, missing)
+    raise NetworkError(component, "; ".join(refused))
