@@ -1,4 +1,4 @@
-"""Every command and snippet of the README and of docs/ does what it is there for."""
+"""Each command and snippet of the README and of docs/ runs; lines are short, and links lead somewhere."""
 
 import os
 import re
@@ -15,6 +15,7 @@ from lcmcore.bundle import Settings
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PROSE = [*PAGES, ROOT / "CHANGELOG.md", *sorted((ROOT / "assets").glob("*/README.md"))]
 SCRIBBLE = ROOT / "docs" / "pictures" / "scribble.png"
 LCM = Path(sys.executable).with_name("lcm")
 
@@ -96,9 +97,15 @@ def test_lcm_toml_of_the_page_is_accepted(tmp_path):
 
 
 def test_links_lead_somewhere():
-    for page in PAGES:
+    for page in PROSE:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", PROSE, ids=lambda page: str(page.relative_to(ROOT)))
+def test_lines_are_under_120_characters(page):
+    lines = enumerate(page.read_text().splitlines(), start=1)
+    assert [f"line {number}" for number, line in lines if len(line) >= 120] == []
 
 
 def test_environment_has_the_command():
