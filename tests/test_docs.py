@@ -1,4 +1,4 @@
-"""Each command and snippet of the README and of docs/ runs; lines are short, and links lead somewhere."""
+"""Commands and snippets of README and docs/ run, links lead somewhere, lines are short."""
 
 import os
 import re
@@ -96,10 +96,18 @@ def test_lcm_toml_of_the_page_is_accepted(tmp_path):
     assert Settings.read(path).components["vae_encoder"]["threads"] == 2
 
 
+def anchors(page):
+    """What GitHub makes of the page's headings."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
 def test_links_lead_somewhere():
     for page in PROSE:
-        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+        for path, anchor in re.findall(r"\]\(([^)#:]*)#?([^):]*)\)", page.read_text()):
+            target = page.parent / path if path else page
+            assert target.exists(), f"{page.name} links to {path}"
+            assert not anchor or anchor in anchors(target), f"{page.name} links to {path}#{anchor}"
 
 
 @pytest.mark.parametrize("page", PROSE, ids=lambda page: str(page.relative_to(ROOT)))
