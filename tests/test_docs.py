@@ -116,5 +116,13 @@ def test_lines_are_under_120_characters(page):
     assert [f"line {number}" for number, line in lines if len(line) >= 120] == []
 
 
+def test_map_of_the_folders_is_true_and_names_every_module_of_the_core():
+    text = (ROOT / "docs" / "development.md").read_text()
+    paths = re.findall(r"`((?:lcmcore|runtimes|tests|benchmarks|assets)/[\w/.]*)`", text)
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    modules = {path.name for path in (ROOT / "lcmcore").glob("*.py")} - {"__init__.py"}
+    assert [name for name in sorted(modules) if f"{name}`" not in text] == []
+
+
 def test_environment_has_the_command():
     assert os.access(LCM, os.X_OK)
