@@ -1,6 +1,6 @@
-"""Make the pictures of README.md and docs again: `make pictures`.
+"""Make the images of README.md and docs: `make pictures`.
 
-The scribble is drawn here with Pillow; all else is what the demo model makes of it, or of nothing.
+The scribble is drawn here with Pillow; the demo model makes the others from it, or from noise.
 """
 
 from pathlib import Path
@@ -29,7 +29,7 @@ SEED = 7
 
 
 def scribble() -> Image.Image:
-    """What one draws in a minute: sky, two peaks, a field, a lake, a sun and two trees."""
+    """What a user draws in a minute: sky, two peaks, a field, a lake, a sun and two trees."""
     image = Image.new("RGB", (256, 256), (126, 178, 232))
     draw = ImageDraw.Draw(image)
     draw.polygon([(-10, 150), (62, 58), (112, 122), (168, 44), (270, 150)], fill=(122, 118, 130))
@@ -43,7 +43,7 @@ def scribble() -> Image.Image:
 
 
 def sheet(rows: list[list[Image.Image]]) -> Image.Image:
-    """Pictures of one size in rows, four pixels apart."""
+    """Images of one size in rows, four pixels apart."""
     width, height = rows[0][0].size
     size = ((width + 4) * len(rows[0]) - 4, (height + 4) * len(rows) - 4)
     whole = Image.new("RGB", size, "white")
@@ -54,7 +54,7 @@ def sheet(rows: list[list[Image.Image]]) -> Image.Image:
 
 
 def main() -> None:
-    """Draw the scribble, what it becomes at each strength, and what noise becomes in few steps."""
+    """Save the scribble, its img2img at each strength, and txt2img in few steps."""
     init = scribble()
     init.save(HERE / "scribble.png", optimize=True)
     with lcmcore.load(lcmcore.demo_dir()) as pipe:
