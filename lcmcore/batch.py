@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -13,10 +12,8 @@ from PIL import Image
 from lcmcore.errors import ArgumentError
 from lcmcore.image import ImageLike, read_images
 from lcmcore.noise import TorchGenerator, checked_seed
+from lcmcore.util.arrays import Floats
 from lcmcore.util.validate import texts, whole_number
-
-if TYPE_CHECKING:
-    from lcmcore.util.arrays import Floats
 
 _MOST = 1024
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from lcmcore.util.arrays import Array, Floats
+from lcmcore.util.arrays import Array, Floats
 
 _MAX_ENTRIES = 8
 _MAX_BYTES = 2**23  # of one entry; results of huge batches are not kept

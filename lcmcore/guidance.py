@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from lcmcore.util.arrays import Floats
+from lcmcore.util.arrays import Floats
 
 
 def guidance_embedding(guidance_scale: float, width: int) -> Floats:

@@ -10,16 +10,14 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TypeAlias
+from typing import IO, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lcmcore.errors import ArgumentError, ImageError, first_line
+from lcmcore.util.arrays import Array, Floats, Pixels
 from lcmcore.util.validate import one_of
-
-if TYPE_CHECKING:
-    from lcmcore.util.arrays import Array, Floats, Pixels
 
 ImageLike: TypeAlias = "Image.Image | Array | bytes | str | os.PathLike[str]"
 

@@ -22,13 +22,13 @@ from lcmcore.runtime import (
     installed_runtimes,
 )
 from lcmcore.runtime_choice import RuntimeChoice, choice_per_component, choose_runtime
+from lcmcore.util.arrays import Array, Floats
 from lcmcore.util.memory import available_bytes
 from lcmcore.util.validate import one_of
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-    from lcmcore.util.arrays import Array, Floats
 
 # What distinguishes the networks: inputs, and the channels of the image-like one.
 _UNET_INPUTS = ("sample", "timestep", "encoder_hidden_states")

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lcmcore.util.arrays import Floats
 from lcmcore.util.validate import whole_number
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from lcmcore.util.arrays import Floats
 
 _BLOCK = 16
 

@@ -25,6 +25,7 @@ from lcmcore.image import FITS, fit_images, read_images, to_array, to_pil, to_te
 from lcmcore.networks import Networks
 from lcmcore.noise import TorchGenerator
 from lcmcore.sizes import Sizes
+from lcmcore.util.arrays import Floats, Integers, Pixels
 from lcmcore.util.closeable import Closeable
 from lcmcore.util.validate import float_array, one_of, real_number
 
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from lcmcore.runtime import TensorSpec
     from lcmcore.runtime_choice import RuntimeChoice
     from lcmcore.sizes import Size
-    from lcmcore.util.arrays import Floats, Integers, Pixels
 
     Callback: TypeAlias = Callable[
         ["Pipeline", int, int, dict[str, Any]], "Mapping[str, Any] | bool | None"

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from lcmcore.errors import NetworkError, RuntimeUnavailableError, first_line
+from lcmcore.util.arrays import Array as Array  # noqa: PLC0414 - part of the contract
 from lcmcore.util.files import is_file
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-    from lcmcore.util.arrays import Array
 
 ENTRY_POINTS = "lcmcore.runtimes"
 Finding = tuple[str, str, str]  # "ok", "warning" or "error"; what is so; what to do, or ""

@@ -11,17 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from lcmcore.errors import ArgumentError, BundleError
+from lcmcore.util.arrays import Array, Floats, Integers
 from lcmcore.util.configfile import read_object
 from lcmcore.util.validate import one_of, real_number, whole_number
-
-if TYPE_CHECKING:
-    from lcmcore.util.arrays import Array, Floats, Integers
-
 
 STRENGTH_MODES = ("truncate", "rescale")
 _SIGMA_DATA = 0.5

@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from lcmcore.errors import ArgumentError, first_line
-
-if TYPE_CHECKING:
-    from lcmcore.util.arrays import Floats
+from lcmcore.util.arrays import Floats
 
 T = TypeVar("T")
 
