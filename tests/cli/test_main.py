@@ -315,7 +315,7 @@ OPTIONS = [
     (["-o", "photo.png/out.png"], "there is no folder photo.png"),
     (["-o", "."], "is a PNG"),
     (["-o", "folder.png"], "folder.png is a folder"),
-    (["-o", "out.jpg"], "the picture is a PNG: name it out.png"),
+    (["-o", "out.jpg"], "the image is a PNG: name it out.png"),
     (["-o", "out"], "name it out.png"),
     (["-o", f"{'n' * 300}.png"], "cannot be written"),
     (["-o", "/proc/out.png"], "/proc"),
