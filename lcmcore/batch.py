@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -18,8 +18,7 @@ from lcmcore.util.validate import texts, whole_number
 _MOST = 1024
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """`items` prompts and images, each made `repeats` times; a seed for every picture.
 
     `prompts`, `negative_prompts` and `images` have one entry for all items, or one for each.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from lcmcore.bundle import UnetConfig, VaeConfig
 from lcmcore.errors import ArgumentError
@@ -18,8 +17,7 @@ _FLOAT = 4
 _LITTLE = 2**26  # bytes: whoever opened the networks has that, and asking takes its time
 
 
-@dataclass(frozen=True)
-class Sizes:
+class Sizes(NamedTuple):
     """The sizes of one model.
 
     `compiled` is the only one of a network with fixed shapes. Otherwise both sides are multiples

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,8 @@ def read_text(path: Path) -> str:
 
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in the file; raises BundleError that names it."""
+    import json  # takes longer to import than the rest of this file
+
     try:
         value = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
