@@ -1,4 +1,4 @@
-"""What each of lcmcore's habits is worth in a whole picture: `python -m benchmarks.habits BUNDLE`.
+"""What each of lcmcore's habits is worth in a whole image: `python -m benchmarks.habits BUNDLE`.
 
     [--size 256] [--rounds 3]
 
@@ -114,7 +114,7 @@ def without_trim() -> None:
 
 def without_shared_arena() -> None:
     """Each session has an arena of its own, which it keeps."""
-    replace(arena, "share", lambda ort, options: None)
+    replace(arena, "use_shared_arena", lambda ort, options: None)
     del OnnxRuntime.release_memory
 
 

@@ -1,10 +1,11 @@
-"""What each change that is made to graphs is worth: `python -m benchmarks.rewrites BUNDLE`.
+"""What each rewrite of graphs is worth: `python -m benchmarks.rewrites BUNDLE`.
 
     [--size 512] [--components vae_decoder ...] [--rounds 3]
 
-For every network and every change, or part of one: optimized with all and with all but this, run
-in turn, each in a fresh process. Prints a table of medians: seconds of a run, largest anonymous
-memory. Room for two of the largest network's graphs is needed in the folder for temporary files.
+For every network and every rewrite, or part of one: the graph optimized with all rewrites, and with
+all but this one, run alternately, each in a fresh process. Prints a table of medians: seconds of a
+run, largest anonymous memory. The folder for temporary files needs room for two optimized graphs of
+the largest network.
 """
 
 from __future__ import annotations
@@ -31,25 +32,25 @@ from runtimes.onnx.graph import Graph
 from runtimes.onnx.graph_cache import GRAPH, WEIGHTS
 from runtimes.onnx.network import OnnxNetwork
 from runtimes.onnx.optimize import REWRITES, optimize
-from runtimes.onnx.rewrites import winograd_conv as tiles
+from runtimes.onnx.rewrites import winograd_conv
 from runtimes.onnx.runtime import open_mapped
 
 RUNS = 3  # in a process, after one that is not counted
-PARTS = {  # of transform_convolutions: the limit without which none of it is done
-    "tiles of 2x2": "_MOST_BY_SMALL_TILES",
-    "tiles after doubling": "_MOST_AFTER_DOUBLING",
-    "bands of tiles": "_BANDED",
+PARTS = {  # of winograd_conv: the limit that, set to 0, turns it off
+    "F(2x2, 3x3)": "_MOST_BY_F2X2",
+    "F(4x4) after upsampling": "_MOST_BY_UPSAMPLE",
+    "bands of rows": "_BANDED",
 }
 
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description="what each change to graphs is worth")
+    parser = argparse.ArgumentParser(description="what each rewrite of graphs is worth")
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--components", nargs="+", choices=COMPONENTS, default=COMPONENTS)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--run", choices=COMPONENTS, help="BUNDLE is a graph; for the processes")
+    parser.add_argument("--run", choices=COMPONENTS, help="internal: BUNDLE is a graph to run")
     args = parser.parse_args()
     if args.run:
         print(json.dumps(run(args.run, args.bundle, args.size)))
@@ -62,7 +63,7 @@ def main() -> None:
 
 
 def compared(component: str, bundle: Path, size: int, rounds: int) -> Iterator[str]:
-    """A row for each change that does something to this network."""
+    """A row for each rewrite that applies to this network."""
     source = bundle.resolve() / component / "model.onnx"
     with tempfile.TemporaryDirectory() as name:
         whole = Path(name) / "whole"
@@ -77,17 +78,17 @@ def compared(component: str, bundle: Path, size: int, rounds: int) -> Iterator[s
 class _LeftOut(NamedTuple):
     name: str
     rewrites: Sequence[Callable[[Graph], int]]  # all others
-    without: AbstractContextManager[Any] = nullcontext()
+    patched: AbstractContextManager[Any] = nullcontext()
 
     def row(self, source: Path, whole: Path, size: int, rounds: int) -> str | None:
-        """What it is worth; None if the graph is the same without it."""
+        """The figures; None if the graph is the same without it."""
         with tempfile.TemporaryDirectory() as name:
-            lacking = Path(name)
-            with self.without:
-                optimize(source, lacking, onnxruntime, self.rewrites)
-            if _sizes(lacking) == _sizes(whole):
+            without = Path(name)
+            with self.patched:
+                optimize(source, without, onnxruntime, self.rewrites)
+            if _sizes(without) == _sizes(whole):
                 return None
-            pair, component = (lacking, whole), source.parent.name
+            pair, component = (without, whole), source.parent.name
             found = [[measured(component, each, size) for each in pair] for _ in range(rounds)]
         (before, least), (after, peak) = np.median(found, axis=0)
         ratio = after / before
@@ -95,17 +96,17 @@ class _LeftOut(NamedTuple):
 
 
 def _sizes(folder: Path) -> list[int]:
-    """By which graphs are told apart; ONNX Runtime writes nodes in another order each time."""
+    """To compare graphs by: ONNX Runtime may write the same nodes in another order."""
     return [(folder / name).stat().st_size for name in (GRAPH, WEIGHTS)]
 
 
 def _left_out(counts: dict[str, int]) -> Iterator[_LeftOut]:
-    """Each change that does something, and each part of one."""
+    """Each rewrite that applies, and each part of one."""
     for rewrite in REWRITES:
         if counts[rewrite.__name__]:
             yield _LeftOut(rewrite.__name__, [other for other in REWRITES if other is not rewrite])
-    for name, limit in PARTS.items() if counts[tiles.transform_convolutions.__name__] else ():
-        yield _LeftOut(name, REWRITES, patch.object(tiles, limit, 0))
+    for name, limit in PARTS.items() if counts["winograd_conv"] else ():
+        yield _LeftOut(name, REWRITES, patch.object(winograd_conv, limit, 0))
 
 
 def measured(component: str, folder: Path, size: int) -> tuple[float, float]:

@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lcmcore.errors import ArgumentError, NetworkError, first_line
 from lcmcore.runtime import Network, Runtime, require_available, require_file
-from runtimes.onnx import arena
-from runtimes.onnx import cpu as cores
-from runtimes.onnx import graph_cache as cache
+from runtimes.onnx import arena, cpu, graph_cache
 from runtimes.onnx.network import OnnxNetwork
 
 if TYPE_CHECKING:
@@ -43,7 +41,7 @@ class OnnxRuntime(Runtime):
 
     def worker_options(self, index: int, count: int) -> dict[str, Any]:
         """An equal part of the CPU's cores for each of `count` workers."""
-        return {"threads": max(1, len(cores.usable()) // count)}
+        return {"threads": max(1, len(cpu.usable()) // count)}
 
     def open(self, component: str, folder: Path, options: Mapping[str, Any]) -> Network:
         """A session on folder/model.onnx; raises NetworkError or ArgumentError."""
@@ -71,7 +69,7 @@ class OnnxRuntime(Runtime):
         """Return to the system the memory that runs have left; the next run takes it again."""
         ort = sys.modules.get("onnxruntime")
         if ort is not None:
-            arena.give_back(ort)
+            arena.shrink(ort)
 
     def describe(self, path: Path) -> Iterator[str]:
         """Lines about a model.onnx, for `lcm info`; raises NetworkError."""
@@ -81,7 +79,7 @@ class OnnxRuntime(Runtime):
         network.close()
         import onnxruntime
 
-        yield cache.state(path, onnxruntime.__version__)
+        yield graph_cache.state(path, onnxruntime.__version__)
 
 
 def _open_optimized(ort: Any, path: Path, threads: Any) -> tuple[Any, Path] | None:
@@ -92,13 +90,13 @@ def _open_optimized(ort: Any, path: Path, threads: Any) -> tuple[Any, Path] | No
 
         optimize(source, target, ort)
 
-    with cache.optimized(path, ort.__version__, build) as graph:
+    with graph_cache.optimized(path, ort.__version__, build) as graph:
         if graph is None:
             return None
         try:
-            return open_mapped(ort, graph, threads), graph.with_name(cache.WEIGHTS).resolve()
+            return open_mapped(ort, graph, threads), graph.with_name(graph_cache.WEIGHTS).resolve()
         except Exception:  # see above
-            cache.discard(graph)
+            graph_cache.discard(graph)
             return None
 
 
@@ -113,7 +111,7 @@ def open_mapped(ort: Any, graph: Path, threads: Any = None) -> Any:
 def _session_options(ort: Any, threads: Any, on_cpu: bool) -> onnxruntime.SessionOptions:
     options = ort.SessionOptions()
     if on_cpu:
-        arena.share(ort, options)
+        arena.use_shared_arena(ort, options)
     options.log_severity_level = _ERRORS_ONLY
     # Or threads go on waiting for work at full speed after a run, while the next network works.
     options.add_session_config_entry("session.force_spinning_stop", "1")
@@ -121,7 +119,7 @@ def _session_options(ort: Any, threads: Any, on_cpu: bool) -> onnxruntime.Sessio
         if type(threads) is not int or not 1 <= threads <= 1024:
             raise ArgumentError(f"threads must be from 1 to 1024, not {threads!r}")
         options.intra_op_num_threads = threads
-    elif big := cores.big():
+    elif big := cpu.big():
         options.intra_op_num_threads = len(big)
         # Of the threads that ONNX Runtime starts, which the caller's own is not; it counts from 1.
         affinities = ";".join(str(core + 1) for core in big[1:])

@@ -36,14 +36,14 @@ def test_networks_share_memory_and_give_it_back(monkeypatch):
 
 
 def test_an_arena_that_the_program_around_has_made():
-    arena.share(onnxruntime, onnxruntime.SessionOptions())
-    arena._make.cache_clear()  # so it is made a second time, as if by another
+    arena.use_shared_arena(onnxruntime, onnxruntime.SessionOptions())
+    arena._create.cache_clear()  # so it is made a second time, as if by another
     assert opened().run(LATENTS)["sample"].shape == (1, 3, 384, 384)
 
 
 def test_a_pipeline_gives_back_when_a_picture_is_done(monkeypatch):
     given_back = []
-    monkeypatch.setattr(arena, "give_back", lambda ort: given_back.append(networks.running.copy()))
+    monkeypatch.setattr(arena, "shrink", lambda ort: given_back.append(networks.running.copy()))
     with lcmcore.load(FOLDER.parent) as pipe:
         networks = pipe.networks
         pipe("a lake", width=64, height=64, num_inference_steps=1)

@@ -1,1 +1,1 @@
-"""Rewrites of ONNX graphs: a module replaces one pattern by one that ONNX Runtime runs faster."""
+"""Rewrites of ONNX graphs: each module has one function of its name, Graph to number of changes."""

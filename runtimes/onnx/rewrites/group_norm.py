@@ -1,9 +1,23 @@
-"""Group normalization of large pictures by operations that ONNX Runtime spreads over threads.
+"""Group normalization of large images by operators that ONNX Runtime spreads over threads.
 
-Exporters write it as InstanceNormalization of groups, which has one thread, then a product and a
-sum. Here a product and a sum, or both at once, are all that reads and writes the picture, but for
-its moments; they are more exact, too (1.6e-7 and 1.1e-5 of the largest value for normal numbers at
-512x512).
+    x - Reshape - InstanceNormalization - Reshape - Mul by gamma - Add beta
+
+    ->  x -+- mean and variance of each group - scale and shift of each channel
+           |                                      |
+           +------------------------------------- If batch is 1: Conv 1x1 of each channel alone
+                                                  else:          Mul - Add
+
+Exporters write group normalization as InstanceNormalization of groups, which ONNX Runtime computes
+on one thread, then Mul and Add, each of which reads and writes the image once more. Here the image
+is read for its moments, and read and written once to apply them: a depthwise Conv multiplies and
+adds at once, but takes the same kernel for all images of a batch. The result is closer to that of
+float64, too: 1.6e-7 of the largest value, where it was 1.1e-5, for normal numbers at 512x512.
+
+Applies to at most _MOST channels: networks with more of them have small images there, for which
+nothing is gained.
+
+Wu and He, "Group Normalization", 2018. Chan et al., "Updating Formulae and a Pairwise Algorithm
+for Computing Sample Variances", 1979: variances are those within pieces and between them.
 """
 
 from __future__ import annotations
@@ -13,18 +27,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.onnx.finder import Finder
-from runtimes.onnx.graph import Graph, Node
-from runtimes.onnx.nodes import Nodes
+from runtimes.onnx.graph import Graph, GraphIndex, Node, NodeBuilder
 
-# Networks with more channels have small pictures, for which there is nothing to be gained.
 _MOST = 512
-# Moments are taken of pieces first, of so many rows of a channel, or else of one: the sum of many
-# squares is not exact enough to subtract the square of the mean from it.
+# Rows of a channel in a piece, or 1 where the height is no multiple of that. The mean of squares of
+# a whole group is not exact enough to subtract the square of the mean from it.
 _ROWS = 8
 
 
-class _Norm(NamedTuple):
+class _GroupNorm(NamedTuple):
     x: str
     epsilon: float
     groups: int
@@ -32,91 +43,97 @@ class _Norm(NamedTuple):
     beta: NDArray[Any]
 
 
-def rewrite_group_norms(graph: Graph) -> int:
-    """Replace every group normalization of pictures with few channels; returns how many."""
-    finder = _Finder(graph)
-    rewritten = {
-        id(node): _rewritten(graph, norm, node.outputs[0])
+def group_norm(graph: Graph) -> int:
+    """Replace each group normalization of few channels; returns how many."""
+    matcher = _Matcher(graph)
+    replacements = {
+        id(node): _replacement(graph, norm, node.outputs[0])
         for node in graph.nodes
-        if node.op == "Add" and (norm := finder.norm(node)) and norm.gamma.size <= _MOST
+        if node.op_type == "Add" and (norm := matcher.norm(node)) and norm.gamma.size <= _MOST
     }
-    return graph.replace(rewritten)
+    return graph.replace(replacements)
 
 
-class _Finder(Finder):
-    def norm(self, add: Node) -> _Norm | None:
-        """The normalization that an Add ends, if it does."""
-        product, beta = self._by_channel(add)
-        mul = self.made(product, "Mul")
-        restored, gamma = self._by_channel(mul) if mul else ("", None)
-        back = self.made(restored, "Reshape")
-        norm = self.made(back.inputs[0], "InstanceNormalization") if back else None
-        split = self.made(norm.inputs[0], "Reshape") if norm else None
-        if back is None or norm is None or split is None or gamma is None or beta is None:
+class _Matcher(GraphIndex):
+    def norm(self, add: Node) -> _GroupNorm | None:
+        """The group normalization that ends with this Add, if there is one."""
+        scaled, beta = self._by_channel(add)
+        mul = self.producer(scaled, "Mul")
+        normalized, gamma = self._by_channel(mul) if mul else ("", None)
+        merge = self.producer(normalized, "Reshape")
+        norm = self.producer(merge.inputs[0], "InstanceNormalization") if merge else None
+        split = self.producer(norm.inputs[0], "Reshape") if norm else None
+        if merge is None or norm is None or split is None or gamma is None or beta is None:
             return None
-        shape = self.made(back.inputs[1], "Shape")
-        part = shape and (shape.attributes.get("start", [0]), shape.attributes.get("end"))
-        whole = shape is not None and shape.inputs == split.inputs[:1] and part == ([0], None)
-        scale, bias = (self.graph.weight(name) for name in norm.inputs[1:])
+        shape = self.producer(merge.inputs[1], "Shape")
+        limits = shape and (shape.attributes.get("start", [0]), shape.attributes.get("end"))
+        restored = shape is not None and shape.inputs == split.inputs[:1] and limits == ([0], None)
+        scale, bias = (self.graph.initializer(name) for name in norm.inputs[1:])
         if scale is None or bias is None or (scale != 1).any() or bias.any():
             return None
         alike = gamma.shape == beta.shape and gamma.size % scale.size == 0
-        if not whole or not alike or self.graph.numbers(split.inputs[1]) != [0, scale.size, -1]:
+        groups = self.graph.constant_values(split.inputs[1]) == [0, scale.size, -1]
+        if not (restored and alike and groups):
             return None
         epsilon = norm.attributes.get("epsilon", [1e-5])[0]
-        return _Norm(split.inputs[0], epsilon, scale.size, gamma, beta)
+        return _GroupNorm(split.inputs[0], epsilon, scale.size, gamma, beta)
 
     def _by_channel(self, node: Node) -> tuple[str, NDArray[Any] | None]:
-        """Of two inputs: that which is made, and that which is a number for each channel."""
+        """The inputs of a Mul or Add: the computed one, and the constant [channels, 1, 1]."""
         for other, name in (node.inputs, node.inputs[::-1]):
-            weight = self.graph.weight(name)
-            if weight is not None and weight.ndim == 3 and weight.shape[1:] == (1, 1):
-                return other, weight
+            array = self.graph.initializer(name)
+            if array is not None and array.ndim == 3 and array.shape[1:] == (1, 1):
+                return other, array
         return "", None
 
 
-def _rewritten(graph: Graph, norm: _Norm, output: str) -> list[Node]:
-    """What takes the place of the last operation of a normalization."""
-    nodes = Nodes(graph, output)
-    make, constant = nodes.make, nodes.constant
-    center, variance = _moments(graph, nodes, norm)
-    least = constant(norm.epsilon, np.float32)
-    deviation = make("Sqrt", [make("Max", [make("Add", [variance, least]), least])])
+def _replacement(graph: Graph, norm: _GroupNorm, output: str) -> list[Node]:
+    """The nodes for the last Add; what comes before it is no longer needed."""
+    builder = NodeBuilder(graph, output)
+    make, constant = builder.make, builder.constant
+    mean, variance = _moments(graph, builder, norm)
+    epsilon = constant(norm.epsilon, np.float32)
+    # Max: rounding may leave a variance below 0 where all pixels are alike.
+    deviation = make("Sqrt", [make("Max", [make("Add", [variance, epsilon]), epsilon])])
     gamma, beta = (
-        constant(part.reshape(norm.groups, -1), np.float32) for part in (norm.gamma, norm.beta)
+        constant(array.reshape(norm.groups, -1), np.float32) for array in (norm.gamma, norm.beta)
     )
     scale = make("Div", [gamma, deviation])  # [batch, groups, channels of each]
-    shift = make("Sub", [beta, make("Mul", [center, scale])])
+    shift = make("Sub", [beta, make("Mul", [mean, scale])])
     batch = make("Gather", [make("Shape", [norm.x]), constant([0])])
     one = make("Equal", [batch, constant([1])])
     branches = {
-        "then_branch": _applied_at_once(graph, norm, scale, shift, output),
-        "else_branch": _applied(graph, norm, scale, shift, output),
+        "then_branch": _apply_to_one(graph, norm, scale, shift, output),
+        "else_branch": _apply_to_several(graph, norm, scale, shift, output),
     }
-    return [*nodes.made, Node.make("If", [one], output, **branches)]
+    return [*builder.nodes, Node.make("If", [one], output, **branches)]
 
 
-def _applied(graph: Graph, norm: _Norm, scale: str, shift: str, output: str) -> list[Node]:
-    """A product and a sum, of pictures that have numbers of their own."""
-    nodes = Nodes(graph, f"{output}/several")
-    plane = nodes.constant([0, norm.gamma.size, 1, 1])
-    factor, summand = (nodes.make("Reshape", [part, plane]) for part in (scale, shift))
-    nodes.make("Add", [nodes.make("Mul", [norm.x, factor]), summand])
-    return nodes.made
+def _apply_to_several(
+    graph: Graph, norm: _GroupNorm, scale: str, shift: str, output: str
+) -> list[Node]:
+    """Mul and Add: each image of the batch has its own scale and shift."""
+    builder = NodeBuilder(graph, f"{output}/several")
+    by_channel = builder.constant([0, norm.gamma.size, 1, 1])
+    factor, summand = (builder.make("Reshape", [part, by_channel]) for part in (scale, shift))
+    builder.make("Add", [builder.make("Mul", [norm.x, factor]), summand])
+    return builder.nodes
 
 
-def _applied_at_once(graph: Graph, norm: _Norm, scale: str, shift: str, output: str) -> list[Node]:
-    """Of one picture, by a Conv of 1x1 of each channel alone: it is read and written once."""
-    nodes, channels = Nodes(graph, f"{output}/alone"), norm.gamma.size
-    kernel = nodes.make("Reshape", [scale, nodes.constant([channels, 1, 1, 1])])
-    bias = nodes.make("Reshape", [shift, nodes.constant([channels])])
-    nodes.make("Conv", [norm.x, kernel, bias], group=channels, kernel_shape=[1, 1])
-    return nodes.made
+def _apply_to_one(
+    graph: Graph, norm: _GroupNorm, scale: str, shift: str, output: str
+) -> list[Node]:
+    """A depthwise Conv of 1x1, which reads and writes the image once."""
+    builder, channels = NodeBuilder(graph, f"{output}/one"), norm.gamma.size
+    kernel = builder.make("Reshape", [scale, builder.constant([channels, 1, 1, 1])])
+    bias = builder.make("Reshape", [shift, builder.constant([channels])])
+    builder.make("Conv", [norm.x, kernel, bias], group=channels, kernel_shape=[1, 1])
+    return builder.nodes
 
 
-def _moments(graph: Graph, nodes: Nodes, norm: _Norm) -> tuple[str, str]:
+def _moments(graph: Graph, builder: NodeBuilder, norm: _GroupNorm) -> tuple[str, str]:
     """Mean and variance of each group, [batch, groups, 1]."""
-    make, constant = nodes.make, nodes.constant
+    make, constant = builder.make, builder.constant
 
     def mean(name: str) -> str:
         if graph.opset < 18:
@@ -124,17 +141,17 @@ def _moments(graph: Graph, nodes: Nodes, norm: _Norm) -> tuple[str, str]:
         return make("ReduceMean", [name, constant([-1])])
 
     height, rows = make("Gather", [make("Shape", [norm.x]), constant([2])]), constant([_ROWS])
-    whole = make("Equal", [make("Mod", [height, rows]), constant([0])])
-    count = make("Where", [whole, make("Div", [height, rows]), height])
-    cut = make("Concat", [constant([0, norm.gamma.size]), count, constant([1, -1])], axis=0)
-    pieces = make("Reshape", [norm.x, cut])  # [batch, channels, count, 1, pixels]
+    divides = make("Equal", [make("Mod", [height, rows]), constant([0])])
+    count = make("Where", [divides, make("Div", [height, rows]), height])
+    shape = make("Concat", [constant([0, norm.gamma.size]), count, constant([1, -1])], axis=0)
+    pieces = make("Reshape", [norm.x, shape])  # [batch, channels, count, 1, pixels]
     pixels = make("Gather", [make("Shape", [pieces]), constant([4])])
-    squares = make("FusedMatMul", [pieces, pieces], transB=1)
+    squares = make("FusedMatMul", [pieces, pieces], transB=1)  # sums of squares, without a copy
     squares = make("Div", [squares, make("Cast", [pixels], to=1)])
     groups = constant([0, norm.groups, -1])
     means, squares = (make("Reshape", [part, groups]) for part in (mean(pieces), squares))
-    # Variances within pieces and between them: nothing is lost by these differences.
     within = make("Sub", [squares, make("Mul", [means, means])])
     center = mean(means)
     offset = make("Sub", [means, center])
-    return center, mean(make("Add", [within, make("Mul", [offset, offset])]))
+    between = make("Mul", [offset, offset])
+    return center, mean(make("Add", [within, between]))

@@ -1,6 +1,17 @@
-"""A product that is cut into parts becomes a product for each, by a part of the weight.
+"""A MatMul whose result is split, as one MatMul for each part, by a part of the weight.
 
-So gated units have no copies made of their two halves.
+                                                  x - MatMul by W[:, :n] - Add b[:n] - half
+    x - MatMul by W - Add b - Slice - half    ->
+                            - Slice - gate        x - MatMul by W[:, n:] - Add b[n:] - gate
+
+GEGLU projections in the feed-forward layers of transformers are of this kind: one half is
+multiplied by GELU of the other. Each Slice copies its half of the result, which is as large as any
+tensor of the layer; the weight is split once, when the graph is optimized.
+
+Applies where the weight and the bias are constants, nothing takes the result but Slices of the last
+axis (and Shape, of which they make their limits), and the limits follow from the weight's width.
+
+Shazeer, "GLU Variants Improve Transformer", 2020 (GEGLU).
 """
 
 from __future__ import annotations
@@ -11,15 +22,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from runtimes.onnx.finder import Finder
-from runtimes.onnx.graph import Graph, Node
-from runtimes.onnx.nodes import Nodes
+from runtimes.onnx.graph import Graph, GraphIndex, Node, NodeBuilder
 
 _ARITHMETIC: dict[str, Callable[[int, int], int]] = {"Add": add, "Mul": mul, "Div": floordiv}
 
 
-class _Biased(NamedTuple):
-    """A product x W with a bias, as wide as that."""
+class _Projection(NamedTuple):
+    """x @ weight + bias, [..., width]; names of tensors."""
 
     x: str
     weight: str
@@ -27,74 +36,77 @@ class _Biased(NamedTuple):
     width: int
 
 
-def cut_weights(graph: Graph) -> int:
-    """Replace every Slice of the last axis, where nothing else needs the product; how many."""
-    finder = _Finder(graph)
-    replaced: dict[int, list[Node]] = {}
-    for name, users in finder.users.items():
-        product = finder.biased(name)
-        if product is None or not {node.op for node in users} <= {"Slice", "Shape"}:
+def split_matmul(graph: Graph) -> int:
+    """Replace each such Slice by a MatMul and an Add; returns how many Slices."""
+    matcher = _Matcher(graph)
+    replacements: dict[int, list[Node]] = {}
+    for name, consumers in matcher.consumers.items():
+        projection = matcher.projection(name)
+        if projection is None or not {node.op_type for node in consumers} <= {"Slice", "Shape"}:
             continue
-        slices = [node for node in users if node.op == "Slice"]
-        parts = [finder.part(node, product.width) for node in slices]
+        slices = [node for node in consumers if node.op_type == "Slice"]
+        parts = [matcher.part(node, projection.width) for node in slices]
         for node, part in zip(slices, parts, strict=True):
             if part is not None and None not in parts:
-                replaced[id(node)] = _product(graph, product, part, node.outputs[0])
-    return graph.replace(replaced)
+                replacements[id(node)] = _project(graph, projection, part, node.outputs[0])
+    return graph.replace(replacements)
 
 
-def _product(graph: Graph, product: _Biased, part: slice, output: str) -> list[Node]:
-    """What takes the place of a Slice."""
-    weight, bias = graph.weight(product.weight), graph.weight(product.bias)
+def _project(graph: Graph, projection: _Projection, part: slice, output: str) -> list[Node]:
+    """The MatMul and the Add that make one part."""
+    weight, bias = graph.initializer(projection.weight), graph.initializer(projection.bias)
     assert weight is not None
     assert bias is not None
     names = [
-        graph.add_weight(f"{output}/{name}", np.ascontiguousarray(array[..., part]))
+        graph.add_initializer(f"{output}/{name}", np.ascontiguousarray(array[..., part]))
         for name, array in (("weight", weight), ("bias", bias))
     ]
-    nodes = Nodes(graph, output)
-    unbiased = nodes.make("MatMul", [product.x, names[0]])
-    return [*nodes.made, Node.make("Add", [unbiased, names[1]], output)]
+    builder = NodeBuilder(graph, output)
+    unbiased = builder.make("MatMul", [projection.x, names[0]])
+    return [*builder.nodes, Node.make("Add", [unbiased, names[1]], output)]
 
 
-class _Finder(Finder):
-    def biased(self, name: str) -> _Biased | None:
-        """The product with a bias of this name, if it is one that nothing needs without it."""
-        node = self.made(name, "Add")
-        for product, bias in (node.inputs, node.inputs[::-1]) if node else ():
-            matmul, vector = self.made(product, "MatMul"), self.graph.weight(bias)
-            weight = self.graph.weight(matmul.inputs[1]) if matmul else None
-            if matmul is None or vector is None or weight is None or len(self.users[product]) > 1:
+class _Matcher(GraphIndex):
+    def projection(self, name: str) -> _Projection | None:
+        """The MatMul and Add that make a tensor, if nothing else takes the MatMul's result."""
+        node = self.producer(name, "Add")
+        for unbiased, bias in (node.inputs, node.inputs[::-1]) if node else ():
+            matmul, vector = self.producer(unbiased, "MatMul"), self.graph.initializer(bias)
+            weight = self.graph.initializer(matmul.inputs[1]) if matmul else None
+            if matmul is None or vector is None or weight is None:
                 continue
-            if weight.ndim == 2 and vector.shape == weight.shape[1:]:
-                return _Biased(matmul.inputs[0], matmul.inputs[1], bias, len(vector))
+            alone = len(self.consumers[unbiased]) == 1
+            if alone and weight.ndim == 2 and vector.shape == weight.shape[1:]:
+                return _Projection(matmul.inputs[0], matmul.inputs[1], bias, len(vector))
         return None
 
     def part(self, node: Node, width: int) -> slice | None:
-        """What a Slice takes of a last axis of this width, if that can be told."""
+        """What a Slice takes of a last axis of this width; None if that is not known."""
         tensor, *limits = node.inputs
         if len(limits) not in (3, 4):  # before opset 10 they are attributes
             return None
-        start, end, *rest = (self._number(name, tensor, width) for name in limits)
-        if rest not in ([-1], [-1, 1]) or start is None or end is None:
+        start, end, *rest = (self._integer(name, tensor, width) for name in limits)
+        axis_and_step = rest in ([-1], [-1, 1])
+        if not axis_and_step or start is None or end is None:
             return None
         return slice(start, end) if 0 <= start < min(end, width) else None
 
-    def _number(self, name: str, tensor: str, width: int) -> int | None:
-        """An integer that follows from the width of a tensor's last axis."""
-        numbers, node = self.graph.numbers(name), self.makers.get(name)
-        if numbers is not None or node is None:
-            integers = numbers is not None and [type(number) for number in numbers] == [int]
-            return numbers[0] if numbers and integers else None
-        if node.op == "Gather":
-            shape = self.made(node.inputs[0], "Shape")
+    def _integer(self, name: str, tensor: str, width: int) -> int | None:
+        """The value of a constant, or of what is computed from the width of `tensor`."""
+        values, node = self.graph.constant_values(name), self.producers.get(name)
+        if values is not None or node is None:
+            integers = values is not None and [type(value) for value in values] == [int]
+            return values[0] if values and integers else None
+        if node.op_type == "Gather":
+            shape = self.producer(node.inputs[0], "Shape")
             whole = shape is not None and shape.inputs == [tensor] and "end" not in shape.attributes
-            return width if whole and self.graph.numbers(node.inputs[1]) == [-1] else None
-        if node.op == "Unsqueeze":
-            return self._number(node.inputs[0], tensor, width)
-        if node.op not in _ARITHMETIC:
+            last = self.graph.constant_values(node.inputs[1]) == [-1]
+            return width if whole and last else None
+        if node.op_type == "Unsqueeze":
+            return self._integer(node.inputs[0], tensor, width)
+        if node.op_type not in _ARITHMETIC:
             return None
-        first, second = (self._number(each, tensor, width) for each in node.inputs)
+        first, second = (self._integer(each, tensor, width) for each in node.inputs)
         if first is None or first < 0 or not second or second < 0:
             return None
-        return _ARITHMETIC[node.op](first, second)
+        return _ARITHMETIC[node.op_type](first, second)

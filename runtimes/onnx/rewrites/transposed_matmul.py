@@ -1,52 +1,57 @@
-"""Products of a few tokens by a large weight have the weight first: it is read where it lies.
+"""A MatMul by a large weight with the weight as the first factor, where it is read as it is stored.
 
-ONNX Runtime packs the second factor anew in each run, as weights that are mapped cannot be packed
-beforehand; for 64 tokens that takes as long as the product.
+    x - MatMul by W   ->   x - Reshape - FusedMatMul: W' x' - Transpose - Reshape
+
+ONNX Runtime's MatMul packs the second factor into the order that its kernels read. It would do so
+once for a weight, in memory of its own; ours stay in a mapped file, so that it does so in each run,
+and with 64 tokens that takes as long as the multiplication itself. The first factor is not packed:
+(W' x')' is the same as x W, and only the tokens are packed and transposed.
+
+Applies where the weight is constant, with two axes, both of at least _NARROWEST: networks have
+such weights where tokens are few. With some hundreds of tokens nothing is gained, nor lost.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from runtimes.onnx.graph import Graph, Node
-from runtimes.onnx.nodes import Nodes
+from runtimes.onnx.graph import Graph, Node, NodeBuilder
 
-# Of a weight's sides, the smaller one. Networks have wide weights where tokens are few; and with
-# some hundreds of tokens nothing is lost.
 _NARROWEST = 768
 
 
-def turn_products(graph: Graph) -> int:
-    """Replace MatMul by a large weight, x W, by the transpose of W' x'; returns how many."""
-    weights: dict[str, str] = {}
-    turned = {
-        id(node): _turned(graph, node, weights)
+def transposed_matmul(graph: Graph) -> int:
+    """Replace each MatMul by a large weight; returns how many."""
+    transposed: dict[str, str] = {}
+    replacements = {
+        id(node): _weight_first(graph, node, transposed)
         for node in graph.nodes
-        if node.op == "MatMul"
-        and (weight := graph.weight(node.inputs[1])) is not None
+        if node.op_type == "MatMul"
+        and (weight := graph.initializer(node.inputs[1])) is not None
         and weight.ndim == 2
         and min(weight.shape) >= _NARROWEST
     }
-    return graph.replace(turned)
+    return graph.replace(replacements)
 
 
-def _turned(graph: Graph, node: Node, weights: dict[str, str]) -> list[Node]:
-    """What takes the place of a MatMul; `weights` has those that are transposed already.
+def _weight_first(graph: Graph, node: Node, transposed: dict[str, str]) -> list[Node]:
+    """The nodes for a MatMul; `transposed` has the weights that are transposed already, by name.
 
-    Tokens, of however many axes, are put into one: x may be of any rank.
+    x may be of any rank: all of its axes but the last become one.
     """
     (x, name), output = node.inputs, node.outputs[0]
-    weight = graph.weight(name)
+    weight = graph.initializer(name)
     assert weight is not None
-    if name not in weights:
-        weights[name] = graph.add_weight(f"{name}/turned", np.ascontiguousarray(weight.T))
+    if name not in transposed:
+        array = np.ascontiguousarray(weight.T)
+        transposed[name] = graph.add_initializer(f"{name}/transposed", array)
     ins, outs = weight.shape
-    nodes = Nodes(graph, output)
-    make, constant = nodes.make, nodes.constant
-    flat = make("Reshape", [x, constant([-1, ins])])
-    # Not Gemm, which ONNX Runtime would turn back for the sake of the Transpose.
-    product = make("FusedMatMul", [weights[name], flat], transB=1)
-    back = make("Transpose", [product], perm=[1, 0])
-    tokens = make("Slice", [make("Shape", [x]), constant([0]), constant([-1])])
-    shape = make("Concat", [tokens, constant([outs])], axis=0)
-    return [*nodes.made, Node.make("Reshape", [back, shape], output)]
+    builder = NodeBuilder(graph, output)
+    make, constant = builder.make, builder.constant
+    tokens = make("Reshape", [x, constant([-1, ins])])
+    # Not Gemm: ONNX Runtime would take the Transpose into it, with the weight second again.
+    result = make("FusedMatMul", [transposed[name], tokens], transB=1)
+    result = make("Transpose", [result], perm=[1, 0])
+    axes = make("Slice", [make("Shape", [x]), constant([0]), constant([-1])])
+    shape = make("Concat", [axes, constant([outs])], axis=0)
+    return [*builder.nodes, Node.make("Reshape", [result, shape], output)]

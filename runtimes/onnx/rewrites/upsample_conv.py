@@ -1,4 +1,21 @@
-"""A convolution after doubling the size becomes four of the size before, with 4 taps and not 9."""
+"""A 3x3 convolution after doubling the size, as four 2x2 convolutions at the size before.
+
+                               +- Conv 2x2 -+
+    x - Resize x2 - Conv 3x3   x - Conv 2x2 -+
+                           ->  +- Conv 2x2 -+- Concat - DepthToSpace
+                               +- Conv 2x2 -+
+
+After nearest-neighbour doubling, the nine taps of a 3x3 kernel meet only four different pixels:
+which taps fall together depends on whether row and column are even or odd. Each of these four cases
+is a 2x2 convolution with sums of taps: 16 multiplications for four pixels of the result in place of
+36, and the enlarged image is never written.
+
+Applies to Resize by exactly 2, nearest, asymmetric, rounded down, before a Conv of 3x3 with padding
+1, stride 1, no dilation and one group, and constant weights. That is the upsampling of diffusers'
+UNets and VAE decoders.
+
+Aitken et al., "Checkerboard artifact free sub-pixel convolution", 2017, relates the two forms.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from runtimes.onnx.graph import Graph, Node
+from runtimes.onnx.graph import Graph, GraphIndex, Node
 
 _NEAREST = {
     "mode": b"nearest", "coordinate_transformation_mode": b"asymmetric", "nearest_mode": b"floor",
@@ -15,50 +32,51 @@ _NEAREST = {
 _PLAIN_3X3 = {
     "kernel_shape": [3, 3], "pads": [1] * 4, "strides": [1, 1], "dilations": [1, 1], "group": [1],
 }  # fmt: skip
-# Rows (or columns) of a kernel that meet the same pixel before doubling, for even and odd ones
-# of the result; even ones begin one pixel before.
+# [parity, 2, 3]: which rows (or columns) of the 3x3 kernel each of the 2 sums up, for even and odd
+# rows of the result. Even ones begin one pixel earlier.
 TAPS = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float32)
 
 
-def fold_upsampling(graph: Graph) -> int:
-    """Replace Resize (nearest, doubling) and Conv (3x3) where both are such; returns how many."""
-    sources = doubled(graph)
-    folded = {
-        id(node): _folded(graph, node, sources[id(node)])
+def upsample_conv(graph: Graph) -> int:
+    """Replace each Conv that follows a doubling Resize; returns how many."""
+    sources = before_upsampling(graph)
+    replacements = {
+        id(node): _at_half_size(graph, node, sources[id(node)])
         for node in graph.nodes
         if id(node) in sources
     }
-    return graph.replace(folded)
+    return graph.replace(replacements)
 
 
-def doubled(graph: Graph) -> dict[int, str]:
-    """By the id() of each such Conv, what is doubled for it."""
-    makers = {name: node for node in graph.nodes for name in node.outputs}
+def before_upsampling(graph: Graph) -> dict[int, str]:
+    """For each such Conv, by its id(): the tensor that Resize doubles."""
+    index = GraphIndex(graph)
     return {
         id(node): resize.inputs[0]
         for node in graph.nodes
         if _has(node, "Conv", _PLAIN_3X3)
-        and graph.weight(node.inputs[1]) is not None
-        and (resize := makers.get(node.inputs[0])) is not None
+        and graph.initializer(node.inputs[1]) is not None
+        and (resize := index.producer(node.inputs[0], "Resize")) is not None
         and _has(resize, "Resize", _NEAREST)
-        and graph.numbers(resize.inputs[-1]) == [1.0, 1.0, 2.0, 2.0]
+        and graph.constant_values(resize.inputs[-1]) == [1.0, 1.0, 2.0, 2.0]
     }
 
 
-def _has(node: Node, op: str, attributes: dict[str, Any]) -> bool:
-    return node.op == op and all(node.attributes.get(key) == attributes[key] for key in attributes)
+def _has(node: Node, op_type: str, attributes: dict[str, Any]) -> bool:
+    found = (node.attributes.get(key) == value for key, value in attributes.items())
+    return node.op_type == op_type and all(found)
 
 
-def _folded(graph: Graph, conv: Node, source: str) -> list[Node]:
-    """The convolutions for even and odd rows and columns, and what interleaves them."""
-    output, weight = conv.outputs[0], graph.weight(conv.inputs[1])
+def _at_half_size(graph: Graph, conv: Node, source: str) -> list[Node]:
+    """A Conv for each parity of row and column, and what interleaves their results."""
+    output, weight = conv.outputs[0], graph.initializer(conv.inputs[1])
     assert weight is not None
     nodes = []
-    for down, right in product((0, 1), (0, 1)):
-        part = f"{output}/{down}{right}"
-        kernel = np.einsum("rh,oihw,cw->oirc", TAPS[down], weight, TAPS[right], optimize=True)
-        inputs = [source, graph.add_weight(f"{part}/weight", kernel), *conv.inputs[2:]]
-        pads = [1 - down, 1 - right, down, right]
+    for row, column in product((0, 1), (0, 1)):
+        part = f"{output}/{row}{column}"
+        kernel = np.einsum("rh,oihw,cw->oirc", TAPS[row], weight, TAPS[column], optimize=True)
+        inputs = [source, graph.add_initializer(f"{part}/weight", kernel), *conv.inputs[2:]]
+        pads = [1 - row, 1 - column, row, column]
         nodes.append(Node.make("Conv", inputs, part, pads=pads, kernel_shape=[2, 2]))
     parts = [node.outputs[0] for node in nodes]
     nodes.append(Node.make("Concat", parts, f"{output}/parts", axis=1))

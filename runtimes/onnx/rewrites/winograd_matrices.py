@@ -1,6 +1,12 @@
-"""Winograd's algorithm F(m, 3) as matrices, and what it becomes after doubling the size.
+"""The transforms of Winograd's F(2x2, 3x3) and F(4x4, 3x3), and of F(4x4) after upsampling.
 
-Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2015.
+F(m x m, r x r) computes m x m results of a convolution by an r x r filter with (m + r - 1)^2
+multiplications:
+
+    results = output_transform @ ((filter_transform @ filter) * (input_transform @ tile))
+
+Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2015, where these matrices are
+A^T, G and B^T.
 """
 
 from __future__ import annotations
@@ -14,75 +20,82 @@ from numpy.typing import NDArray
 
 from runtimes.onnx.rewrites.upsample_conv import TAPS
 
-_OVERLAP = 2  # of windows, for 3 taps
-# Points at which polynomials are evaluated, and infinity: with 1/2 and -2 the error is a third of
-# that with 2 and -2 (Barabasz et al., "Error Analysis and Improving the Accuracy of Winograd
+_OVERLAP = 2  # pixels that a tile shares with the next one, for a filter of 3
+# Where polynomials are evaluated, then at infinity: with 1/2 and -2 the error is a third of that
+# with 2 and -2 (Barabasz et al., "Error Analysis and Improving the Accuracy of Winograd
 # Convolution for Deep Neural Networks", 2020).
 _POINTS = (0, 1, -1, -2, 0.5)
 
 
 @dataclass(frozen=True)
 class Algorithm:
-    """Results of a window are `back` @ ((`weigh` @ the kernel) * (`cut` @ the window)).
+    """The three matrices, float64; tiles, filters and results are flattened squares.
 
-    Window, kernel and results are square and flat; matrices are [products, pixels of the window],
-    [products, taps] and [pixels of the results, products], float64.
+    `input_transform` is [multiplications, pixels of a tile], `filter_transform` [multiplications,
+    taps], `output_transform` [pixels of the results, multiplications].
     """
 
-    cut: NDArray[Any]
-    weigh: NDArray[Any]
-    back: NDArray[Any]
+    input_transform: NDArray[Any]
+    filter_transform: NDArray[Any]
+    output_transform: NDArray[Any]
 
     @property
-    def products(self) -> int:
-        """How many for a window."""
-        return len(self.cut)
+    def multiplications(self) -> int:
+        """For a tile."""
+        return len(self.input_transform)
 
     @property
-    def window(self) -> int:
-        """Its side."""
-        return math.isqrt(self.cut.shape[1])
+    def tile(self) -> int:
+        """The side of an input tile, in pixels."""
+        return math.isqrt(self.input_transform.shape[1])
 
     @property
     def stride(self) -> int:
-        """By how many pixels a window begins after the one before: what 3 taps need is shared."""
-        return self.window - _OVERLAP
+        """From a tile to the next, in pixels of the input."""
+        return self.tile - _OVERLAP
 
     @property
-    def side(self) -> int:
-        """Of the results."""
-        return math.isqrt(len(self.back))
+    def output_tile(self) -> int:
+        """The side of a tile's results, in pixels of the output."""
+        return math.isqrt(len(self.output_transform))
 
 
 def _winograd(results: int, taps: int) -> tuple[NDArray[Any], ...]:
-    """The three matrices of F(results, taps), for a row."""
+    """Input, filter and output transform of F(results, taps) in one dimension."""
     points = taps + results - 1
-    cut = np.linalg.inv(_evaluations(points, points)).T
-    return cut, _evaluations(taps, points), _evaluations(results, points).T
+    input_transform = np.linalg.inv(_evaluations(points, points)).T
+    return input_transform, _evaluations(taps, points), _evaluations(results, points).T
 
 
-def _after_doubling(results: int) -> tuple[NDArray[Any], ...]:
-    """Even and odd ones, each by F(results, 2), from windows of which one begins a pixel later."""
-    half_cut, half_weigh, half_back = _winograd(results, 2)
-    points = len(half_cut)
-    cut, back = np.zeros((2 * points, points + 1)), np.zeros((2 * results, 2 * points))
+def _after_upsampling(results: int) -> tuple[NDArray[Any], ...]:
+    """The same for a filter of 3 after doubling, 2 * results from a tile of the size before.
+
+    Even and odd results are each a filter of 2, by F(results, 2), of which the odd ones' tile
+    begins a pixel later.
+    """
+    half_input, half_filter, half_output = _winograd(results, 2)
+    points = len(half_input)
+    input_transform = np.zeros((2 * points, points + 1))
+    output_transform = np.zeros((2 * results, 2 * points))
     for odd in (0, 1):
         rows = slice(odd * points, (odd + 1) * points)
-        cut[rows, odd : odd + points] = half_cut
-        back[odd::2, rows] = half_back
-    return cut, np.vstack([half_weigh @ taps for taps in TAPS]), back
+        input_transform[rows, odd : odd + points] = half_input
+        output_transform[odd::2, rows] = half_output
+    filter_transform = np.vstack([half_filter @ taps for taps in TAPS])
+    return input_transform, filter_transform, output_transform
 
 
 def _evaluations(coefficients: int, points: int) -> NDArray[Any]:
-    """[points, coefficients], the values of polynomials at the points, infinity the last."""
+    """[points, coefficients]: evaluates polynomials at the points, the last of them infinity."""
     finite = np.vander(np.array(_POINTS[: points - 1]), coefficients, increasing=True)
     return np.vstack([finite, np.eye(1, coefficients, coefficients - 1)])
 
 
-def _planar(row: tuple[NDArray[Any], ...]) -> Algorithm:
-    """Of matrices [a, b] each, [a * a, b * b]: rows and columns are treated alike."""
-    cut, weigh, back = (np.kron(matrix, matrix) for matrix in row)
-    return Algorithm(cut, weigh, back)
+def _in_two_dimensions(matrices: tuple[NDArray[Any], ...]) -> Algorithm:
+    """Of matrices for a row, those for a square: rows and columns are transformed alike."""
+    return Algorithm(*(np.kron(matrix, matrix) for matrix in matrices))
 
 
-SMALL, SAME, DOUBLE = map(_planar, (_winograd(2, 3), _winograd(4, 3), _after_doubling(4)))
+F2X2 = _in_two_dimensions(_winograd(2, 3))
+F4X4 = _in_two_dimensions(_winograd(4, 3))
+UPSAMPLE_F4X4 = _in_two_dimensions(_after_upsampling(4))
