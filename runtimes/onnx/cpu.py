@@ -1,4 +1,4 @@
-"""The cores of this machine, and which of them are the fast ones."""
+"""The CPU cores of this machine, and which of them are the big ones (of big.LITTLE)."""
 
 from __future__ import annotations
 
@@ -7,20 +7,23 @@ from pathlib import Path
 
 
 def usable() -> list[int]:
-    """The cores that this process may use."""
+    """The cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
 
 
 def big(folder: Path = Path("/sys/devices/system/cpu")) -> list[int]:
-    """The usable cores of at least 3/4 of the largest capacity; empty where that are all of them.
+    """The usable cores of at least 3/4 of the largest capacity; empty if all are alike.
 
-    An RK3588 tells 1024 for cores 4 to 7 and 530 for the others.
+    Linux reports 1024 for cores 4 to 7 of an RK3588 and 530 for the others.
     """
     try:
-        told = {core: int((folder / f"cpu{core}/cpu_capacity").read_text()) for core in usable()}
-    except (OSError, ValueError):  # x86 tells none
+        capacities = {
+            core: int((folder / f"cpu{core}/cpu_capacity").read_text()) for core in usable()
+        }
+    except (OSError, ValueError):  # x86 has no such files
         return []
-    fast = [core for core, capacity in told.items() if capacity >= 0.75 * max(told.values())]
-    return fast if len(fast) < len(told) else []
+    largest = max(capacities.values(), default=0)
+    fast = [core for core, capacity in capacities.items() if capacity >= 0.75 * largest]
+    return fast if len(fast) < len(capacities) else []

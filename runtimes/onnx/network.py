@@ -12,7 +12,7 @@ import numpy as np
 from lcmcore.errors import NetworkError, first_line
 from lcmcore.runtime import Network, TensorSpec
 from lcmcore.util.arrays import Array
-from runtimes.onnx.pages import STILL, give_back
+from runtimes.onnx.pages import UNMAP_LOCK, drop_pages
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -67,11 +67,11 @@ class OnnxNetwork(Network):
         In a thread: gigabytes take a twentieth of a second, in which the next network can work.
         """
         if self._weights is not None:
-            threading.Thread(target=give_back, args=(self._weights,)).start()
+            threading.Thread(target=drop_pages, args=(self._weights,)).start()
 
     def close(self) -> None:
         """Drop the session and its weights."""
-        with STILL:
+        with UNMAP_LOCK:
             self._session = None
 
 

@@ -1,4 +1,4 @@
-"""Files that are mapped into this process."""
+"""Memory pages of files that are mapped into this process."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from pathlib import Path
 
 _MADV_DONTNEED = 4  # on Linux
 
-STILL = threading.Lock()  # held by who unmaps files, and while addresses are used that were read
+UNMAP_LOCK = threading.Lock()  # held to unmap files, and while addresses of mappings are in use
 
 
-def give_back(path: Path) -> None:
-    """Drop the pages of a file mapped for reading; they are mapped again at the next touch.
+def drop_pages(path: Path) -> None:
+    """Take the pages of a file mapped for reading out of this process, until the next access.
 
-    They stay in the kernel's page cache: it costs milliseconds, and the process is smaller. Where
-    mappings cannot be told (elsewhere than on Linux) nothing happens.
+    They stay in the kernel's page cache, from which mapping them again costs milliseconds. Where
+    there is no /proc/self/maps (other systems than Linux) nothing happens.
     """
-    with STILL:
-        for start, size in _places(path):
+    with UNMAP_LOCK:
+        for start, size in _mappings(path):
             madvise = ctypes.CDLL(None).madvise
             madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), _MADV_DONTNEED)
 
 
-def _places(path: Path) -> list[tuple[int, int]]:
-    """Where a file is mapped: addresses and sizes; none if that cannot be told."""
+def _mappings(path: Path) -> list[tuple[int, int]]:
+    """Addresses and sizes of a file's mappings; none if they are unknown."""
     try:
         lines = os.fsdecode(Path("/proc/self/maps").read_bytes()).splitlines()
     except OSError:

@@ -1,5 +1,6 @@
-"""The cache of optimized graphs: when an entry is used, made anew, or done without."""
+"""The cache of optimized graphs: when an entry is used, rebuilt, or done without."""
 
+import ast
 import json
 import multiprocessing
 import os
@@ -13,9 +14,7 @@ import pytest
 
 from lcmcore import ArgumentError
 from lcmcore.cli.info import describe
-from runtimes.onnx import OnnxRuntime
-from runtimes.onnx import cpu as cores
-from runtimes.onnx import graph_cache as cache
+from runtimes.onnx import OnnxRuntime, cpu, graph_cache
 from tests.parity.bundles import TINY
 
 LATENTS = {"latent_sample": np.random.default_rng(0).normal(size=(1, 4, 8, 8)).astype(np.float32)}
@@ -25,7 +24,7 @@ LATENTS = {"latent_sample": np.random.default_rng(0).normal(size=(1, 4, 8, 8)).a
 def root(tmp_path, monkeypatch):
     """The cache's folder; tiny networks count as large."""
     monkeypatch.setenv("LCM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(cache, "SMALLEST", 0)
+    monkeypatch.setattr(graph_cache, "SMALLEST", 0)
     return tmp_path / "cache" / "onnx"
 
 
@@ -85,7 +84,7 @@ def test_a_network_at_rest_holds_no_weights_and_works_again(root, folder):
     network = OnnxRuntime().open("vae_decoder", folder, {})
     before = network.run(LATENTS)["sample"]
     (entry,) = entries(root)
-    weights = str(entry / cache.WEIGHTS)
+    weights = str(entry / graph_cache.WEIGHTS)
     assert resident_kilobytes(weights) > 0
     network.rest()  # by a thread, while the caller goes on
     deadline = time.monotonic() + 30
@@ -111,18 +110,67 @@ def test_a_model_with_another_date_is_known_again(root, folder, builds):
     assert len(builds) == 1
 
 
-@pytest.mark.parametrize("what", ["cpu", "version", "format"])
-def test_another_machine_or_software_replaces_the_entry(what, root, folder, builds, monkeypatch):
+@pytest.mark.parametrize("what", ["cpu", "ONNX Runtime", "package", "sources"])
+def test_another_machine_or_software_replaces_the_entry(
+    what, root, folder, builds, tmp_path, monkeypatch
+):
     picture(folder)
     if what == "cpu":
-        monkeypatch.setattr(cache, "_cpu", lambda: "another")
-    elif what == "version":
+        monkeypatch.setattr(graph_cache, "_cpu", lambda: "another")
+    elif what == "ONNX Runtime":
         monkeypatch.setattr("onnxruntime.__version__", "0.1")
+    elif what == "package":
+        monkeypatch.setattr("lcmcore.__version__", "0.0.1")
     else:
-        monkeypatch.setattr(cache, "_FORMAT", 0)
+        monkeypatch.setattr(graph_cache, "_PACKAGE", changed_package(tmp_path, "graph.py"))
     picture(folder)
     assert len(builds) == 2
     assert len(entries(root)) == 1
+
+
+PACKAGE = Path(graph_cache.__file__).parent
+DECISIVE = sorted(
+    {"graph.py", "optimize.py", "protobuf.py"}
+    | {f"rewrites/{path.name}" for path in (PACKAGE / "rewrites").glob("*.py")}
+)
+
+
+def changed_package(tmp_path, name):
+    """A copy of runtimes/onnx in which one file has a character more."""
+    copy = shutil.copytree(PACKAGE, tmp_path / "onnx")
+    with (copy / name).open("a") as file:
+        file.write(" ")
+    return copy
+
+
+@pytest.mark.parametrize("name", DECISIVE)
+def test_a_changed_source_gives_another_key(name, tmp_path, monkeypatch):
+    """So that nobody has to remember to count up a version."""
+    key = graph_cache._build_key("1.0")
+    assert graph_cache._build_key("1.0") == key
+    monkeypatch.setattr(graph_cache, "_PACKAGE", changed_package(tmp_path, name))
+    assert graph_cache._build_key("1.0") != key
+
+
+def test_other_sources_do_not_count(tmp_path, monkeypatch):
+    key = graph_cache._build_key("1.0")
+    monkeypatch.setattr(graph_cache, "_PACKAGE", changed_package(tmp_path, "build.py"))
+    assert graph_cache._build_key("1.0") == key
+
+
+def test_all_that_optimizing_imports_counts():
+    """Of this package: a module that a rewrite begins to use must be in the key, too."""
+    found = {path for pattern in graph_cache._SOURCES for path in PACKAGE.glob(pattern)}
+    imported = {
+        name
+        for path in found
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom)
+        and (name := node.module or "").startswith("runtimes.onnx")
+    }
+    assert "runtimes.onnx.rewrites.attention" in imported
+    roots = PACKAGE.parents[1]
+    assert {roots / f"{name.replace('.', '/')}.py" for name in imported} <= found
 
 
 def cut(path):
@@ -177,7 +225,7 @@ def test_a_full_disk(root, folder, builds, monkeypatch):
 
 
 def test_small_models_do_without(root, folder, builds, monkeypatch):
-    monkeypatch.setattr(cache, "SMALLEST", 10**9)
+    monkeypatch.setattr(graph_cache, "SMALLEST", 10**9)
     picture(folder)
     assert builds == []
 
@@ -206,7 +254,7 @@ def test_a_closed_network_lets_go_of_its_weights(root, folder):
 
 
 def open_one(folder, results):
-    cache.SMALLEST = 0
+    graph_cache.SMALLEST = 0
     results.put(picture(folder).sum())
 
 
@@ -257,8 +305,8 @@ def test_big_cores(capacities, affinity, expected, tmp_path, monkeypatch):
     for core, capacity in enumerate(capacities):
         (tmp_path / f"cpu{core}").mkdir()
         (tmp_path / f"cpu{core}" / "cpu_capacity").write_text(f"{capacity}\n")
-    monkeypatch.setattr(cores, "usable", lambda: list(affinity))
-    assert cores.big(tmp_path) == expected
+    monkeypatch.setattr(cpu, "usable", lambda: list(affinity))
+    assert cpu.big(tmp_path) == expected
 
 
 def test_threads_stay_on_the_big_cores(folder, monkeypatch):
@@ -268,7 +316,7 @@ def test_threads_stay_on_the_big_cores(folder, monkeypatch):
     monkeypatch.setattr(
         runtime, "_session_options", lambda *args: given.append(real(*args)) or given[-1]
     )
-    monkeypatch.setattr(cores, "big", lambda: [0, 1])
+    monkeypatch.setattr(cpu, "big", lambda: [0, 1])
     picture(folder)
     assert given[-1].intra_op_num_threads == 2
     assert given[-1].get_session_config_entry("session.intra_op_thread_affinities") == "2"
