@@ -22,15 +22,17 @@ models=$(cd "$1" && pwd)
 shift
 # Threads that wait at full speed starve each other under emulation, and so much arithmetic takes
 # minutes there: what is done to graphs is tested on the host, and here by one network of all of it.
-rewriting=tests/onnx/test_rewrites.py
+rewrites=tests/onnx/rewrites
 [ $# != 0 ] || set -- tests -o 'norecursedirs=.*' --ignore tests/rknn --ignore tests/jobs --ignore tests/recipe \
     --ignore tests/cli/test_main.py --ignore tests/cli/test_batch.py --ignore tests/cli/test_batch_runner.py \
     --ignore tests/cli/test_batch_tasks.py --ignore tests/test_docs.py --ignore tests/cli/test_doctor.py --ignore tests/benchmarks/test_peers.py --ignore tests/benchmarks/test_habits.py \
     --ignore tests/parity/test_demo.py --ignore tests/onnx/test_arena.py \
     --deselect tests/onnx/test_runtime.py::test_no_thread_is_busy_after_a_run \
-    --deselect $rewriting::test_convolutions --deselect $rewriting::test_exports_of_optimum \
-    --deselect $rewriting::test_products_of_optimum --deselect $rewriting::test_group_norms_of_optimum \
-    --deselect $rewriting::test_weights_are_laid_out
+    --deselect $rewrites/test_winograd_conv.py::test_convolutions \
+    --deselect $rewrites/test_attention.py::test_exports_of_optimum \
+    --deselect $rewrites/test_transposed_matmul.py::test_matmuls_of_optimum \
+    --deselect $rewrites/test_group_norm.py::test_group_norms_of_optimum \
+    --deselect tests/onnx/test_optimize.py::test_weights_are_laid_out
 root=$board/root
 
 need() {
