@@ -138,7 +138,7 @@ class Graph:
 
 
 class GraphIndex:
-    """Which node makes a tensor, and which nodes take it, in the graph as it is now."""
+    """Which node makes a tensor, and which nodes take it; as the graph is when this is created."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph

@@ -1,4 +1,4 @@
-"""One ONNX Runtime session, spoken to in the core's terms."""
+"""One ONNX Runtime session as a Network of the core."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _DTYPES = {
 
 
 class OnnxNetwork(Network):
-    """Names, ranks and dtypes come from the session; exports of any age look alike from outside.
+    """Takes and returns what the core does, whatever shapes and dtypes the exporter declared.
 
-    A timestep that the file declares with rank 0, or one a batch item, is still [1] to the core,
-    and arrays are cast to what the file declares (float32 to float16, int64 to int32 or float32).
-    `weights` is the file that the session has mapped, if it has.
+    A timestep that the file declares with rank 0, or one for each batch item, is [1] to the core;
+    arrays are cast to what the file declares (float32 to float16, int64 to int32 or float32).
+    `weights` is the file from which the session's weights are mapped, if they are.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ def _core_spec(spec: TensorSpec) -> TensorSpec:
 
 
 def _native(spec: TensorSpec, array: Array, batch: int) -> Array:
-    """The array as the file wants it."""
+    """The array in the shape and dtype that the file declares."""
     if spec.name == "timestep":
         shape = (spec.shape[0] or batch,) if spec.shape else ()
         array = np.full(shape, array[0])

@@ -37,20 +37,20 @@ class Message:
         return _write(self.fields)
 
     def all(self, name: str) -> list[Any]:
-        """The values of a repeated field: integers, or the bytes of anything else."""
+        """All values of a field: integers, or the bytes of anything else."""
         number = self.NUMBERS[name]
         return [value for found, _, value in self.fields if found == number]
 
     def texts(self, name: str) -> list[str]:
-        """The values of a repeated string."""
+        """All values of a string."""
         return [str(value, "utf-8") for value in self.all(name)]
 
     def integer(self, name: str) -> int:
-        """The value of an integer, or 0."""
+        """The value of an integer that is not repeated, or 0."""
         return next(iter(self.all(name)), 0)
 
     def text(self, name: str) -> str:
-        """The value of a string, or ""."""
+        """The value of a string that is not repeated, or ""."""
         return next(iter(self.texts(name)), "")
 
     def add(self, name: str, value: int | float | str | bytes | Message) -> None:

@@ -1,4 +1,4 @@
-"""Opens model.onnx with ONNX Runtime, which is imported only then."""
+"""Opens model.onnx with ONNX Runtime, which is imported when the first network is opened."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ if TYPE_CHECKING:
     import onnxruntime
 
 _DEFAULT_PROVIDERS = ("CPUExecutionProvider",)
-_ERRORS_ONLY = 4  # ONNX Runtime's log level: what matters comes as an exception
+_FATAL = 4  # ONNX Runtime's log level: errors are raised as exceptions, too
 
 
 class OnnxRuntime(Runtime):
-    """ONNX Runtime sessions on the CPU, or on the execution providers that are asked for.
+    """ONNX Runtime sessions on the CPU, or on other execution providers.
 
-    Options: `threads`, the number of threads inside an operator (default: one a core, of the big
-    ones where there are two kinds); `providers`, names of execution providers in order of
-    preference; `graph_cache`, whether graphs that were optimized are kept (default: true).
+    Options: `threads`, the number of threads of an operator (default: one for each core, or for
+    each big core where there are big and little ones); `providers`, names of execution providers
+    in order of preference; `graph_cache`, whether optimized graphs are kept on the disk (default:
+    true).
     """
 
     name = "onnx"
@@ -83,7 +84,7 @@ class OnnxRuntime(Runtime):
 
 
 def _open_optimized(ort: Any, path: Path, threads: Any) -> tuple[Any, Path] | None:
-    """A session on the optimized graph, and the file that it maps; None if there is none."""
+    """A session on the optimized graph, and the file of its weights; None if there is none."""
 
     def build(source: Path, target: Path) -> None:
         from runtimes.onnx.optimize import optimize
@@ -95,16 +96,16 @@ def _open_optimized(ort: Any, path: Path, threads: Any) -> tuple[Any, Path] | No
             return None
         try:
             return open_mapped(ort, graph, threads), graph.with_name(graph_cache.WEIGHTS).resolve()
-        except Exception:  # see above
+        except Exception:  # as in `open`; the plain model is opened instead
             graph_cache.discard(graph)
             return None
 
 
 def open_mapped(ort: Any, graph: Path, threads: Any = None) -> Any:
-    """A session on a graph that is optimized already; raises what ONNX Runtime raises."""
+    """A session on a graph of `optimize`, weights mapped; raises what ONNX Runtime raises."""
     settings = _session_options(ort, threads, True)
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    settings.add_session_config_entry("session.disable_prepacking", "1")  # or weights are copied
+    settings.add_session_config_entry("session.disable_prepacking", "1")  # which copies weights
     return ort.InferenceSession(graph, settings, providers=list(_DEFAULT_PROVIDERS))
 
 
@@ -112,8 +113,8 @@ def _session_options(ort: Any, threads: Any, on_cpu: bool) -> onnxruntime.Sessio
     options = ort.SessionOptions()
     if on_cpu:
         arena.use_shared_arena(ort, options)
-    options.log_severity_level = _ERRORS_ONLY
-    # Or threads go on waiting for work at full speed after a run, while the next network works.
+    options.log_severity_level = _FATAL
+    # Without this, threads spin for a while after a run, on the cores that the next network needs.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if threads is not None:
         if type(threads) is not int or not 1 <= threads <= 1024:
@@ -121,7 +122,7 @@ def _session_options(ort: Any, threads: Any, on_cpu: bool) -> onnxruntime.Sessio
         options.intra_op_num_threads = threads
     elif big := cpu.big():
         options.intra_op_num_threads = len(big)
-        # Of the threads that ONNX Runtime starts, which the caller's own is not; it counts from 1.
+        # For the threads that ONNX Runtime starts, so without the caller's; it counts cores from 1.
         affinities = ";".join(str(core + 1) for core in big[1:])
         options.add_session_config_entry("session.intra_op_thread_affinities", affinities)
     return options

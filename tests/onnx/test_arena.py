@@ -1,4 +1,4 @@
-"""The memory of runs: networks share it, and after a picture it goes back."""
+"""The memory arena of runs: networks share it, and after an image it shrinks."""
 
 import numpy as np
 import onnxruntime
@@ -14,7 +14,7 @@ LATENTS = {"latent_sample": np.zeros((1, 4, 48, 48), np.float32)}
 
 
 def anonymous():
-    """Bytes of this process that stand in no file."""
+    """Bytes of this process that are not of a mapped file."""
     return anonymous_bytes() or pytest.skip("no /proc here")
 
 
@@ -37,7 +37,7 @@ def test_networks_share_memory_and_give_it_back(monkeypatch):
 
 def test_an_arena_that_the_program_around_has_made():
     arena.use_shared_arena(onnxruntime, onnxruntime.SessionOptions())
-    arena._create.cache_clear()  # so it is made a second time, as if by another
+    arena._create.cache_clear()  # so that it is registered again, as if an application had done so before
     assert opened().run(LATENTS)["sample"].shape == (1, 3, 384, 384)
 
 

@@ -69,15 +69,15 @@ def test_an_entry_is_made_once_and_draws_the_same(root, folder, builds):
 
 
 def resident_kilobytes(name):
-    """What of a mapped file is in memory, by the kernel."""
-    told, counts = 0, False
+    """How much of a mapped file is in memory, as the kernel reports it."""
+    total, counts = 0, False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         first = line.split()[0]
         if not first.endswith(":"):
             counts = line.endswith(name)
         elif first == "Rss:" and counts:
-            told += int(line.split()[1])
-    return told
+            total += int(line.split()[1])
+    return total
 
 
 def test_a_network_at_rest_holds_no_weights_and_works_again(root, folder):
@@ -185,7 +185,7 @@ HARMS = [
     (name, harm)
     for name in ("model.onnx", "model.weights", "entry.json")
     for harm in (cut, spoil, os.unlink)
-    if (name, harm) != ("model.weights", spoil)  # not told without reading all of them
+    if (name, harm) != ("model.weights", spoil)  # not noticed without reading all of it
 ]
 
 

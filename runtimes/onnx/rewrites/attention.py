@@ -1,11 +1,14 @@
 """Attention as one operator, which never holds the whole attention matrix (QK^T).
 
-    query - Reshape - Transpose -+                query - Reshape -+
-    key --- Reshape - Transpose -+- MatMul        key --- Reshape -+- MultiHeadAttention - Reshape
-                                     |            value - Reshape -+
-                              Mul - Softmax  ->
-                                     |
-    value - Reshape - Transpose ---- MatMul - Transpose
+before:
+    query - Reshape - Transpose -+
+    key --- Reshape - Transpose -+- MatMul - Mul - Softmax -+
+    value - Reshape - Transpose ----------------------------+- MatMul - Transpose - output
+
+after:
+    query - Reshape -+
+    key --- Reshape -+
+    value - Reshape -+- MultiHeadAttention - Reshape - output
 
 Exporters write attention as two MatMuls with Softmax between them. At 64x64 latents that writes and
 reads a matrix of 4096 x 4096 for each head. ONNX Runtime's com.microsoft.MultiHeadAttention works

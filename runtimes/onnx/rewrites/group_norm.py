@@ -1,11 +1,13 @@
 """Group normalization of large images by operators that ONNX Runtime spreads over threads.
 
-    x - Reshape - InstanceNormalization - Reshape - Mul by gamma - Add beta
+before:
+    x - Reshape - InstanceNormalization - Reshape - Mul gamma - Add beta - output
 
-    ->  x -+- mean and variance of each group - scale and shift of each channel
-           |                                      |
-           +------------------------------------- If batch is 1: Conv 1x1 of each channel alone
-                                                  else:          Mul - Add
+after:
+    x -+- moments of each group - scale and shift of each channel -+
+       +-----------------------------------------------------------+- If - output
+
+    If the batch is 1: depthwise Conv 1x1; else: Mul - Add
 
 Exporters write group normalization as InstanceNormalization of groups, which ONNX Runtime computes
 on one thread, then Mul and Add, each of which reads and writes the image once more. Here the image

@@ -1,8 +1,12 @@
 """A MatMul whose result is split, as one MatMul for each part, by a part of the weight.
 
-                                                  x - MatMul by W[:, :n] - Add b[:n] - half
-    x - MatMul by W - Add b - Slice - half    ->
-                            - Slice - gate        x - MatMul by W[:, n:] - Add b[n:] - gate
+before:
+    x - MatMul W - Add b -+- Slice [:n] - first part
+                          +- Slice [n:] - second part
+
+after:
+    x -+- MatMul W[:, :n] - Add b[:n] - first part
+       +- MatMul W[:, n:] - Add b[n:] - second part
 
 GEGLU projections in the feed-forward layers of transformers are of this kind: one half is
 multiplied by GELU of the other. Each Slice copies its half of the result, which is as large as any

@@ -1,11 +1,16 @@
 """A MatMul by a large weight with the weight as the first factor, where it is read as it is stored.
 
-    x - MatMul by W   ->   x - Reshape - FusedMatMul: W' x' - Transpose - Reshape
+before:
+    x - MatMul W - output
 
-ONNX Runtime's MatMul packs the second factor into the order that its kernels read. It would do so
-once for a weight, in memory of its own; ours stay in a mapped file, so that it does so in each run,
-and with 64 tokens that takes as long as the multiplication itself. The first factor is not packed:
-(W' x')' is the same as x W, and only the tokens are packed and transposed.
+after:
+    W' -------------+
+    x --- Reshape --+- FusedMatMul: W' x' - Transpose - Reshape - output
+
+ONNX Runtime's MatMul packs its second factor into the order in which the kernel reads it. Weights
+it would pack once, as copies in memory; ours stay in a mapped file, so that they are packed in each
+run, which with 64 tokens takes as long as the multiplication itself. The first factor is not
+packed. x W is (W' x')': then only the tokens are packed, and the result is transposed.
 
 Applies where the weight is constant, with two axes, both of at least _NARROWEST: networks have
 such weights where tokens are few. With some hundreds of tokens nothing is gained, nor lost.

@@ -1,9 +1,13 @@
 """A 3x3 convolution after doubling the size, as four 2x2 convolutions at the size before.
 
-                               +- Conv 2x2 -+
-    x - Resize x2 - Conv 3x3   x - Conv 2x2 -+
-                           ->  +- Conv 2x2 -+- Concat - DepthToSpace
-                               +- Conv 2x2 -+
+before:
+    x - Resize x2 - Conv 3x3 - output
+
+after:
+    x -+- Conv 2x2 -+
+       +- Conv 2x2 -+
+       +- Conv 2x2 -+
+       +- Conv 2x2 -+- Concat - DepthToSpace - output
 
 After nearest-neighbour doubling, the nine taps of a 3x3 kernel meet only four different pixels:
 which taps fall together depends on whether row and column are even or odd. Each of these four cases

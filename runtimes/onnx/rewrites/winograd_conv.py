@@ -1,16 +1,20 @@
 """3x3 convolutions by Winograd's minimal filtering: a quarter of the multiplications.
 
-    x - Conv 3x3         ->  x - Conv: input transform - MatMul by filters - MatMul: output
-                               transform - Gather and Reshape: tiles to image - Add bias
+before:
+    x - Conv 3x3 - output                     or: x - Resize x2 - Conv 3x3 - output
 
-    x - Resize x2 - Conv 3x3   likewise, from tiles of the image before doubling
+after:
+    transformed filters -----------------+
+    x - depthwise Conv: input transform -+- MatMul -+
+    +-----------------------------------------------+
+    +- MatMul: output transform - Gather: lines of tiles to lines of the image - Add bias - output
 
-The image is divided into tiles of 6x6 that overlap by 2; a depthwise Conv transforms all tiles.
+The image is divided into tiles of 6x6 that overlap by 2, and a depthwise Conv transforms them.
 Transformed tiles and filters are multiplied element by element and summed over input channels,
 which is one MatMul [outs, ins] x [ins, tiles] for each of the 36 elements. The output transform
-makes 4x4 results of each tile, with 36 multiplications where there were 144: F(4x4, 3x3). After
-doubling, 8x8 results come from 100 multiplications, not 576. Filters that would become too large
-are transformed for F(2x2, 3x3): 16 multiplications, not 36.
+makes 4x4 results of each tile, with 36 multiplications where there were 144: F(4x4, 3x3). With
+Resize, tiles are those of the image before it: 100 multiplications make 8x8 results, not 576.
+Filters that would become too large are transformed for F(2x2, 3x3): 16 multiplications, not 36.
 
 Applies to Conv with stride 1, no dilation, one group, constant weights and padding that keeps the
 image's size, with at least _FEWEST channels, where the transformed filters are not too large.
