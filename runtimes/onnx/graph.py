@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from lcmcore.util.arrays import Array
 from runtimes.onnx.protobuf import (
     AttributeProto,
     GraphProto,
@@ -77,7 +77,7 @@ class Graph:
         imports = map(OperatorSetIdProto, self._model.all("opset_import"))
         return next(each.integer("version") for each in imports if not each.text("domain"))
 
-    def initializer(self, name: str) -> NDArray[Any] | None:
+    def initializer(self, name: str) -> Array | None:
         """A constant, mapped if it is in another file; None unless it is float32 or int64."""
         tensor = self._initializers.get(name)
         dtype = _DTYPES.get(tensor.integer("data_type")) if tensor else None
@@ -95,7 +95,7 @@ class Graph:
         array = self.initializer(name)
         return array.ravel().tolist() if array is not None and array.size <= _MOST_VALUES else None
 
-    def add_initializer(self, name: str, array: NDArray[Any]) -> str:
+    def add_initializer(self, name: str, array: Array) -> str:
         """Add a float32 or int64 constant, a large one in a file beside; returns its name."""
         kind = TensorProto.FLOAT if array.dtype == np.float32 else TensorProto.INT64
         tensor = TensorProto(dims=array.shape, data_type=kind, name=name)

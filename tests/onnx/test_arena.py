@@ -37,7 +37,7 @@ def test_networks_share_memory_and_give_it_back(monkeypatch):
 
 def test_an_arena_that_the_program_around_has_made():
     arena.use_shared_arena(onnxruntime, onnxruntime.SessionOptions())
-    arena._create.cache_clear()  # so that it is registered again, as if an application had done so before
+    arena._create.cache_clear()  # it is registered again, as if an application had been first
     assert opened().run(LATENTS)["sample"].shape == (1, 3, 384, 384)
 
 

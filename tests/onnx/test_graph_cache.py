@@ -86,7 +86,7 @@ def test_a_network_at_rest_holds_no_weights_and_works_again(root, folder):
     (entry,) = entries(root)
     weights = str(entry / graph_cache.WEIGHTS)
     assert resident_kilobytes(weights) > 0
-    network.rest()  # by a thread, while the caller goes on
+    network.trim()  # by a thread, while the caller goes on
     deadline = time.monotonic() + 30
     while resident_kilobytes(weights) and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -24,11 +24,11 @@ for Computing Sample Variances", 1979: variances are those within pieces and bet
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from lcmcore.util.arrays import Array
 from runtimes.onnx.graph import Graph, GraphIndex, Node, NodeBuilder
 
 _MOST = 512
@@ -41,8 +41,8 @@ class _GroupNorm(NamedTuple):
     x: str
     epsilon: float
     groups: int
-    gamma: NDArray[Any]
-    beta: NDArray[Any]
+    gamma: Array
+    beta: Array
 
 
 def group_norm(graph: Graph) -> int:
@@ -80,7 +80,7 @@ class _Matcher(GraphIndex):
         epsilon = norm.attributes.get("epsilon", [1e-5])[0]
         return _GroupNorm(split.inputs[0], epsilon, scale.size, gamma, beta)
 
-    def _by_channel(self, node: Node) -> tuple[str, NDArray[Any] | None]:
+    def _by_channel(self, node: Node) -> tuple[str, Array | None]:
         """The inputs of a Mul or Add: the computed one, and the constant [channels, 1, 1]."""
         for other, name in (node.inputs, node.inputs[::-1]):
             array = self.graph.initializer(name)

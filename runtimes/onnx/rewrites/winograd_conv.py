@@ -28,8 +28,8 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
+from lcmcore.util.arrays import Array
 from runtimes.onnx.graph import Graph, Node, NodeBuilder
 from runtimes.onnx.rewrites.upsample_conv import before_upsampling
 from runtimes.onnx.rewrites.winograd_matrices import F2X2, F4X4, UPSAMPLE_F4X4, Algorithm
@@ -59,7 +59,7 @@ def winograd_conv(graph: Graph) -> int:
     return graph.replace(replacements)
 
 
-def _algorithm(weight: NDArray[Any], upsampled: bool) -> Algorithm | None:
+def _algorithm(weight: Array, upsampled: bool) -> Algorithm | None:
     """The fastest one for these channels; None if the plain Conv is faster."""
     outs, ins = weight.shape[:2]
     if min(outs, ins) < _FEWEST:
@@ -88,9 +88,7 @@ class _Writer:
         self._graph = graph
         self._known: set[str] = set()
 
-    def convolution(
-        self, conv: Node, weight: NDArray[Any], image: str, how: Algorithm
-    ) -> list[Node]:
+    def convolution(self, conv: Node, weight: Array, image: str, how: Algorithm) -> list[Node]:
         """The nodes for a Conv; `image` is its input, or what was upsampled to be that."""
         output, (outs, ins) = conv.outputs[0], weight.shape[:2]
         builder = NodeBuilder(self._graph, output)
@@ -178,7 +176,7 @@ class _Writer:
         transform = self._constant(name, lambda: np.tile(kernel, (ins, 1, 1, 1)))
         return make("Conv", [image, transform], group=ins, **window)
 
-    def _filters(self, output: str, weight: NDArray[Any], how: Algorithm) -> str:
+    def _filters(self, output: str, weight: Array, how: Algorithm) -> str:
         """Transformed filters [1, multiplications, outs, ins]."""
         outs, ins = weight.shape[:2]
         filters = how.filter_transform @ weight.reshape(outs * ins, -1).T
@@ -241,7 +239,7 @@ class _Writer:
         name = str(values).replace(" ", "")
         return self._constant(f"integers{name}", lambda: np.array(values, np.int64))
 
-    def _constant(self, name: str, array: Callable[[], NDArray[Any]]) -> str:
+    def _constant(self, name: str, array: Callable[[], Array]) -> str:
         """An initializer that all nodes of this name's constant share."""
         name = f"winograd/{name}"
         if name not in self._known:

@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from lcmcore.util.arrays import Array
 from runtimes.onnx.rewrites.upsample_conv import TAPS
 
 _OVERLAP = 2  # pixels that a tile shares with the next one, for a filter of 3
@@ -35,9 +34,9 @@ class Algorithm:
     taps], `output_transform` [pixels of the results, multiplications].
     """
 
-    input_transform: NDArray[Any]
-    filter_transform: NDArray[Any]
-    output_transform: NDArray[Any]
+    input_transform: Array
+    filter_transform: Array
+    output_transform: Array
 
     @property
     def multiplications(self) -> int:
@@ -60,14 +59,14 @@ class Algorithm:
         return math.isqrt(len(self.output_transform))
 
 
-def _winograd(results: int, taps: int) -> tuple[NDArray[Any], ...]:
+def _winograd(results: int, taps: int) -> tuple[Array, ...]:
     """Input, filter and output transform of F(results, taps) in one dimension."""
     points = taps + results - 1
     input_transform = np.linalg.inv(_evaluations(points, points)).T
     return input_transform, _evaluations(taps, points), _evaluations(results, points).T
 
 
-def _after_upsampling(results: int) -> tuple[NDArray[Any], ...]:
+def _after_upsampling(results: int) -> tuple[Array, ...]:
     """The same for a filter of 3 after doubling, 2 * results from a tile of the size before.
 
     Even and odd results are each a filter of 2, by F(results, 2), of which the odd ones' tile
@@ -85,13 +84,13 @@ def _after_upsampling(results: int) -> tuple[NDArray[Any], ...]:
     return input_transform, filter_transform, output_transform
 
 
-def _evaluations(coefficients: int, points: int) -> NDArray[Any]:
+def _evaluations(coefficients: int, points: int) -> Array:
     """[points, coefficients]: evaluates polynomials at the points, the last of them infinity."""
     finite = np.vander(np.array(_POINTS[: points - 1]), coefficients, increasing=True)
     return np.vstack([finite, np.eye(1, coefficients, coefficients - 1)])
 
 
-def _in_two_dimensions(matrices: tuple[NDArray[Any], ...]) -> Algorithm:
+def _in_two_dimensions(matrices: tuple[Array, ...]) -> Algorithm:
     """Of matrices for a row, those for a square: rows and columns are transformed alike."""
     return Algorithm(*(np.kron(matrix, matrix) for matrix in matrices))
 
