@@ -37,9 +37,9 @@ from runtimes.onnx.runtime import open_mapped
 
 RUNS = 3  # in a process, after one that is not counted
 PARTS = {  # of winograd_conv: the limit that, set to 0, turns it off
-    "F(2x2, 3x3)": "_MOST_BY_F2X2",
-    "F(4x4) after upsampling": "_MOST_BY_UPSAMPLE",
-    "bands of rows": "_BANDED",
+    "winograd_conv, tiles of 2x2": "_MOST_BY_F2X2",
+    "winograd_conv, after upsampling": "_MOST_BY_UPSAMPLE",
+    "winograd_conv, bands of rows": "_BANDED",
 }
 
 
