@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from lcmcore.bundle import COMPONENTS
 from lcmcore.errors import NetworkError
 from lcmcore.runtime import Network
+from lcmcore.util.cpu import usable_cores
 
 
 class KeepLoaded:
@@ -40,7 +40,7 @@ class KeepLoaded:
         What fails in the thread is raised by `raise_failures`, and by `use`.
         """
         missing = [component for component in components if component not in self._networks]
-        if _cores() == 1:
+        if len(usable_cores()) == 1:
             for component in missing:
                 self._opened(component)
             return
@@ -117,10 +117,3 @@ class OneAtATime(KeepLoaded):
         """Close it when it has done its work."""
         with self._turn:
             super().close()
-
-
-def _cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

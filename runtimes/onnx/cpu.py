@@ -1,16 +1,10 @@
-"""The CPU cores of this machine, and which of them are the big ones (of big.LITTLE)."""
+"""Which of the CPU cores are the big ones (of big.LITTLE)."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-
-def usable() -> list[int]:
-    """The cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
+from lcmcore.util.cpu import usable_cores
 
 
 def big(folder: Path = Path("/sys/devices/system/cpu")) -> list[int]:
@@ -20,7 +14,7 @@ def big(folder: Path = Path("/sys/devices/system/cpu")) -> list[int]:
     """
     try:
         capacities = {
-            core: int((folder / f"cpu{core}/cpu_capacity").read_text()) for core in usable()
+            core: int((folder / f"cpu{core}/cpu_capacity").read_text()) for core in usable_cores()
         }
     except (OSError, ValueError):  # x86 has no such files
         return []

@@ -34,7 +34,7 @@ _PACKAGE = Path(__file__).parent
 # What an entry depends on: of this package, these files and what they import of it.
 _SOURCES = ("graph.py", "graph_cache.py", "optimize.py", "protobuf.py", "rewrites/*.py")
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("lcmcore.runtimes.onnx")
 
 
 @contextmanager
@@ -57,8 +57,10 @@ def optimized(
                 if not _is_current(entry, source, version):
                     fcntl.flock(lock, fcntl.LOCK_EX)
                 if not _is_current(entry, source, version):  # another process may have built it
+                    _log.info("%s: optimizing the graph, once, into %s", source, entry)
                     _replace(entry, source, version, build)
                 graph = entry / GRAPH
+                _log.info("%s: optimized graph %s", source, graph)
         except Exception as error:  # the disk's or ONNX Runtime's; opening the model reports more
             _log.info("%s: no optimized graph: %s", source, error)
         yield graph

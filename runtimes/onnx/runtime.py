@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lcmcore.errors import ArgumentError, NetworkError, first_line
 from lcmcore.runtime import Network, Runtime, require_available, require_file
+from lcmcore.util.cpu import usable_cores
 from runtimes.onnx import arena, cpu, graph_cache
 from runtimes.onnx.network import OnnxNetwork
 
@@ -42,7 +43,7 @@ class OnnxRuntime(Runtime):
 
     def worker_options(self, index: int, count: int) -> dict[str, Any]:
         """An equal part of the CPU's cores for each of `count` workers."""
-        return {"threads": max(1, len(cpu.usable()) // count)}
+        return {"threads": max(1, len(usable_cores()) // count)}
 
     def open(self, component: str, folder: Path, options: Mapping[str, Any]) -> Network:
         """A session on folder/model.onnx; raises NetworkError or ArgumentError."""

@@ -55,7 +55,7 @@ def no_thread_is_left():
 @pytest.fixture
 def cores(monkeypatch):
     def have(count):
-        monkeypatch.setattr("lcmcore.residency._cores", lambda: count)
+        monkeypatch.setattr("lcmcore.residency.usable_cores", lambda: [*range(count)])
 
     have(2)
     return have

@@ -305,7 +305,7 @@ def test_big_cores(capacities, affinity, expected, tmp_path, monkeypatch):
     for core, capacity in enumerate(capacities):
         (tmp_path / f"cpu{core}").mkdir()
         (tmp_path / f"cpu{core}" / "cpu_capacity").write_text(f"{capacity}\n")
-    monkeypatch.setattr(cpu, "usable", lambda: list(affinity))
+    monkeypatch.setattr(cpu, "usable_cores", lambda: list(affinity))
     assert cpu.big(tmp_path) == expected
 
 
