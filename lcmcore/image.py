@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import IO, TypeAlias
 
 import numpy as np
@@ -38,9 +37,9 @@ def read_image(source: ImageLike) -> Image.Image:
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, bytes):
-        return _read_stream(io.BytesIO(source), "image")
+        return _read(io.BytesIO(source), "image")
     if isinstance(source, (str, os.PathLike)):
-        return _read_file(os.fspath(source))
+        return _read(source, os.fspath(source))
     raise ArgumentError(
         f"image must be a path, bytes, a Pillow image or an array, not {type(source).__name__}"
     )
@@ -81,7 +80,9 @@ def fit_images(
 
 
 def _contain(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """ImageOps.pad, which before Pillow 10.1 rounds a very thin picture away."""
+    """ImageOps.pad, but for two things: it rounds a very thin image away, which keeps a row here,
+    and of uneven margins the larger is the upper one at some sizes; here always the lower one.
+    """
     scale = min(size[0] / image.width, size[1] / image.height)
     width, height = (max(1, round(side * scale)) for side in image.size)
     canvas = Image.new("RGB", size)
@@ -116,27 +117,18 @@ def to_pil(array: Floats) -> list[Image.Image]:
     return [Image.merge("RGB", each) for each in planes]
 
 
-def _read_file(name: str) -> Image.Image:
-    """Opened here, not by Pillow, which before 10.1 finds no pipe at its path."""
+def _read(source: IO[bytes] | str | os.PathLike[str], name: str) -> Image.Image:
+    with _open(source, name) as image:
+        return _decode(image, name)
+
+
+def _open(source: IO[bytes] | str | os.PathLike[str], name: str) -> Image.Image:
     try:
-        with Path(name).open("rb") as stream:
-            return _read_stream(stream, name)
+        return Image.open(source)
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None
     except IsADirectoryError:
         raise ImageError(f"{name}: is a folder, not an image") from None
-    except (OSError, ValueError) as error:
-        raise ImageError(f"{name}: cannot be read: {first_line(error)}") from error
-
-
-def _read_stream(stream: IO[bytes], name: str) -> Image.Image:
-    with _open(stream, name) as image:
-        return _decode(image, name)
-
-
-def _open(stream: IO[bytes], name: str) -> Image.Image:
-    try:
-        return Image.open(stream)
     except UnidentifiedImageError:
         raise ImageError(f"{name}: not an image of a known format, or empty") from None
     except Exception as error:  # Pillow's format plugins raise whatever they meet
@@ -167,16 +159,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         grey = np.nan_to_num(np.asarray(image)).clip(0, 1) * 255
         return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
-    if _is_transparent(image):
+    if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")
-
-
-def _is_transparent(image: Image.Image) -> bool:
-    """Pillow's has_transparency_data, which came with 10.1."""
-    alpha_palette = image.palette is not None and image.palette.mode.endswith("A")
-    return image.mode[-1] in "Aa" or alpha_palette or "transparency" in image.info
 
 
 def _from_array(array: Array) -> Image.Image:

@@ -217,6 +217,14 @@ def test_unknown_fit(photo):
         fit_image(photo, (8, 8), "crop")
 
 
+@pytest.mark.parametrize("height", [1, 3, 5, 7])
+def test_of_uneven_margins_the_lower_is_larger(height):
+    fitted = np.asarray(fit_image(filled("RGB", RED, (8, height)), (8, 8), "contain"))
+    above = (8 - height) // 2
+    rows = [row for row in range(8) if fitted[row].any()]
+    assert rows == [*range(above, above + height)]
+
+
 def test_extreme_proportions_fit():
     for fit in ("stretch", "cover", "contain"):
         assert fit_image(Image.new("RGB", (1, 5000)), (64, 32), fit).size == (64, 32)
