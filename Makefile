@@ -6,16 +6,29 @@ OUT ?= out
 PEERS ?= .peers
 BOARD ?= .board
 
-.PHONY: demo test test-rknn test-board test-export check bench peers rewrites soak throughput goldens pictures dist clean
+.PHONY: demo test test-all test-types test-rknn test-board test-export check bench peers rewrites \
+	soak throughput goldens pictures dist clean
 
-demo: $(VENV)/.installed
+demo: $(VENV)/.demo
 	@mkdir -p $(OUT)
-	$(BIN)/lcm img2img docs/pictures/scribble.png --seed 7 -o $(OUT)/demo.png \
+	@echo "Drawing $(OUT)/demo.png from docs/pictures/scribble.png"
+	@$(BIN)/lcm img2img docs/pictures/scribble.png --seed 7 -o $(OUT)/demo.png \
 		"a snowy landscape with mountains and a lake at night"
-	@echo "The picture is $(OUT)/demo.png, made from docs/pictures/scribble.png"
 
+# The fast majority: all but those marked slow. Plain `pytest` runs all of them, like test-all.
 test: $(VENV)/.installed
+	@echo "The fast tests, about a minute; make test-all runs all of them, in about five"
+	@$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(VENV)/.installed
 	$(BIN)/python -m pytest
+
+# A user's script, read by mypy and pyright beside the installed wheel.
+test-types: dist .venv-types/.installed
+	.venv-types/bin/pip uninstall --quiet --yes lcmcore
+	.venv-types/bin/pip install --quiet dist/*.whl
+	cd tests/typing && ../../.venv-types/bin/mypy --strict --config-file= script.py
+	cd tests/typing && ../../.venv-types/bin/pyright --pythonpath ../../.venv-types/bin/python script.py
 
 # Rockchip's converter and simulator; x86-64 Linux.
 test-rknn: .venv-rknn/.installed
@@ -59,12 +72,33 @@ goldens: .venv-build/.installed
 pictures: $(VENV)/.installed
 	$(BIN)/python docs/pictures/make.py
 
-dist: $(VENV)/.installed
-	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+# What goes to a package index: an archive of the sources, and the wheel built from it.
+dist: .venv-dist/.installed
+	rm -rf dist
+	.venv-dist/bin/python -m build --outdir dist .
+	.venv-dist/bin/twine check --strict dist/*
 
-$(VENV)/.installed: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[onnx,dev]'
+# What the demo needs, and on top of it what developers need.
+$(VENV)/.demo: pyproject.toml
+	@echo "Making a virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@echo "Installing lcmcore and ONNX Runtime in it, about 200 MB"
+	@$(BIN)/pip install --quiet --editable '.[onnx]'
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.demo
+	@echo "Installing the tests' and developers' tools in $(VENV), about 200 MB more"
+	@$(BIN)/pip install --quiet --editable '.[onnx,dev]'
+	@touch $@
+
+.venv-dist/.installed:
+	$(PYTHON) -m venv .venv-dist
+	.venv-dist/bin/pip install --quiet build twine
+	@touch $@
+
+.venv-types/.installed:
+	$(PYTHON) -m venv .venv-types
+	.venv-types/bin/pip install --quiet mypy==2.4.1 'pyright[nodejs]'
 	@touch $@
 
 .venv-rknn/.installed: tests/rknn/requirements.txt tests/rknn/toolkit.txt pyproject.toml

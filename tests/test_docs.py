@@ -50,6 +50,7 @@ def desk(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [*blocks("python")])
 def test_python_snippet_runs(code, desk):
     done = subprocess.run([sys.executable, "-c", code], cwd=desk, capture_output=True, text=True)
@@ -60,6 +61,7 @@ def pages_with_lcm():
     return [page for page in PAGES if any(p.id.startswith(page.name) for p in commands("lcm"))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", pages_with_lcm(), ids=lambda page: page.name)
 def test_lcm_commands_run_in_the_order_of_the_page(page, desk):
     for words in (p.values[0] for p in commands("lcm") if p.id.startswith(page.name)):
@@ -86,6 +88,7 @@ def test_pip_installs_an_extra_that_exists(words):
     assert f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text()
 
 
+@pytest.mark.slow
 def test_lcm_toml_of_the_page_is_accepted(tmp_path):
     (page,) = [p for p in PAGES if p.name == "models.md"]
     (text,) = re.findall(r"^```toml\n(.*?)^```", page.read_text(), re.M | re.S)

@@ -7,6 +7,7 @@ from lcmcore.util.memory import anonymous_bytes
 from tests.parity.bundles import TINY
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("habit", HABITS)
 def test_a_picture_without_it(habit, tmp_path, monkeypatch):
     """What a habit hangs on is looked for by name; if that has gone, this fails."""

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Tests img2img on an emulated RK3588 board: run.sh MODELS [PYTEST_ARGUMENTS]
 #
-# Without further arguments it runs the tests of this folder and the core's own, but for those that
-# test the host's tools, are about a host, or make many pictures on ONNX Runtime.
+# Without further arguments it runs the tests of this folder and those of the core, of ONNX Runtime
+# and of parity, but for those marked host: the reason stands beside each mark.
 #
 # qemu runs an arm64 Debian with the real rknn-toolkit-lite2; our librknnrt.c stands in for the
 # NPU's library, and npu.py does its arithmetic outside. MODELS/256x256 and MODELS/192x128 are the
@@ -20,19 +20,7 @@ board=$(cd "$board" && pwd)
 python=${PYTHON:-$repo/.venv/bin/python}
 models=$(cd "$1" && pwd)
 shift
-# Threads that wait at full speed starve each other under emulation, and so much arithmetic takes
-# minutes there: what is done to graphs is tested on the host, and here by one network of all of it.
-rewrites=tests/onnx/rewrites
-[ $# != 0 ] || set -- tests -o 'norecursedirs=.*' --ignore tests/rknn --ignore tests/jobs --ignore tests/recipe \
-    --ignore tests/cli/test_main.py --ignore tests/cli/test_batch.py --ignore tests/cli/test_batch_runner.py \
-    --ignore tests/cli/test_batch_tasks.py --ignore tests/test_docs.py --ignore tests/cli/test_doctor.py --ignore tests/benchmarks/test_peers.py --ignore tests/benchmarks/test_habits.py \
-    --ignore tests/parity/test_demo.py --ignore tests/onnx/test_arena.py \
-    --deselect tests/onnx/test_runtime.py::test_no_thread_is_busy_after_a_run \
-    --deselect $rewrites/test_winograd_conv.py::test_convolutions \
-    --deselect $rewrites/test_attention.py::test_exports_of_optimum \
-    --deselect $rewrites/test_transposed_matmul.py::test_matmuls_of_optimum \
-    --deselect $rewrites/test_group_norm.py::test_group_norms_of_optimum \
-    --deselect tests/onnx/test_optimize.py::test_weights_are_laid_out
+[ $# != 0 ] || set -- tests/board tests/core tests/onnx tests/parity tests/cli/test_bench.py -m "not host"
 root=$board/root
 
 need() {

@@ -64,11 +64,13 @@ def test_folder(photos, out):
     assert (done.returncode, done.stderr) == (0, "0 made, 6 were done already\n")
 
 
+@pytest.mark.slow
 def test_quiet(photos, out):
     done = batch(photos, PROMPT, "-q", "-o", out, *QUICK)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_each_picture_is_that_of_the_single_command(photos, out, tmp_path):
     batch(photos, PROMPT, "-o", out, *QUICK)
     record = read_record(out / "photo03.png")
@@ -87,6 +89,7 @@ def is_same_picture(first, second):
         return ImageChops.difference(one, other).getbbox() is None
 
 
+@pytest.mark.slow
 def test_file_of_jobs(photos, out):
     lines = [
         {"init_image": "photo00.png", "seed": 5},
@@ -108,6 +111,7 @@ def test_file_of_jobs(photos, out):
     assert "jobs.jsonl:1: it has no prompt" in relative.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
@@ -132,6 +136,7 @@ def test_what_cannot_be_is_one_line(photos, words, status, message):
     assert status == 2 or len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signal_finishes_what_was_accepted_and_the_rest_resumes(many, out, signum, status):
     process = start_and_wait_for_two(many, out)
@@ -152,6 +157,7 @@ def test_signal_finishes_what_was_accepted_and_the_rest_resumes(many, out, signu
     assert f"3 made, {made} were done already" in done.stderr
 
 
+@pytest.mark.slow
 def test_second_signal_ends_at_once(many, out):
     process = start_and_wait_for_two(many, out)
     workers = children(process.pid)
@@ -164,6 +170,7 @@ def test_second_signal_ends_at_once(many, out):
     assert_whole(out)
 
 
+@pytest.mark.slow
 def test_killed_command_leaves_no_process_and_resumes(photos, out):
     process = start_and_wait_for_two(photos, out)
     workers = children(process.pid)
@@ -176,6 +183,7 @@ def test_killed_command_leaves_no_process_and_resumes(photos, out):
     assert len(pictures(out)) == 6
 
 
+@pytest.mark.slow
 def test_killed_worker_costs_nothing(photos, out, tmp_path):
     process = start_and_wait_for_two(photos, out)
     victim = next(iter(children(process.pid)))

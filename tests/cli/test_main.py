@@ -66,6 +66,7 @@ def test_img2img(lcm, photo_file, monkeypatch):
     assert files() == [Path("out.png"), Path("photo.png")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", ["low", "high"])
 def test_memory_makes_no_difference_to_a_picture(memory, lcm, photo_file):
     for name, options in {"auto.png": [], "other.png": ["--memory", memory]}.items():
@@ -78,6 +79,7 @@ def test_txt2img(lcm):
     assert pixels("out.PNG").shape == (64, 64, 3)
 
 
+@pytest.mark.slow
 def test_a_long_prompt_is_warned_of_and_quiet_is_silent():
     """In a process of its own, where no test captures the log."""
     run = [LCM, "txt2img", "lake " * 3000, "-o", "out.png", *SMALL]
@@ -100,6 +102,7 @@ def test_a_long_name_of_any_letters(lcm):
     assert files() == [Path(name)]
 
 
+@pytest.mark.slow
 def test_a_bar_on_a_terminal(photo_file):
     terminal, stderr = pty.openpty()
     run = [LCM, "img2img", photo_file, "a lake", "-o", "out.png", *SMALL[1:], "--strength=1"]
@@ -115,6 +118,7 @@ def test_a_bar_on_a_terminal(photo_file):
     assert re.search(rb"\r\[#{24}\] 1/1 steps, [\d.]+ s(\x1b\[K)?\r\nwrote out\.png with ", told)
 
 
+@pytest.mark.slow
 def test_without_stderr():
     run = f"exec {LCM} txt2img 'a lake' -o out.png {' '.join(SMALL)} 2>&-"
     assert subprocess.run(["sh", "-c", run], check=False).returncode == 0
@@ -135,6 +139,7 @@ PROMPTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS.keys())
 def test_the_printed_command_makes_the_same_picture(prompt, lcm):
     assert lcm("txt2img", "-o", "out.png", *SMALL, "--", prompt)[0] == 0
@@ -157,6 +162,7 @@ def split_by_shell(told):
     return os.fsdecode(words).split("\0")[:-1]
 
 
+@pytest.mark.slow
 def test_every_option_comes_back(lcm, model, photo_file, monkeypatch):
     """Also $LCM_MODEL, which may be another by then, and an init image with an awkward name."""
     init = photo_file.rename("-it's a photo.png")
@@ -226,6 +232,7 @@ def test_info_where_the_terminal_has_no_such_letters(lcm):
     assert re.fullmatch(r"lcm: error: .*PYTHONUTF8=1\n", run.stderr)
 
 
+@pytest.mark.slow
 def test_a_full_disk_behind_the_messages():
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
@@ -322,6 +329,7 @@ OPTIONS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("options", "words"), OPTIONS, ids=lambda value: str(value)[:60])
 def test_options_that_cannot_be(options, words, lcm, photo_file):
     Path("folder.png").mkdir()
@@ -428,6 +436,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_models_that_are_broken(name, lcm, model, photo_file):
     damage, words = MODELS[name]
@@ -459,6 +468,7 @@ def test_the_command_itself_fails_in_one_line():
     fails((ended.returncode, ended.stdout, ended.stderr), "nowhere.png: no such file")
 
 
+@pytest.mark.slow
 def test_a_broken_network_in_a_process_of_its_own(model):
     replace(model / "vae_decoder" / "model.onnx", b"no model")
     run = [LCM, "txt2img", "a lake", "-q", "-o", "out.png", f"--model={model}"]
@@ -497,6 +507,7 @@ def test_a_full_disk_leaves_the_old_picture():
     assert Path("out.png").read_text() == "old"
 
 
+@pytest.mark.slow
 def test_an_interrupt_leaves_nothing():
     work = ["--steps=50", "--size=512x512"]  # enough not to be done before the signal comes
     heed = ["env", "--default-signal=INT"]  # a shell may have us, and so it, ignore the signal

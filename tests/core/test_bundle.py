@@ -193,6 +193,7 @@ def some_of(*keys):
     return st.fixed_dictionaries({}, optional=dict.fromkeys(keys, values))
 
 
+@pytest.mark.slow
 @given(
     some_of("block_out_channels", "decoder_block_out_channels", "scaling_factor"),
     some_of(

@@ -347,6 +347,7 @@ def test_a_closed_pipeline(fake):
         pipe(PROMPT)
 
 
+@pytest.mark.slow
 def test_two_at_once_do_not_disturb_each_other(demo, photo):
     with lcmcore.load(lcmcore.demo_dir(), runtime="onnx", threads=2) as other:
         jobs = [(demo, 1), (other, 2), (demo, 3), (other, 1)]

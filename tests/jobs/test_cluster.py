@@ -65,6 +65,7 @@ def photos(tmp_path):
     return make_photos(tmp_path / "photos", 10)
 
 
+@pytest.mark.slow
 def test_waiting_in_vain_can_be_interrupted(cluster, photos, tmp_path):
     where = ("--scheduler", cluster.address)
     process = batch(photos, PROMPT, "-o", tmp_path / "out", *where, start=subprocess.Popen)
@@ -74,6 +75,7 @@ def test_waiting_in_vain_can_be_interrupted(cluster, photos, tmp_path):
     assert process.returncode == 143
 
 
+@pytest.mark.slow
 def test_batch_waits_for_a_worker_to_join_which_alone_needs_the_model(cluster, photos, tmp_path):
     (cluster.folder / "model").symlink_to(lcmcore.demo_dir())  # where workers are, not the batch
     where = ("--scheduler", cluster.address, "--model", "model")
@@ -89,6 +91,7 @@ def test_batch_waits_for_a_worker_to_join_which_alone_needs_the_model(cluster, p
     worker.kill()
 
 
+@pytest.mark.slow
 def test_lost_worker_costs_nothing_and_the_bytes_are_those_of_a_local_run(
     cluster, photos, tmp_path
 ):
@@ -110,6 +113,7 @@ def test_lost_worker_costs_nothing_and_the_bytes_are_those_of_a_local_run(
     assert "0 made, 10 were done already, 1 failed" in again.stderr
 
 
+@pytest.mark.slow
 def test_commands_of_the_page(cluster, photos, tmp_path):
     text = PAGE.read_text().replace("tcp://board0:8786", cluster.address)
     (block,) = re.findall(r"^```console\n(.*?)^```", text, re.M | re.S)
@@ -124,6 +128,7 @@ def test_commands_of_the_page(cluster, photos, tmp_path):
     assert len(contents(tmp_path / "snowy")) == 10
 
 
+@pytest.mark.slow
 def test_lost_scheduler_is_one_line_and_the_batch_resumes(cluster, photos, tmp_path):
     cluster.add_worker()
     out = tmp_path / "out"

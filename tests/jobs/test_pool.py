@@ -43,6 +43,7 @@ def init_image(colour):
     return buffer.getvalue()
 
 
+@pytest.mark.slow
 def test_parallel_jobs_give_the_same_bytes_as_alone():
     sizes = ("64x64", "96x64", "64x128")
     jobs = [
@@ -63,6 +64,7 @@ def test_job_of_a_killed_worker_is_run_again(one, steering):
     assert list(children(os.getpid()).values()) in (["S"], ["R"])
 
 
+@pytest.mark.slow
 def test_job_that_kills_twice_is_given_up(one, steering):
     steering.kill(times=2)
     with pytest.raises(lcmcore.WorkerDied, match="killed by signal 9"):
@@ -70,6 +72,7 @@ def test_job_that_kills_twice_is_given_up(one, steering):
     assert one.submit(job(5)).result()[1] == 5
 
 
+@pytest.mark.slow
 def test_worker_killed_between_jobs_is_replaced(one, steering):
     one.submit(job()).result()
     (first,) = children(os.getpid())
@@ -130,6 +133,7 @@ def test_waiting_job_can_be_cancelled(one, steering):
     assert one.submit(job(5)).result()[1] == 5
 
 
+@pytest.mark.slow
 def test_close_finishes_what_was_accepted_and_leaves_no_process(steering):
     pool = Pool(runtime=steering.runtime, workers=2, queue_size=6)
     futures = [pool.submit(job(seed)) for seed in range(6)]
@@ -153,6 +157,7 @@ def test_abort_ends_at_once(steering):
     assert not children(os.getpid())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_workers_leave_signals_to_the_parent(one, steering, signum):
     steering.hold()
@@ -184,6 +189,7 @@ def test_model_that_does_not_open_is_told_at_once():
     assert not children(os.getpid())
 
 
+@pytest.mark.slow
 def test_model_that_vanished_fails_the_job_and_may_come_back(configs, steering):
     schedule = configs / "scheduler" / "scheduler_config.json"
     text = schedule.read_text()
@@ -249,6 +255,7 @@ def test_workers_end_with_a_parent_that_was_killed(tmp_path):
     wait_for(lambda: not any(map(alive, workers)))
 
 
+@pytest.mark.slow
 def test_pool_that_nobody_closed_ends_with_the_program(tmp_path):
     words = script(
         tmp_path,
@@ -263,11 +270,13 @@ def test_pool_that_nobody_closed_ends_with_the_program(tmp_path):
     assert (done.returncode, done.stdout) == (0, "seed 3\n"), done.stderr
 
 
+@pytest.mark.slow
 def test_script_without_a_main_guard_is_told(tmp_path):
     done = subprocess.run(script(tmp_path, "Pool()"), capture_output=True, text=True, timeout=60)
     assert "before it was ready (a script that makes a Pool keeps that below" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_pool_can_be_used_from_many_threads(steering):
     with Pool(runtime=steering.runtime, workers=2, queue_size=40) as pool:
         with ThreadPoolExecutor(8) as threads:

@@ -110,6 +110,7 @@ def test_a_model_with_another_date_is_known_again(root, folder, builds):
     assert len(builds) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["cpu", "ONNX Runtime", "package", "sources"])
 def test_another_machine_or_software_replaces_the_entry(
     what, root, folder, builds, tmp_path, monkeypatch
@@ -189,6 +190,7 @@ HARMS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "harm"), HARMS)
 def test_a_broken_entry_is_no_harm(name, harm, root, folder, builds):
     plain = picture(folder)
@@ -198,6 +200,7 @@ def test_a_broken_entry_is_no_harm(name, harm, root, folder, builds):
     assert len(builds) == 2
 
 
+@pytest.mark.slow
 def test_what_a_crash_leaves_behind_is_removed(root, folder, builds):
     picture(folder)
     entry = entries(root)[0]
@@ -258,6 +261,7 @@ def open_one(folder, results):
     results.put(picture(folder).sum())
 
 
+@pytest.mark.slow
 def test_many_processes_at_once(root, folder):
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
@@ -272,6 +276,7 @@ def test_many_processes_at_once(root, folder):
     assert stat.S_ISREG(next(root.glob("*.lock")).stat().st_mode)
 
 
+@pytest.mark.slow
 def test_info_tells_of_the_entry(root, tmp_path):
     bundle = shutil.copytree(TINY / "lcm", tmp_path / "lcm")
     assert sum("graph: none yet" in line for line in describe(bundle)) == 4

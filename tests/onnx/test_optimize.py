@@ -8,6 +8,7 @@ from tests.onnx.rewrites.graphs import assert_same_network, op_types
 from tests.parity.bundles import TINY
 
 
+@pytest.mark.slow
 def test_all_of_it(tmp_path):
     """Optimized, the whole network has nothing left to replace, and returns the same."""
     source = TINY / "lcm" / "unet" / "model.onnx"
@@ -19,6 +20,8 @@ def test_all_of_it(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["entry"]
 
 
+@pytest.mark.host  # minutes of arithmetic under emulation
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("free", "level"),
     [(0, "ORT_ENABLE_EXTENDED"), (2**40, "ORT_ENABLE_ALL"), (None, "ORT_ENABLE_ALL")],

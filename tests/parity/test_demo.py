@@ -17,6 +17,8 @@ from lcmcore.tokenizer import CLIPTokenizer
 
 from .goldens import DATA, load_json
 
+pytestmark = pytest.mark.host  # minutes a picture under emulation
+
 FOLDER = DATA / "demo"
 CASES: dict[str, tuple[str, dict[str, Any]]] = load_json("demo/cases.json")
 MOST_OFF = 0.001
@@ -28,6 +30,7 @@ def pipe() -> Iterator[Pipeline]:
         yield opened
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_same_picture_as_diffusers(pipe: Pipeline, name: str) -> None:
     image, call = CASES[name]

@@ -11,7 +11,7 @@ from tests.rknn.lite_semantics import CASES, World
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
-@pytest.mark.parametrize("component", ["vae_encoder", "unet"])
+@pytest.mark.parametrize("component", ["vae_encoder", pytest.param("unet", marks=pytest.mark.slow)])
 def test_double(
     case: Callable[[World], None],
     component: str,

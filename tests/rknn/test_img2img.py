@@ -54,6 +54,7 @@ def test_encoder_as_onnx_runs_on_the_cpu(wild: Path, lites: Lites, expected: np.
     assert len(lites) == 3
 
 
+@pytest.mark.slow
 def test_with_little_memory_no_network_is_loaded_twice(
     wild: Path, lites: Lites, expected: np.ndarray
 ) -> None:
@@ -64,6 +65,7 @@ def test_with_little_memory_no_network_is_loaded_twice(
     assert len(lites) == 4
 
 
+@pytest.mark.slow
 def test_lcm_toml_chooses_by_component(wild: Path, lites: Lites, expected: np.ndarray) -> None:
     shutil.copy(fixtures.TINY / "vae_decoder" / "model.onnx", wild / "vae_decoder")
     (wild / "lcm.toml").write_text('[vae_decoder]\nruntime = "onnx"\n[unet]\ncore_mask = "0_1"\n')

@@ -166,6 +166,7 @@ def test_wrong_shape_stays_away_from_the_driver(
         network.run({"sample": np.zeros(shape, np.float32)})
 
 
+@pytest.mark.slow
 def test_no_growth_in_memory(tiny: Path, lites: Lites) -> None:
     network = opened(tiny, "unet")
     inputs = inputs_of(tiny / "unet" / "model.rknn")

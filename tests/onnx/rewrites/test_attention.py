@@ -17,6 +17,8 @@ from tests.parity.bundles import TINY
 DEMO = lcmcore.demo_dir()
 
 
+@pytest.mark.host  # minutes of arithmetic under emulation
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "attentions", "upsamplings"),
     [("lcm/unet", 8, 1), ("sd/unet", 8, 1), ("lcm/vae_encoder", 1, 0), ("lcm/vae_decoder", 1, 3)],

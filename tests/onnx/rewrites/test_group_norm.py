@@ -89,6 +89,8 @@ def test_other_normalization_stays(change, tmp_path):
     assert group_norm(Graph(exported_norm(tmp_path / "model.onnx", **change))) == 0
 
 
+@pytest.mark.host  # minutes of arithmetic under emulation
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "count"),
     [("lcm/unet", 21), ("lcm/vae_encoder", 13), ("lcm/vae_decoder", 21), ("taesd/vae_decoder", 0)],

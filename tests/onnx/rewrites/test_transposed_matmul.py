@@ -51,6 +51,8 @@ def test_other_matmuls_stay(change, tmp_path):
     assert transposed_matmul(Graph(two_matmuls(tmp_path / "model.onnx", **change))) == 0
 
 
+@pytest.mark.host  # minutes of arithmetic under emulation
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "count"), [("lcm/text_encoder", 12), ("lcm/unet", 41), ("lcm/vae_decoder", 4)]
 )

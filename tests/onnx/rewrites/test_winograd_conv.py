@@ -8,6 +8,8 @@ from runtimes.onnx.rewrites.winograd_conv import winograd_conv
 from tests.onnx.rewrites.graphs import SIZES, assert_same, convolution, op_types, upsampled
 
 
+@pytest.mark.host  # minutes of arithmetic under emulation
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [{}, {"bias": False}, {"outs": 544, "ins": 528}, {"outs": 256, "ins": 128},
@@ -39,6 +41,8 @@ def test_other_convolutions_stay(change, tmp_path):
     assert winograd_conv(Graph(convolution(tmp_path / "model.onnx", **change))) == 0
 
 
+@pytest.mark.host  # minutes of arithmetic under emulation
+@pytest.mark.slow
 @pytest.mark.parametrize(("channels", "tolerance"), [(128, 1e-5), (256, 1e-5), (510, 2e-5)])
 def test_convolutions_after_upsampling_are_transformed(channels, tolerance, tmp_path):
     """With the doubling that comes before them."""
@@ -51,6 +55,7 @@ def test_convolutions_after_upsampling_are_transformed(channels, tolerance, tmp_
     assert_same(tmp_path / "changed.onnx", path, shapes, tolerance)
 
 
+@pytest.mark.slow
 def test_large_weights_after_upsampling_are_folded_alone(tmp_path):
     """Transformed filters would be 11 times as large."""
     graph = Graph(upsampled(tmp_path / "model.onnx", channels=528))
