@@ -9,7 +9,7 @@ from lcmcore.util.memory import anonymous_bytes
 from runtimes.onnx import OnnxRuntime, arena
 from tests.parity.bundles import TINY
 
-pytestmark = pytest.mark.host  # the emulator's own memory is counted too
+pytestmark = pytest.mark.host  # minutes under emulation, of what is the same on any machine
 
 FOLDER = TINY / "lcm" / "vae_decoder"
 LATENTS = {"latent_sample": np.zeros((1, 4, 48, 48), np.float32)}

@@ -221,7 +221,7 @@ def test_a_type_that_is_not_supported(tmp_path):
         OnnxRuntime().open("unet", tmp_path, {})
 
 
-@pytest.mark.host  # an emulated thread is busy at all times
+@pytest.mark.host  # threads that spin starve each other under emulation
 @pytest.mark.slow
 def test_no_thread_is_busy_after_a_run():
     """ONNX Runtime's own go on spinning for 40 ms, on the cores that the next network needs."""
