@@ -28,8 +28,10 @@ ROOMS = {
     "runtimes": {"lcmcore.errors", "lcmcore.util", "lcmcore.runtime", "runtimes"},
 }
 
-# What builds models is a part of `lcm build`; and whoever reads a model directory needs its layout.
+# What builds models is a part of `lcm build`; whoever reads a model directory needs its layout; and
+# the package's version is a part of the graph cache's key.
 EXCEPTIONS = {
+    "runtimes.onnx.graph_cache": {"lcmcore"},
     "runtimes.onnx.build": {"lcmcore.bundle", "lcmcore.cli.progress"},
     "runtimes.rknn.build": {"lcmcore.bundle", "lcmcore.cli.progress"},
     "runtimes.rknn.diagnosis": {"lcmcore.bundle"},
