@@ -1,6 +1,7 @@
 """Latent Consistency Model image generation on small machines; image-to-image above all."""
 
 from lcmcore.bundle import demo_dir
+from lcmcore.call import Result, Step
 from lcmcore.errors import (
     ArgumentError,
     BundleError,
@@ -14,7 +15,7 @@ from lcmcore.errors import (
     RuntimeUnavailableError,
     WorkerDied,
 )
-from lcmcore.pipeline import Pipeline, Result, Step, load
+from lcmcore.pipeline import Pipeline, load
 
 __version__ = "0.1.0"
 

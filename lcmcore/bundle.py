@@ -7,7 +7,6 @@ what cannot be inferred.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -73,8 +72,7 @@ class ModelPaths:
         return self.root / "lcm.toml"
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """What lcm.toml says: defaults of a call, and for each component a runtime and its options."""
 
     runtime: str = "auto"
@@ -83,7 +81,7 @@ class Settings:
     guidance_scale: float | None = None
     scaling_factor: float | None = None
     size_multiple: int | None = None
-    components: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    components: Mapping[str, Mapping[str, Any]] = {}
 
     def runtime_of(self, component: str) -> str:
         """The runtime that the file names for a component, else its general one."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import IO, TypeAlias
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from lcmcore.errors import ArgumentError, ImageError, first_line
 from lcmcore.util.arrays import Array, Floats, Pixels
@@ -66,6 +66,8 @@ def fit_image(image: Image.Image, size: tuple[int, int], fit: str = "stretch") -
     if image.size == size:
         return image
     if fit == "cover":
+        from PIL import ImageOps
+
         return ImageOps.fit(image, size, _LANCZOS)
     if fit == "contain":
         return _contain(image, size)
@@ -144,6 +146,8 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
         )
     if not image.size[0] or not image.size[1]:
         raise ImageError(f"{name}: has no pixels ({width}x{height})")
+    from PIL import ImageOps  # brings four modules, so not before an image is read
+
     try:
         return _to_rgb(ImageOps.exif_transpose(image))
     except Exception as error:  # as above: a cut or damaged file fails here

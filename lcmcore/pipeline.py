@@ -7,17 +7,17 @@ The reference is diffusers' `LatentConsistencyModelImg2ImgPipeline` (and
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
 from lcmcore.batch import Batch, repeat_to
 from lcmcore.bundle import Bundle
+from lcmcore.call import Result, Step
 from lcmcore.encoder_cache import EncoderCache
 from lcmcore.errors import ArgumentError, Cancelled, NetworkError
 from lcmcore.guidance import guidance_embedding
@@ -30,68 +30,19 @@ from lcmcore.util.closeable import Closeable
 from lcmcore.util.validate import float_array, one_of, real_number
 
 if TYPE_CHECKING:
-    from typing import TypeAlias
-
     from PIL import Image
-    from typing_extensions import TypedDict, Unpack
+    from typing_extensions import Unpack
 
+    from lcmcore.call import Callback, CallOptions
     from lcmcore.image import ImageLike
     from lcmcore.runtime import TensorSpec
     from lcmcore.runtime_choice import RuntimeChoice
     from lcmcore.sizes import Size
 
-    Callback: TypeAlias = Callable[
-        ["Pipeline", int, int, dict[str, Any]], "Mapping[str, Any] | bool | None"
-    ]
-
-    class CallOptions(TypedDict, total=False):
-        """The keyword-only arguments of a call, but for `output_type`."""
-
-        negative_prompt: str | Sequence[str] | None
-        strength_mode: str
-        latent_sampling: str
-        fit: str
-        num_images_per_prompt: int
-        original_inference_steps: int | None
-        latents: Floats | None
-        prompt_embeds: Floats | None
-        callback_on_step_end: Callback | None
-
-
 LATENT_SAMPLINGS = ("mean", "sample")
 OUTPUT_TYPES = ("pil", "np", "latent")
 _LATENT_CHANNELS = 4
 _LCM_GUIDANCE = 8.5  # diffusers' default for a UNet that was distilled with guidance
-
-
-ImagesT = TypeVar("ImagesT")
-
-
-class Step(NamedTuple):
-    """One step of `Pipeline.denoise`: `latents` go on to the next, `denoised` is a preview."""
-
-    number: int  # from 0
-    timestep: int
-    latents: Floats
-    denoised: Floats
-
-
-@dataclass(frozen=True)
-class Result(Generic[ImagesT]):
-    """What a call made.
-
-    `images` are Pillow images, an array [batch, height, width, 3] in [0, 1], or the latents, as
-    `output_type` asked. `seeds` reproduce each image alone, `latents` are those decoded, `timings`
-    are seconds by stage. `settings` are the keywords that decide what the images look like, beside
-    prompt, image and seed, with nothing left to a default: `pipe(prompt, image, seed=seed,
-    **result.settings)` makes the images again.
-    """
-
-    images: ImagesT
-    seeds: list[int]
-    latents: Floats
-    timings: dict[str, float]
-    settings: dict[str, Any]
 
 
 class _Stages(Closeable):

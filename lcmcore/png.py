@@ -13,7 +13,7 @@ import lcmcore
 from lcmcore.errors import ImageError, first_line
 
 if TYPE_CHECKING:
-    from lcmcore.pipeline import Result
+    from lcmcore.call import Result
     from lcmcore.runtime_choice import RuntimeChoice
 
 SOFTWARE = "Software"  # the PNG specification's keyword for the program

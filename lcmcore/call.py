@@ -1,0 +1,61 @@
+"""What a call takes beside prompt and image, and what it returns: for `lcmcore.pipeline`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
+
+from lcmcore.util.arrays import Floats
+
+if TYPE_CHECKING:
+    from typing_extensions import TypedDict
+
+    from lcmcore.pipeline import Pipeline
+
+    Callback: TypeAlias = Callable[
+        [Pipeline, int, int, dict[str, Any]], Mapping[str, Any] | bool | None
+    ]
+
+    class CallOptions(TypedDict, total=False):
+        """The keyword-only arguments of a call, but for `output_type`."""
+
+        negative_prompt: str | Sequence[str] | None
+        strength_mode: str
+        latent_sampling: str
+        fit: str
+        num_images_per_prompt: int
+        original_inference_steps: int | None
+        latents: Floats | None
+        prompt_embeds: Floats | None
+        callback_on_step_end: Callback | None
+
+
+ImagesT = TypeVar("ImagesT")
+
+
+class Step(NamedTuple):
+    """One step of `Pipeline.denoise`: `latents` go on to the next, `denoised` is a preview."""
+
+    number: int  # from 0
+    timestep: int
+    latents: Floats
+    denoised: Floats
+
+
+@dataclass(frozen=True)
+class Result(Generic[ImagesT]):
+    """What a call made.
+
+    `images` are Pillow images, an array [batch, height, width, 3] in [0, 1], or the latents, as
+    `output_type` asked. `seeds` reproduce each image alone, `latents` are those decoded, `timings`
+    are seconds by stage. `settings` are the keywords that decide what the images look like, beside
+    prompt, image and seed, with nothing left to a default: `pipe(prompt, image, seed=seed,
+    **result.settings)` makes the images again.
+    """
+
+    images: ImagesT
+    seeds: list[int]
+    latents: Floats
+    timings: dict[str, float]
+    settings: dict[str, Any]
