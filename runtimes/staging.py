@@ -1,4 +1,4 @@
-"""Writing parts of a bundle so that an interrupted build leaves nothing half done."""
+"""Writing parts of a bundle so that an interrupted build leaves no half-written network."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from typing import Any
 
 from lcmcore.errors import OutputError, first_line
 from lcmcore.util.configfile import read_table
-from lcmcore.util.files import write_whole
+from lcmcore.util.files import make_folder, write_whole
 
 SETTINGS = "lcm.toml"
-# What a network is no good with if it is another model's.
+# Files that a network needs from its own model: those of another model make it useless.
 COMPANIONS = {"text_encoder": ("tokenizer",), "unet": ("model_index.json", "scheduler")}
 
 
 @contextmanager
 def staged(folder: Path, last: str) -> Iterator[Path]:
-    """An empty folder beside `folder`, whose files move there at the end; on an error they vanish.
+    """A temporary folder whose files move to `folder` at the end; on an error they are removed.
 
-    `last` is the file that makes the others count: it moves last, and an older one goes first, so
-    that it never stands beside files of another build. Raises OutputError.
+    `last` is the file that marks the build as complete: it moves last, and an older one is removed
+    first, so that it never lies beside files of another build. Raises OutputError.
     """
-    require_folder(folder)
+    make_folder(folder)
     try:
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as name:
             stage = Path(name)
@@ -38,25 +38,17 @@ def staged(folder: Path, last: str) -> Iterator[Path]:
         raise OutputError(f"{folder} cannot be written: {first_line(error)}") from error
 
 
-def require_folder(folder: Path) -> None:
-    """Make a folder unless it exists; raises OutputError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be made: {first_line(error)}") from error
-
-
 def copy_each(names: Iterable[str], source: Path, out: Path) -> None:
-    """Copy files or folders of a bundle to another one by copy_over; raises OutputError."""
+    """Copy files or folders of one bundle to another, replacing them; raises OutputError."""
     for name in names:
         copy_over(source / name, out / name)
 
 
 def copy_over(source: Path, target: Path) -> None:
-    """Copy a file or folder if it exists, in place of the target; raises OutputError."""
+    """Replace the target by a copy of a file or folder, if that exists; raises OutputError."""
     if not source.exists():
         return
-    require_folder(target.parent)
+    make_folder(target.parent)
     try:
         if source.is_file():
             write_whole(target, source.read_bytes())
@@ -77,13 +69,13 @@ def read_settings(out: Path) -> dict[str, Any]:
 
 
 def write_settings(out: Path, tables: Mapping[str, Any]) -> None:
-    """Write OUT/lcm.toml whole; comments that it had are lost. Raises OutputError."""
-    require_folder(out)
+    """Write OUT/lcm.toml atomically; its comments are lost. Raises OutputError."""
+    make_folder(out)
     write_whole(out / SETTINGS, "".join(_lines("", tables)).lstrip("\n").encode("utf-8"))
 
 
 def _lines(prefix: str, table: Mapping[str, Any]) -> Iterator[str]:
-    """TOML: values first, then tables, for a table's values end where the next table begins."""
+    """Lines of TOML: values before tables, for the next table header ends a table's values."""
     tables = {key: value for key, value in table.items() if isinstance(value, Mapping)}
     for key, value in table.items():
         if key not in tables:
@@ -101,5 +93,5 @@ def _key(key: str) -> str:
 
 
 def _value(value: Any) -> str:
-    """A TOML value; its strings, numbers, booleans and arrays look as they do in JSON."""
+    """A TOML value; strings, numbers, booleans and arrays are written as in JSON."""
     return json.dumps(value, ensure_ascii=False)

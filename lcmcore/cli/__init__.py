@@ -1,1 +1,1 @@
-"""The `lcm` command; nothing is imported here, so that each subcommand loads its own share."""
+"""The `lcm` command; nothing is imported here: each subcommand imports only what it needs."""

@@ -1,4 +1,4 @@
-"""`lcm batch`: a folder of pictures, or a file of jobs, to a folder of PNG files."""
+"""`lcm batch`: an image for each one in a folder, or for each line of a file of jobs."""
 
 from __future__ import annotations
 
@@ -9,41 +9,45 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from lcmcore.cli.batch_runner import Engine, Runner, Tally
+from lcmcore.cli.batch_runner import Backend, Runner, Tally
 from lcmcore.cli.batch_tasks import Task, tasks_of_file, tasks_of_folder
 from lcmcore.cli.generate import model_dir, request_of, runtime_choice, runtime_options
-from lcmcore.cli.progress import Progress
-from lcmcore.cli.signals import Stop
-from lcmcore.errors import LcmError, OutputError, first_line
+from lcmcore.cli.progress import Progress, count_of
+from lcmcore.cli.signals import GracefulShutdown
+from lcmcore.errors import LcmError
 from lcmcore.jobs.cluster import connect, run_on_worker
 from lcmcore.jobs.fingerprint import model_identity
 from lcmcore.jobs.pool import Pool
 from lcmcore.jobs.process import WorkerSpec
+from lcmcore.util.files import make_folder
 
-_GLANCE = 0.5  # seconds
+_T = TypeVar("_T")
+_POLL_SECONDS = 0.5
 
 
 def generate_many(args: argparse.Namespace) -> int:
-    """Make what is not made yet; the exit status. Raises LcmError if a picture failed."""
-    with Stop() as stop, Progress(args.quiet) as progress:
+    """Generate every image that is not there yet, and return the exit status.
+
+    Raises LcmError if an image failed.
+    """
+    with GracefulShutdown() as shutdown, Progress(args.quiet) as progress:
         try:
             tasks = _tasks(args)
-            _make_folder(args.output)
-            with _engine(args, progress, stop) as engine:
-                tally = Runner(tasks, engine, progress, stop.requested).run()
+            make_folder(args.output)
+            with _backend(args, progress, shutdown) as backend:
+                tally = Runner(tasks, backend, progress, shutdown.requested).run()
         except KeyboardInterrupt:
-            progress.say("ended at once")
-            return stop.status
+            progress.say("stopped at once: images in progress are discarded")
+            return shutdown.status
         progress.say(_summary(tally))
     for name, reason in tally.failures:
         print(f"lcm: failed: {name}: {reason}", file=sys.stderr)
-    if stop.requested():
-        return stop.status
+    if shutdown.requested():
+        return shutdown.status
     if tally.failures:
-        raise LcmError(f"{len(tally.failures)} of {tally.total} pictures failed")
+        raise LcmError(f"{len(tally.failures)} of {count_of(tally.total, 'image')} failed")
     return 0
 
 
@@ -55,39 +59,35 @@ def _tasks(args: argparse.Namespace) -> list[Task]:
     return tasks_of_folder(args.init_dir, args.output, request)
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"folder {folder} cannot be made: {first_line(error)}") from error
-
-
 @contextmanager
-def _engine(args: argparse.Namespace, progress: Progress, stop: Stop) -> Iterator[Engine]:
+def _backend(
+    args: argparse.Namespace, progress: Progress, shutdown: GracefulShutdown
+) -> Iterator[Backend]:
+    """The Dask cluster of --scheduler, else a pool of --workers processes."""
     files = {"config": args.config, "tokenizer": args.tokenizer}
     files = {key: str(path) for key, path in files.items() if path is not None}
     options = runtime_options(args)
     spec = WorkerSpec(model_dir(args), runtime_choice(args), {**options, **files})
     where = (spec.model_dir, files.get("config"), files.get("tokenizer"))
-    model = {"runtime": spec.runtime, "providers": options.get("providers")}
+    model: dict[str, object] = {"runtime": spec.runtime, "providers": options.get("providers")}
     if args.scheduler is None:
         model["files"] = model_identity(*where)
         with _local_pool(spec, args.workers) as pool:
-            yield Engine(pool.submit, lambda: 2 * args.workers, model)
+            yield Backend(pool.submit, lambda: 2 * args.workers, model)
         return
     with _no_logging(), connect(args.scheduler) as (executor, threads):
         if not threads():
             progress.say(f"waiting for a worker to join {args.scheduler}")
-        model["files"] = _result(executor.submit(model_identity, *where), stop)
+        model["files"] = _result(executor.submit(model_identity, *where), shutdown)
         packed = pickle.dumps(spec)
-        yield Engine(
+        yield Backend(
             lambda job: executor.submit(run_on_worker, packed, job), lambda: 2 * threads(), model
         )
 
 
 @contextmanager
 def _no_logging() -> Iterator[None]:
-    """Without Dask's tracebacks of lost connections: whatever matters comes as an exception."""
+    """Suppress Dask's tracebacks of lost connections: each failure also comes as an exception."""
     logging.disable(logging.CRITICAL)
     try:
         yield
@@ -97,7 +97,8 @@ def _no_logging() -> Iterator[None]:
 
 @contextmanager
 def _local_pool(spec: WorkerSpec, workers: int) -> Iterator[Pool]:
-    pool = Pool(spec.model_dir, spec.runtime, workers=workers, **spec.options)
+    level = logging.getLogger("lcmcore").getEffectiveLevel()
+    pool = Pool(spec.model_dir, spec.runtime, workers=workers, log_level=level, **spec.options)
     try:
         yield pool
     except BaseException:
@@ -106,20 +107,20 @@ def _local_pool(spec: WorkerSpec, workers: int) -> Iterator[Pool]:
     pool.close()
 
 
-def _result(future: Future[Any], stop: Stop) -> Any:
-    """The future's result; a signal ends the wait for it, since nothing is lost by that."""
-    while not wait([future], _GLANCE).done:
-        if stop.requested():
+def _result(future: Future[_T], shutdown: GracefulShutdown) -> _T:
+    """The future's result; raises KeyboardInterrupt on a signal, for no image is lost yet."""
+    while not wait([future], _POLL_SECONDS).done:
+        if shutdown.requested():
             raise KeyboardInterrupt
     return future.result()
 
 
 def _summary(tally: Tally) -> str:
-    words = [f"{tally.made} made"]
-    if tally.kept:
-        words.append(f"{tally.kept} were done already")
+    parts = [f"{count_of(tally.generated, 'image')} generated"]
+    if tally.skipped:
+        parts.append(f"{tally.skipped} skipped (already done)")
     if tally.failures:
-        words.append(f"{len(tally.failures)} failed")
-    if tally.left:
-        words.append(f"{tally.left} left: the same command goes on with them")
-    return ", ".join(words)
+        parts.append(f"{len(tally.failures)} failed")
+    if tally.remaining:
+        parts.append(f"{tally.remaining} remaining: run the same command to continue")
+    return ", ".join(parts)

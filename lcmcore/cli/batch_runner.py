@@ -1,16 +1,15 @@
-"""Runs tasks through anything that turns jobs into futures, and writes what comes back."""
+"""Runs tasks on anything that turns jobs into futures, and writes the images."""
 
 from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from dataclasses import dataclass, field
-from typing import Any
 
 from lcmcore.cli.batch_tasks import Task
-from lcmcore.cli.progress import Progress, duration
+from lcmcore.cli.progress import Progress, count_of, duration
 from lcmcore.errors import (
     ImageError,
     LcmError,
@@ -18,72 +17,73 @@ from lcmcore.errors import (
     RuntimeUnavailableError,
     first_line,
 )
-from lcmcore.jobs.fingerprint import KEY, fingerprint, is_done
+from lcmcore.jobs.fingerprint import RECORD_KEY, fingerprint, is_done
 from lcmcore.jobs.job import Job
+from lcmcore.jobs.worker import EncodedImage
 from lcmcore.util.files import write_whole
 
-_GLANCE = 0.5  # seconds between looks at whether to stop
-_HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no other picture could be written either
+_POLL_SECONDS = 0.5  # between looks at whether to stop
+_NO_MORE_WRITES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # other images would fail likewise
 
 
 @dataclass(frozen=True)
-class Engine:
-    """Where jobs go: `submit` returns a future of (PNG, seed), `window` says how many at a time.
+class Backend:
+    """Where jobs run: `submit` returns a future of (PNG, seed); at most `window()` are in flight.
 
-    `model` tells what makes the pictures, as part of their fingerprints.
+    `model` describes what generates the images, as part of their fingerprints.
     """
 
-    submit: Callable[[Job], Future[Any]]
+    submit: Callable[[Job], Future[EncodedImage]]
     window: Callable[[], int]
-    model: dict[str, Any]
+    model: Mapping[str, object]
 
 
 @dataclass
 class Tally:
-    """How many pictures were asked for, made, found done, and not to be had for which reason."""
+    """How many images were asked for, generated and skipped; names and reasons of those failed."""
 
     total: int
-    made: int = 0
-    kept: int = 0
+    generated: int = 0
+    skipped: int = 0
     failures: list[tuple[str, str]] = field(default_factory=list)
 
     @property
-    def left(self) -> int:
-        """What nothing has been done about yet."""
-        return self.total - self.made - self.kept - len(self.failures)
+    def remaining(self) -> int:
+        """How many images are neither generated nor skipped nor failed."""
+        return self.total - self.generated - self.skipped - len(self.failures)
 
 
 class Runner:
-    """One pass over tasks. A task that fails is noted and the rest go on."""
+    """One pass over tasks. A task that fails is recorded and the others go on."""
 
     def __init__(
-        self, tasks: list[Task], engine: Engine, progress: Progress, stopped: Callable[[], bool]
+        self, tasks: list[Task], backend: Backend, progress: Progress, stopped: Callable[[], bool]
     ) -> None:
-        """`stopped` is asked now and then; once it is true no further task is begun."""
+        """`stopped` is polled; once it returns True no further task is started."""
         self.tally = Tally(len(tasks))
         self._tasks = tasks
-        self._engine = engine
+        self._backend = backend
         self._progress = progress
         self._stopped = stopped
-        self._running: dict[Future[Any], Task] = {}
-        self._start: float | None = None  # when the first task began that was not done
+        self._running: dict[Future[EncodedImage], Task] = {}
+        self._start: float | None = None  # when the first job was submitted
 
     def run(self) -> Tally:
-        """Begin every task that is not done, finish all that were begun.
+        """Start every task that is not done, and finish all that were started.
 
-        Raises OutputError when nothing can be written any more, and RuntimeUnavailableError when
-        nothing can be made any more.
+        Raises OutputError when no image can be written any more, and RuntimeUnavailableError when
+        none can be generated any more.
         """
-        told = False
+        announced = False
         for task in self._until_stopped(self._tasks):
             self._begin(task)
-            while len(self._running) >= max(1, self._engine.window()) and not self._stopped():
+            while len(self._running) >= max(1, self._backend.window()) and not self._stopped():
                 self._finish_some()
         while self._running:
-            if self._stopped() and not told:
-                told = True
-                count = len(self._running)
-                self._progress.say(f"stopping: {count} more to finish; once more ends it at once")
+            if self._stopped() and not announced:
+                announced = True
+                count = count_of(len(self._running), "image")
+                self._progress.say(f"finishing {count} in progress; signal again to stop at once")
             self._finish_some()
         return self.tally
 
@@ -96,34 +96,35 @@ class Runner:
     def _begin(self, task: Task) -> None:
         try:
             init = None if task.init is None else _read(task)
-            mark = fingerprint(task.request, init, self._engine.model)
+            mark = fingerprint(task.request, init, self._backend.model)
             if is_done(task.output, mark):
-                self.tally.kept += 1
+                self.tally.skipped += 1
                 self._show(None)
                 return
-            record = {KEY: mark} if task.init is None else {"init": str(task.init), KEY: mark}
+            record = {} if task.init is None else {"init": str(task.init)}
             self._start = self._start or time.perf_counter()
-            future = self._engine.submit(Job(task.request, init, record))
+            future = self._backend.submit(Job(task.request, init, {**record, RECORD_KEY: mark}))
         except (LcmError, OSError, MemoryError) as error:
             self._fail(task, error)
         else:
             self._running[future] = task
 
     def _finish_some(self) -> None:
-        done, _ = wait(self._running, timeout=_GLANCE, return_when=FIRST_COMPLETED)
+        done, _ = wait(self._running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
         for future in done:
             task = self._running.pop(future)
             try:
-                self._write(task, future.result()[0])
-            except CancelledError as error:  # by the executor, for we cancel nothing
+                png, _seed = future.result()
+                self._write(task, png)
+            except CancelledError as error:  # by the executor: nothing is cancelled here
                 raise RuntimeUnavailableError(
-                    "the jobs were cancelled, as when a scheduler is lost;"
-                    " the same command goes on with what is left"
+                    "the executor cancelled the jobs, as when a scheduler is lost:"
+                    " run the same command to continue"
                 ) from error
             except Exception as error:  # an executor raises errors of its own
                 self._fail(task, error)
             else:
-                self.tally.made += 1
+                self.tally.generated += 1
                 self._show(str(task.output))
 
     def _write(self, task: Task, png: bytes) -> None:
@@ -132,20 +133,20 @@ class Runner:
 
     def _fail(self, task: Task, error: BaseException) -> None:
         cause = error.__cause__ if isinstance(error, OutputError) else error
-        if isinstance(cause, OSError) and cause.errno in _HOPELESS:
+        if isinstance(cause, OSError) and cause.errno in _NO_MORE_WRITES:
             raise OutputError(f"{task.output} cannot be written: {first_line(cause)}") from error
-        ours = str(error) if isinstance(error, LcmError) else first_line(error)
-        self.tally.failures.append((task.name, " ".join(ours.split())))
+        reason = str(error) if isinstance(error, LcmError) else first_line(error)
+        self.tally.failures.append((task.name, " ".join(reason.split())))
         self._show(f"{task.name} FAILED")
 
     def _show(self, name: str | None) -> None:
         tally = self.tally
         words = [f"{len(tally.failures)} failed"] if tally.failures else []
-        if tally.made and self._start is not None:
-            each = (time.perf_counter() - self._start) / tally.made
+        if tally.generated and self._start is not None:
+            each = (time.perf_counter() - self._start) / tally.generated
             speed = f"{each:.1f} s each" if each >= 1 else f"{1 / each:.1f}/s"
-            words += [speed, f"{duration(each * tally.left)} left"]
-        self._progress.item(tally.total - tally.left, tally.total, name, ", ".join(words))
+            words += [speed, f"{duration(each * tally.remaining)} left"]
+        self._progress.item(tally.total - tally.remaining, tally.total, name, ", ".join(words))
 
 
 def _read(task: Task) -> bytes:

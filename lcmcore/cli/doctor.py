@@ -1,4 +1,4 @@
-"""What `lcm doctor` says about this machine, the runtimes on it, and a model directory."""
+"""`lcm doctor`: checks this machine, the installed runtimes and a model directory."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import lcmcore
 from lcmcore.bundle import COMPONENTS, Bundle, demo_dir
+from lcmcore.cli.progress import count_of
 from lcmcore.errors import LcmError
 from lcmcore.runtime import Finding, find_runtime, installed_runtimes
 from lcmcore.runtime_choice import choose_runtime
@@ -34,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"{level:8} {text}" + (f"\n         -> {remedy}" if remedy else ""), flush=True)
         errors += level == "error"
     if errors:
-        raise LcmError(f"{errors} of these findings keep it from working")
+        raise LcmError(f"{count_of(errors, 'error')} found (see above)")
 
 
 def findings(root: Path) -> Iterator[Finding]:
@@ -62,12 +63,12 @@ def _runtimes(root: Path) -> Iterator[Finding]:
             yield "warning", str(error), "install or remove it"
             continue
         reason = runtime.available()
-        yield "ok", f"runtime {name}: {'works here' if reason is None else reason}", ""
-        yield from _told(runtime.diagnose(root))
+        yield "ok", f"runtime {name}: {'available' if reason is None else reason}", ""
+        yield from _guarded(runtime.diagnose(root))
 
 
-def _told(found: Iterable[Finding]) -> Iterator[Finding]:
-    """What a runtime adds; one that fails to tell must not keep the others from it."""
+def _guarded(found: Iterable[Finding]) -> Iterator[Finding]:
+    """A runtime's findings; its failure to diagnose must not hide those of the others."""
     try:
         yield from found
     except LcmError as error:
@@ -78,7 +79,7 @@ def _model(root: Path) -> Iterator[Finding]:
     try:
         bundle = Bundle.open(root)
     except LcmError as error:
-        yield "error", str(error), "name one with --model DIR or $LCM_MODEL"
+        yield "error", str(error), "set one with --model DIR or $LCM_MODEL"
         return
     yield "ok", f"model {root}", ""
     for component in COMPONENTS:
@@ -86,7 +87,7 @@ def _model(root: Path) -> Iterator[Finding]:
             runtime = choose_runtime(bundle, component, bundle.settings.runtime_of(component))
             yield "ok", f"{component} would run on {runtime.name}", ""
         except LcmError as error:
-            # Networks for another machine are no fault of this one, nor is a missing encoder.
+            # Files for another machine are no error here, nor is a missing encoder (txt2img works).
             elsewhere = any(bundle.folder(component).glob("model.*"))
             harmless = elsewhere or component == "vae_encoder"
             yield "warning" if harmless else "error", str(error), ""

@@ -1,4 +1,4 @@
-"""The `lcm` command: its arguments, and how it ends."""
+"""The `lcm` command: arguments, errors and exit status."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ from lcmcore.image import FITS
 from lcmcore.pipeline import LATENT_SAMPLINGS
 from lcmcore.scheduler import STRENGTH_MODES
 from lcmcore.sizes import read_size
-from lcmcore.util.files import let_go
+from lcmcore.util.files import redirect_to_devnull
+from lcmcore.util.logs import log_to_stderr
 
 _DONE, _FAILED, _INTERRUPTED = 0, 1, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0 done, 1 an error told in one line on stderr, 2 wrong usage."""
+    """Run the command: 0 done, 1 an error in one line on stderr, 2 wrong usage."""
     words = sys.argv[1:] if argv is None else list(argv)
     args = _parser(builders=words[:1] == ["build"]).parse_args(words)
-    warnings.simplefilter("ignore")  # Pillow warns of files that then work, or fail by our error
-    level = logging.CRITICAL if getattr(args, "quiet", False) else logging.WARNING
-    logging.basicConfig(format="lcm: warning: %(message)s", level=level)
+    warnings.simplefilter("ignore")  # Pillow warns of files that it reads, or that then fail anyway
+    log_to_stderr(_log_level(args))
     try:
         return args.run(args) or _DONE
     except LcmError as error:
         return _fail(str(error))
     except MemoryError:
-        return _fail("out of memory: take a smaller size")
+        return _fail("out of memory: choose a smaller size")
     except KeyboardInterrupt:
         print("lcm: interrupted", file=sys.stderr)
         return _INTERRUPTED
-    except BrokenPipeError:  # the reader of `lcm info | head` has gone
-        let_go(sys.stdout)
+    except BrokenPipeError:  # as in `lcm info | head`
+        redirect_to_devnull(sys.stdout)
         return _FAILED
-    except Exception as error:  # a fault of ours; still no traceback unless asked for
+    except Exception as error:  # a bug of lcmcore: no traceback unless asked for
         if os.environ.get("LCM_TRACEBACK"):
             traceback.print_exc()
         return _fail(
@@ -59,34 +59,49 @@ def _fail(message: str) -> int:
     return _FAILED
 
 
+def _log_level(args: argparse.Namespace) -> int:
+    if getattr(args, "quiet", False):
+        return logging.CRITICAL
+    return logging.INFO if getattr(args, "verbose", False) else logging.WARNING
+
+
 def _parser(builders: bool) -> argparse.ArgumentParser:
-    """The whole command's; looking up the builders is left to those who build."""
+    """The parser of all commands; only `lcm build` looks up its builders, which takes time."""
     parser = argparse.ArgumentParser(
         prog="lcm", description="Latent Consistency Model image generation on small machines."
     )
     parser.add_argument("--version", action="version", version=f"lcmcore {lcmcore.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    img2img = commands.add_parser("img2img", help="turn a picture into another")
-    img2img.add_argument("init", metavar="INIT", type=Path, help="the picture to start from")
+    img2img = commands.add_parser(
+        "img2img", help="generate an image from an init image and a prompt"
+    )
+    img2img.add_argument("init", metavar="INIT", type=Path, help="the init image")
     img2img.add_argument("prompt", metavar="PROMPT")
     img2img.set_defaults(run=generate)
     _add_generation(img2img)
     _add_image_options(img2img)
-    txt2img = commands.add_parser("txt2img", help="make a picture from words alone")
+    txt2img = commands.add_parser("txt2img", help="generate an image from a prompt alone")
     txt2img.add_argument("prompt", metavar="PROMPT")
     txt2img.set_defaults(run=generate, init=None)
     _add_generation(txt2img)
-    measure = commands.add_parser("bench", help="measure time and memory of a model here")
-    measure.add_argument("--rounds", type=int, metavar="N", default=5, help="warm pictures (5)")
+    measure = commands.add_parser(
+        "bench", help="measure time and memory of a model on this machine"
+    )
+    measure.add_argument("--rounds", type=int, metavar="N", default=5, help="warm images (5)")
     measure.set_defaults(run=bench.run)
+    _add_verbose(measure)
     _add_steps_and_size(measure)
     _add_models(measure)
-    _add_batch(commands.add_parser("batch", help="turn every picture of a folder into another"))
-    info = commands.add_parser("info", help="describe a model directory, or how a PNG was made")
+    _add_batch(commands.add_parser("batch", help="img2img of every image in a folder"))
+    info = commands.add_parser(
+        "info", help="describe a model directory, or how a PNG was generated"
+    )
     info.add_argument("path", metavar="DIR_OR_PNG", type=Path)
     info.set_defaults(run=_info)
-    doctor.add_arguments(commands.add_parser("doctor", help="check machine, runtimes and model"))
-    build = commands.add_parser("build", help="make the networks of a model for a runtime")
+    check = commands.add_parser("doctor", help="check machine, runtimes and model")
+    doctor.add_arguments(check)
+    _add_verbose(check)
+    build = commands.add_parser("build", help="build the networks of a model for a runtime")
     if builders:
         _add_builders(build)
     return parser
@@ -107,9 +122,9 @@ def _add_builders(parser: argparse.ArgumentParser) -> None:
 
 def _add_batch(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("init_dir", metavar="INIT_DIR", type=Path, nargs="?", help="the pictures to start from")
+    add("init_dir", metavar="INIT_DIR", type=Path, nargs="?", help="folder of init images")
     add("prompt", metavar="PROMPT", nargs="?")
-    add("--jobs", type=Path, metavar="FILE", help="JSON lines, each a job (docs/worker.md)")
+    add("--jobs", type=Path, metavar="FILE", help="JSON lines, one job each (docs/worker.md)")
     where = parser.add_mutually_exclusive_group()
     add = where.add_argument
     add("--workers", type=int, metavar="N", default=1, help="processes on this machine (1)")
@@ -119,8 +134,8 @@ def _add_batch(parser: argparse.ArgumentParser) -> None:
 
     def run(args: argparse.Namespace) -> int:
         if args.jobs is None and args.prompt is None:
-            parser.error("INIT_DIR and PROMPT are needed, or --jobs FILE")
-        from lcmcore.cli.batch import generate_many  # brings multiprocessing
+            parser.error("INIT_DIR and PROMPT are required, or --jobs FILE")
+        from lcmcore.cli.batch import generate_many  # imports multiprocessing
 
         return generate_many(args)
 
@@ -130,25 +145,32 @@ def _add_batch(parser: argparse.ArgumentParser) -> None:
 def _add_generation(parser: argparse.ArgumentParser, output: str = "PNG file to write") -> None:
     add = parser.add_argument
     add("-o", "--output", metavar="OUT", type=Path, required=True, help=output)
-    add("-q", "--quiet", action="store_true", help="say nothing but errors")
-    add("--guidance", type=float, metavar="F", help="guidance scale (the model's default)")
+    verbosity = parser.add_mutually_exclusive_group()
+    verbosity.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+    _add_verbose(verbosity)
+    add("--guidance", type=float, metavar="F", help="guidance scale (default: the model's)")
     add("--negative-prompt", metavar="TEXT", help="for a UNet without guidance input")
-    add("--seed", type=int, metavar="N", help="makes the picture again (default: drawn)")
+    add("--seed", type=int, metavar="N", help="reproduces an image (default: random)")
     _add_steps_and_size(parser)
     _add_models(parser)
 
 
+def _add_verbose(parser: argparse._ActionsContainer) -> None:
+    help_text = "log which runtime, file and cache each network uses"
+    parser.add_argument("-v", "--verbose", action="store_true", help=help_text)
+
+
 def _add_steps_and_size(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--steps", type=int, metavar="N", help="inference steps (the model's default, else 4)")
+    add("--steps", type=int, metavar="N", help="inference steps (default: the model's, else 4)")
     add("--size", type=_size, metavar="WxH", help="default: the init image's, fitted to the model")
 
 
 def _add_models(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("model and runtime").add_argument
     add("--model", type=Path, metavar="DIR", help="default: $LCM_MODEL, else the demo model")
-    add("--config", type=Path, metavar="FILE", help="in place of the model's lcm.toml")
-    add("--tokenizer", type=Path, metavar="DIR", help="in place of the model's tokenizer")
+    add("--config", type=Path, metavar="FILE", help="use instead of the model's lcm.toml")
+    add("--tokenizer", type=Path, metavar="DIR", help="use instead of the model's tokenizer")
     add("--runtime", default="auto", metavar="NAME", help="auto (default), onnx, ...")
     add(
         "--component-runtime",
@@ -160,16 +182,21 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
     )
     add("--memory", choices=MEMORY_MODES, default="auto", help="low: one network open at a time")
     add("--threads", type=int, metavar="N", help="CPU threads of the onnx runtime")
-    add("--provider", action="append", metavar="NAME", help="execution provider of onnx")
+    add(
+        "--provider",
+        action="append",
+        metavar="NAME",
+        help="ONNX Runtime execution provider; may be repeated",
+    )
     add("--no-graph-cache", dest="graph_cache", action="store_false", default=None,
-        help="keep no optimized graphs of onnx on the disk")  # fmt: skip
+        help="do not cache optimized ONNX graphs on the disk")  # fmt: skip
 
 
 def _add_image_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("the init image's part")
+    group = parser.add_argument_group("init image")
     add = group.add_argument
-    add("--strength", type=float, metavar="F", help="0 keeps it, 1 ignores it (0.75)")
-    add("--fit", choices=FITS, help="how it is brought to size (stretch)")
+    add("--strength", type=float, metavar="F", help="0 keeps the init image, 1 ignores it (0.75)")
+    add("--fit", choices=FITS, help="how the init image is resized (stretch)")
     add("--strength-mode", choices=STRENGTH_MODES, help="(truncate)")
     add("--latent-sampling", choices=LATENT_SAMPLINGS, help="(mean)")
 
@@ -199,7 +226,7 @@ def _info(args: argparse.Namespace) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        let_go(sys.stdout)
+        redirect_to_devnull(sys.stdout)
         raise OutputError(f"standard output cannot be written: {first_line(error)}") from error
 
 

@@ -1,30 +1,32 @@
-"""Progress on a terminal or in a log."""
+"""Progress on stderr, and numbers in words."""
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from typing import TextIO
 
 from lcmcore.util.closeable import Closeable
-from lcmcore.util.files import let_go
+from lcmcore.util.files import redirect_to_devnull
 
 _WIDTH = 24
 _CLEAR = "\x1b[K"  # to the end of the line
 
 
 class Progress(Closeable):
-    """Tells of steps on stderr: a bar on a terminal, plain lines else, nothing when quiet."""
+    """A bar on a terminal, plain lines in a log or between INFO lines (-v), nothing when quiet."""
 
     def __init__(self, quiet: bool = False, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
         self._quiet = quiet or self._stream is None  # no stderr at all: `2>&-`
-        self._terminal = not self._quiet and self._stream.isatty()
+        verbose = logging.getLogger("lcmcore").isEnabledFor(logging.INFO)
+        self._terminal = not self._quiet and not verbose and self._stream.isatty()
         self._bar_shown = False
         self._start = time.perf_counter()
 
     def say(self, text: str) -> None:
-        """A line of its own."""
+        """Write a line."""
         self.close()
         self._write(f"{text}\n")
 
@@ -37,14 +39,14 @@ class Progress(Closeable):
             self._write(f"step {done}/{total}, {seconds:.1f} s\n")
 
     def item(self, done: int, total: int, name: str | None, words: str) -> None:
-        """`done` of `total` items are done; a log tells of those that have a name."""
+        """`done` of `total` items are done; a log gets a line for each item that has a name."""
         if self._terminal:
             self._bar(done, total, f" {words}")
         elif name is not None:
             self._write(f"{done}/{total} {name}, {words}\n")
 
     def close(self) -> None:
-        """End a bar's line."""
+        """End the line of a bar."""
         if self._bar_shown:
             self._bar_shown = False
             self._write("\n")
@@ -59,14 +61,19 @@ class Progress(Closeable):
             try:
                 self._stream.write(text)
                 self._stream.flush()
-            except OSError:  # a full disk behind a log ends no run, nor does what is still buffered
+            except OSError:  # a full disk under a log must not end the run
                 self._quiet = True
-                let_go(self._stream)
+                redirect_to_devnull(self._stream)
 
 
 def duration(seconds: float) -> str:
-    """In the largest units that tell: "40 s", "12 min", "3 h 20 min"."""
+    """In the units that matter: "40 s", "12 min", "3 h 20 min"."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def count_of(number: int, noun: str) -> str:
+    """A number and its noun: "1 image", "3 images"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,11 +1,11 @@
-"""The command that makes an image of ours again, from its record."""
+"""The `lcm` command line that reproduces an image from the record in its PNG."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
 
-# Entries that are options of the command, in the order in which it prints them.
+# Entries of a record that are options of the command, in the order in which it prints them.
 _OPTIONS = (
     "strength",
     "steps",
@@ -25,17 +25,17 @@ _UNKNOWN_INIT = "INIT"
 
 
 def command_of(record: Mapping[str, str], output: str) -> str:
-    """The shell command that makes the recorded picture again.
+    """The shell command that reproduces the recorded image in the file `output`.
 
-    A worker gets an init image as bytes and cannot tell its path: then the command says INIT.
+    A worker gets an init image as bytes and does not know its path: then the command says INIT.
     """
     from_image = "strength" in record
     words = ["lcm", "img2img" if from_image else "txt2img", "-o", output]
     words += [f"--{key}={record[key]}" for key in _OPTIONS if key in record]
     choices = record.get("component-runtime", "").split()
     words += [f"--component-runtime={choice}" for choice in choices]
-    named = [record.get("init", _UNKNOWN_INIT)] if from_image else []
-    named.append(record["prompt"])
-    if any(word.startswith("-") for word in named):
+    positional = [record.get("init", _UNKNOWN_INIT)] if from_image else []
+    positional.append(record["prompt"])
+    if any(word.startswith("-") for word in positional):
         words.append("--")
-    return shlex.join(words + named)
+    return shlex.join(words + positional)

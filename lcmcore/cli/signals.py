@@ -1,4 +1,4 @@
-"""Ending on SIGINT and SIGTERM without losing work."""
+"""Shutting down on SIGINT and SIGTERM without losing work."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import signal
 from types import FrameType
 
 
-class Stop:
-    """In its block the first signal sets `signum`; a second raises KeyboardInterrupt.
+class GracefulShutdown:
+    """In its `with` block the first signal only sets `signum`; a second raises KeyboardInterrupt.
 
     For the main thread only, as Python's signal handlers are.
     """
@@ -17,14 +17,14 @@ class Stop:
     def __init__(self) -> None:
         self.signum: int | None = None
 
-    def __enter__(self) -> Stop:
-        """Take over the signals."""
-        self._before = [signal.signal(signum, self._handle) for signum in self.SIGNALS]
+    def __enter__(self) -> GracefulShutdown:
+        """Install the handlers."""
+        self._previous = [signal.signal(signum, self._handle) for signum in self.SIGNALS]
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give them back."""
-        for signum, handler in zip(self.SIGNALS, self._before, strict=True):
+        """Restore the previous handlers."""
+        for signum, handler in zip(self.SIGNALS, self._previous, strict=True):
             signal.signal(signum, handler)
 
     def requested(self) -> bool:
@@ -33,7 +33,7 @@ class Stop:
 
     @property
     def status(self) -> int:
-        """The exit status that tells of it, as shells count: 130 or 143; 0 without a signal."""
+        """The exit status that shells use for the signal: 130 or 143; 0 without a signal."""
         return 0 if self.signum is None else 128 + self.signum
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:

@@ -1,1 +1,1 @@
-"""Jobs in, PNG bytes out; nothing is imported here, or `lcm img2img` would load multiprocessing."""
+"""Jobs in, PNG bytes out; nothing is imported here: `lcm img2img` need not load multiprocessing."""

@@ -1,4 +1,4 @@
-"""Jobs on a Dask cluster, through the standard `concurrent.futures.Executor` that Dask offers."""
+"""Jobs on a Dask cluster, through Dask's `concurrent.futures.Executor`."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from lcmcore.jobs.job import Job
 from lcmcore.jobs.process import WorkerSpec
 from lcmcore.jobs.worker import EncodedImage, PipelineWorker
 
-_PATIENCE = "10s"
+_CONNECT_TIMEOUT = "10s"
 
 
 @contextmanager
 def connect(address: str) -> Iterator[tuple[Executor, Callable[[], int]]]:
-    """An executor on the cluster, and a function that counts the threads of its workers.
+    """An executor on the cluster, and a function that returns how many threads its workers have.
 
-    Raises RuntimeUnavailableError without `distributed`, or if no scheduler answers there; so does
-    the function when the scheduler is lost.
+    Raises RuntimeUnavailableError if `distributed` is not installed or no scheduler answers at the
+    address; the function raises it when the connection to the scheduler is lost.
     """
     client = _client(address)
 
     def threads() -> int:
         try:
             return sum(client.nthreads().values())
-        except Exception as error:  # of the network
+        except Exception as error:  # of the connection
             raise RuntimeUnavailableError(
-                f"the Dask scheduler at {address} is lost: {first_line(error)}"
+                f"lost the Dask scheduler at {address}: {first_line(error)}"
             ) from error
 
     with client:
-        # Not pure: two equal jobs without a seed are two pictures.
+        # Not pure: two equal jobs without a seed give two images.
         yield client.get_executor(pure=False), threads
 
 
@@ -48,31 +48,31 @@ def _client(address: str) -> Any:
             "Dask is not installed: pip install 'lcmcore[cluster]'"
         ) from error
     try:
-        get_address_host_port(address, strict=True)  # a Client would try it for a while
-        return Client(address, timeout=_PATIENCE, set_as_default=False)
-    except Exception as error:  # of the network, or of the address
+        get_address_host_port(address, strict=True)  # a Client would retry a bad one
+        return Client(address, timeout=_CONNECT_TIMEOUT, set_as_default=False)
+    except Exception as error:  # of the connection or the address
         message = f"no Dask scheduler at {address}: {first_line(error)}"
         raise RuntimeUnavailableError(message) from error
 
 
 def run_on_worker(spec: bytes, job: Job) -> EncodedImage:
-    """What a Dask worker does with a job; `spec` is a pickled WorkerSpec.
+    """Run a job in a Dask worker: (PNG, seed); `spec` is a pickled WorkerSpec.
 
-    The image comes with the job, not by `scatter`: so the scheduler can give the job to another
-    worker when this one is lost.
+    The init image comes with the job, not by `scatter`: so the scheduler can give the job to
+    another worker when this one is lost.
     """
-    return _LOADED.run(spec, job)
+    return _WORKER.run(spec, job)
 
 
-class _Loaded:
-    """The one open pipeline of a process, kept for the next job; it runs a job at a time."""
+class _CachedWorker:
+    """The one PipelineWorker of a Dask process, kept open for the next job; runs one at a time."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._spec: bytes | None = None
         self._worker: PipelineWorker | None = None
 
-    def run(self, spec: bytes, job: Any) -> EncodedImage:
+    def run(self, spec: bytes, job: Job) -> EncodedImage:
         with self._lock:
             if self._worker is None or self._spec != spec:
                 self._open(spec)
@@ -87,4 +87,4 @@ class _Loaded:
         self._worker, self._spec = opened.open(), spec
 
 
-_LOADED = _Loaded()
+_WORKER = _CachedWorker()

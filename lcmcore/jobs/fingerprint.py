@@ -1,4 +1,4 @@
-"""Knowing a finished picture again, by the content of the request that made it."""
+"""Recognizes an image that is done by a digest of the request that generated it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -17,7 +16,7 @@ from lcmcore.jobs.job import Request
 from lcmcore.png import SOFTWARE
 from lcmcore.util.files import sha256
 
-KEY = "request"  # of the PNG's text chunk
+RECORD_KEY = "request"  # keyword of the PNG's text chunk
 
 _PNG_END = b"\0\0\0\0IEND\xaeB\x60\x82"
 
@@ -25,7 +24,7 @@ _PNG_END = b"\0\0\0\0IEND\xaeB\x60\x82"
 def model_identity(
     model_dir: str | Path | None, config: str | Path | None, tokenizer: str | Path | None
 ) -> str:
-    """A digest of every file that a bundle's pictures depend on; raises BundleError."""
+    """A digest of every file of a bundle that its images depend on; raises BundleError."""
     paths = ModelPaths(model_dir or demo_dir())
     if not paths.root.is_dir():
         raise BundleError(f"no model directory at {paths.root}")
@@ -38,8 +37,8 @@ def model_identity(
     return digest.hexdigest()
 
 
-def fingerprint(request: Request, init_image: bytes | None, model: Mapping[str, Any]) -> str:
-    """A digest of all that a request asks for; `model` tells what is to run it."""
+def fingerprint(request: Request, init_image: bytes | None, model: Mapping[str, object]) -> str:
+    """A digest of a request, its init image and `model`, which describes what runs it."""
     content = {
         "init": None if init_image is None else hashlib.sha256(init_image).hexdigest(),
         "model": model,
@@ -50,20 +49,20 @@ def fingerprint(request: Request, init_image: bytes | None, model: Mapping[str, 
 
 
 def is_done(path: Path, wanted: str) -> bool:
-    """Whether the file is a whole picture of that fingerprint.
+    """Whether the file is a complete image with that fingerprint.
 
-    Raises OutputError for a file that lcmcore did not write, rather than have it written over.
+    Raises OutputError for a file that lcmcore did not write, so that it is not overwritten.
     """
     if not path.exists() or not path.stat().st_size:
-        return False  # a file system that lost its power leaves empty files
+        return False  # a power cut may leave empty files
     try:
         with Image.open(path, formats=["PNG"]) as image:
             record = dict(image.info)
     except Exception:  # Pillow's plugins raise whatever they meet
         record = {}
     if not str(record.get(SOFTWARE, "")).startswith("lcmcore "):
-        raise OutputError(f"{path} is there already and not of lcmcore's making: move it away")
-    return record.get(KEY) == wanted and _is_whole(path)
+        raise OutputError(f"{path} already exists and was not written by lcmcore: move it away")
+    return record.get(RECORD_KEY) == wanted and _is_whole(path)
 
 
 def _is_whole(path: Path) -> bool:

@@ -1,8 +1,8 @@
 """Workers on one machine behind a bounded queue.
 
-Each is a process: a network that crashes, or is killed for its memory, takes one job with it, and
-a job past its deadline can be ended. Threads would share one copy of the weights instead; the
-speed is the same, for ONNX Runtime works outside Python's lock (docs/worker.md has the figures).
+Each worker is a process: a crash in a network, or the OOM killer, costs one job only, and a job
+past its deadline can be killed. Threads would share one copy of the weights; they are equally fast,
+for ONNX Runtime releases the GIL (docs/worker.md has the figures).
 """
 
 from __future__ import annotations
@@ -13,24 +13,26 @@ import time
 from concurrent.futures import Future
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Literal, overload
 
 from lcmcore.errors import DeadlineExceeded, LcmError, QueueFull, WorkerDied
 from lcmcore.jobs.job import Job
 from lcmcore.jobs.process import WorkerProcess, WorkerSpec
+from lcmcore.jobs.worker import EncodedImage, EncodedImageWithLatents
 from lcmcore.runtime_choice import RuntimeChoice
 from lcmcore.util.closeable import Closeable
 from lcmcore.util.validate import real_number, whole_number
 
-_MOST = 1024
-_LONGEST = 1e6  # seconds
+_MAX_WORKERS = 1024
+_MAX_QUEUE = 2**20
+_MAX_DEADLINE = 1e6  # seconds
 
 
 class Pool(Closeable):
     """`workers` processes, each with its share of the machine: an NPU core, or CPU threads.
 
     At most `queue_size` jobs wait (default: two for each worker). A worker that dies is replaced,
-    and its job tried once more. Use it in a `with` block, or close it.
+    and its job retried once. Use it in a `with` block, or close it.
     """
 
     def __init__(
@@ -40,54 +42,70 @@ class Pool(Closeable):
         *,
         workers: int = 1,
         queue_size: int | None = None,
+        log_level: int | None = None,
         **options: Any,
     ) -> None:
-        """Open the model in every worker; arguments are those of PipelineWorker.
+        """Open the model in every worker; the other arguments are those of PipelineWorker.
 
-        Raises what that raises, and WorkerDied if a process does not come up.
+        `log_level`, e.g. logging.INFO: the processes write what lcmcore logs from that level up to
+        stderr; None leaves their logging as Python sets it up.
+        Raises what PipelineWorker raises, and WorkerDied if a process does not start.
         """
-        count = whole_number("workers", workers, 1, _MOST)
+        count = whole_number("workers", workers, 1, _MAX_WORKERS)
         size = 2 * count if queue_size is None else queue_size
-        self._room = threading.Semaphore(whole_number("queue_size", size, 1, _MOST * _MOST))
-        self._queue: SimpleQueue[_Ticket | None] = SimpleQueue()
+        self._room = threading.Semaphore(whole_number("queue_size", size, 1, _MAX_QUEUE))
+        self._queue: SimpleQueue[_PendingJob | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._closed = self._aborted = False
         spec = WorkerSpec(model_dir, runtime, options)
-        self._processes = [WorkerProcess(spec, index, count) for index in range(count)]
-        _start(self._processes)
+        self._processes = [WorkerProcess(spec, index, count, log_level) for index in range(count)]
+        _start_all(self._processes)
         self._threads = [
             threading.Thread(target=self._serve, args=(process,), daemon=True)
             for process in self._processes
         ]
         for thread in self._threads:
             thread.start()
-        atexit.register(self.close)  # a process that waits for jobs would keep Python from ending
+        atexit.register(self.close)  # idle processes would keep Python from exiting
 
+    @overload
     def submit(
-        self, job: Any, *, latents: bool = False, deadline: float | None = None
-    ) -> Future[Any]:
-        """Accept a job; its future returns what the worker's `run_job` does.
+        self, job: Any, *, latents: Literal[False] = False, deadline: float | None = None
+    ) -> Future[EncodedImage]: ...
 
-        With `latents`, what `run_job_with_latents` does. `deadline` is in seconds from now: a job
-        that is not done by then fails with DeadlineExceeded, and a worker busy with it is
-        replaced. `cancel` works on a job that no worker has begun. Beside what the worker raises, a
-        future may raise WorkerDied. Raises QueueFull, and ArgumentError for what is no job.
+    @overload
+    def submit(
+        self, job: Any, *, latents: Literal[True], deadline: float | None = None
+    ) -> Future[EncodedImageWithLatents]: ...
+
+    @overload
+    def submit(
+        self, job: Any, *, latents: bool, deadline: float | None = None
+    ) -> Future[EncodedImage] | Future[EncodedImageWithLatents]: ...
+
+    def submit(self, job: Any, *, latents: bool = False, deadline: float | None = None) -> Any:
+        """Queue a job; its future returns what the worker's `run_job` returns: (PNG, seed).
+
+        With `latents`, what `run_job_with_latents` returns. `deadline` is in seconds from now: a
+        job that is not done by then fails with DeadlineExceeded, and the worker that runs it is
+        replaced. `cancel` works on a job that no worker has started. The future raises what the
+        worker raises, or WorkerDied. Raises QueueFull, and ArgumentError for what is not a job.
         """
         if deadline is not None:
-            deadline = real_number("deadline", deadline, 0, _LONGEST)
+            deadline = real_number("deadline", deadline, 0, _MAX_DEADLINE)
         job = Job.read(job)
         method = "run_job_with_latents" if latents else "run_job"
         with self._lock:
             if self._closed:
                 raise LcmError("the pool is closed")
             if not self._room.acquire(blocking=False):
-                raise QueueFull("as many jobs wait as the pool may hold: offer it again later")
-            ticket = _Ticket(method, job, deadline)
-            self._queue.put(ticket)
-        return ticket.future
+                raise QueueFull("the queue of the pool is full: submit the job again later")
+            pending = _PendingJob(method, job, deadline)
+            self._queue.put(pending)
+        return pending.future
 
     def close(self) -> None:
-        """Take no more jobs, finish those accepted, and end every process."""
+        """Accept no more jobs, finish those in the queue, and stop every process."""
         with self._lock:
             self._closed = True
         self._queue.put(None)
@@ -96,50 +114,50 @@ class Pool(Closeable):
         atexit.unregister(self.close)
 
     def abort(self) -> None:
-        """End every process at once; what waits is cancelled, what runs fails with WorkerDied."""
+        """Kill every process; waiting jobs are cancelled, running ones fail with WorkerDied."""
         with self._lock:
             self._closed = self._aborted = True
         self._queue.put(None)
         while any(thread.is_alive() for thread in self._threads):
-            for process in self._processes:  # again: one may just have been started
+            for process in self._processes:  # in each round, for one may just have been started
                 process.kill()
             self._threads[0].join(0.05)
         self.close()
 
     def _serve(self, process: WorkerProcess) -> None:
-        """One thread a process: hands it job after job."""
-        while (ticket := self._queue.get()) is not None:
+        """The thread of one process: gives it job after job."""
+        while (pending := self._queue.get()) is not None:
             self._room.release()
             if self._aborted:
-                ticket.future.cancel()
-            if ticket.claim():
-                self._run(process, ticket)
-            del ticket  # its image need not wait for the next one to come
+                pending.future.cancel()
+            if pending.claim():
+                self._run(process, pending)
+            del pending  # frees its image before the next job comes
         self._queue.put(None)  # for the other threads
         process.stop()
 
-    def _run(self, process: WorkerProcess, ticket: _Ticket) -> None:
+    def _run(self, process: WorkerProcess, pending: _PendingJob) -> None:
         try:
-            answer = self._call(process, ticket)
+            answer = self._call(process, pending)
         except Exception as error:
-            ticket.future.set_exception(error)
+            pending.future.set_exception(error)
         else:
-            ticket.future.set_result(answer)
+            pending.future.set_result(answer)
 
-    def _call(self, process: WorkerProcess, ticket: _Ticket) -> Any:
+    def _call(self, process: WorkerProcess, pending: _PendingJob) -> Any:
         try:
-            return process.call(ticket.method, ticket.job, ticket.until)
+            return process.call(pending.method, pending.job, pending.until)
         except WorkerDied:
             if self._aborted:
                 raise
         try:
-            return process.call(ticket.method, ticket.job, ticket.until)
+            return process.call(pending.method, pending.job, pending.until)
         except WorkerDied as error:
-            raise WorkerDied(f"{error}, as had another that tried this job") from None
+            raise WorkerDied(f"{error}, and so did the worker that tried this job before") from None
 
 
-class _Ticket:
-    """A job in the queue. Whoever claims it first, a worker or its deadline, ends its future."""
+class _PendingJob:
+    """A queued job. The first to claim it, a worker or its deadline, completes its future."""
 
     def __init__(self, method: str, job: Job, deadline: float | None) -> None:
         self.method = method
@@ -163,12 +181,12 @@ class _Ticket:
     def _expire(self) -> None:
         if self.claim():
             self.future.set_exception(
-                DeadlineExceeded("no worker was free for the job before its deadline")
+                DeadlineExceeded("no worker was free before the deadline of the job")
             )
 
 
-def _start(processes: list[WorkerProcess]) -> None:
-    """Start them all beside one another; if one fails, none is left."""
+def _start_all(processes: list[WorkerProcess]) -> None:
+    """Start all processes at the same time; if one fails, stop all."""
     try:
         for process in processes:
             process.start()

@@ -1,4 +1,4 @@
-"""A PipelineWorker in a process of its own, so that what kills it takes one job and no more."""
+"""A PipelineWorker in a process of its own: what kills the process costs one job only."""
 
 from __future__ import annotations
 
@@ -19,39 +19,42 @@ from lcmcore.errors import ArgumentError, DeadlineExceeded, LcmError, WorkerDied
 from lcmcore.jobs.worker import PipelineWorker
 from lcmcore.runtime import worker_options
 from lcmcore.runtime_choice import RuntimeChoice
+from lcmcore.util.logs import log_to_stderr
 
-_PATIENCE = 5.0  # seconds for an idle process to end
+_STOP_TIMEOUT = 5.0  # seconds for an idle process to exit
 # Not fork: a copy of a process with threads, which ONNX Runtime has, may hang.
 _SPAWN = multiprocessing.get_context("spawn")
 
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """How to open a PipelineWorker: its arguments."""
+    """The arguments of a PipelineWorker."""
 
     model_dir: str | Path | None = None
     runtime: RuntimeChoice = "auto"
     options: dict[str, Any] = field(default_factory=dict)
 
     def open(self, index: int = 0, count: int = 1) -> PipelineWorker:
-        """Worker `index` of `count` on this machine, each with its share; raises LcmError."""
+        """Open worker `index` of `count` on this machine, with its share of it; raises LcmError."""
         share = worker_options(index, count) if count > 1 else {}
         return PipelineWorker(index, self.model_dir, self.runtime, **{**share, **self.options})
 
 
 class WorkerProcess:
-    """Starts a process, gives it one job at a time, and starts another when it has died."""
+    """Runs one job at a time in a process, which it replaces when that has died."""
 
-    def __init__(self, spec: WorkerSpec, index: int, count: int) -> None:
-        self._arguments = (spec, index, count)
+    def __init__(
+        self, spec: WorkerSpec, index: int, count: int, log_level: int | None = None
+    ) -> None:
+        self._arguments = (spec, index, count, log_level)
         self._name = f"worker {index}"
         self._process: SpawnProcess | None = None
         self._pipe: Connection | None = None
         self._ready = False
-        self._lock = threading.Lock()  # `kill` may come from another thread than all the rest
+        self._lock = threading.Lock()  # `kill` is called by other threads
 
     def start(self) -> None:
-        """Start it, without waiting for it to load its model."""
+        """Start the process without waiting for its model to load."""
         ours, theirs = _SPAWN.Pipe()
         process = _SPAWN.Process(
             target=_serve, args=(theirs, *self._arguments), name=f"lcmcore {self._name}"
@@ -61,12 +64,12 @@ class WorkerProcess:
         self._process, self._pipe, self._ready = process, ours, False
 
     def wait_until_ready(self, until: float | None = None) -> None:
-        """Return when its model is open; raises what that raised, else as `call` does."""
+        """Return when the model is open; raises what opening it raised, else as `call` does."""
         try:
             self._receive(until)
         except WorkerDied as error:
             raise WorkerDied(
-                f"{error} before it was ready (a script that makes a Pool keeps that below"
+                f"{error} before it was ready (in a script, create a Pool below"
                 " `if __name__ == '__main__':`)"
             ) from None
         self._ready = True
@@ -77,11 +80,11 @@ class WorkerProcess:
         Raises DeadlineExceeded if `time.monotonic()` passes `until`, having replaced the process,
         and WorkerDied if the process ends before it has answered.
         """
-        self._be_ready(until)
+        self._ensure_ready(until)
         try:
             message = pickle.dumps((method, job))
-        except Exception as error:  # an attribute's own __reduce__ can fail in any way
-            raise ArgumentError(f"the job cannot be sent: {first_line(error)}") from error
+        except Exception as error:  # any __reduce__ may fail in any way
+            raise ArgumentError(f"the job cannot be pickled: {first_line(error)}") from error
         try:
             self._send(message)
             return self._receive(until)
@@ -92,22 +95,22 @@ class WorkerProcess:
             raise
 
     def kill(self) -> None:
-        """End it at once; whoever waits for its answer gets WorkerDied."""
+        """Kill the process; a `call` in progress raises WorkerDied."""
         with self._lock:
             if self._process is not None:
                 self._process.kill()
 
     def stop(self) -> None:
-        """End it when it is idle, and leave nothing of it behind."""
+        """Let the idle process exit, or kill it after a timeout, and release its resources."""
         if self._process is None or self._pipe is None:
             return
-        self._pipe.close()  # which it takes for the end
-        self._end()
+        self._pipe.close()  # upon which the process exits
+        self._join()
         with self._lock:
             self._process.close()
             self._process = self._pipe = None
 
-    def _be_ready(self, until: float | None) -> None:
+    def _ensure_ready(self, until: float | None) -> None:
         if self._process is None or not self._process.is_alive():
             self.stop()
             self.start()
@@ -116,7 +119,7 @@ class WorkerProcess:
         try:
             self.wait_until_ready(until)
         except DeadlineExceeded:
-            raise  # it goes on loading, for the next job
+            raise  # the process goes on loading, for the next job
         except LcmError:
             self.stop()
             raise
@@ -126,29 +129,29 @@ class WorkerProcess:
         try:
             self._pipe.send_bytes(message)
         except OSError:
-            raise self._death() from None
+            raise self._worker_died() from None
 
     def _receive(self, until: float | None) -> Any:
         assert self._pipe is not None
         try:
             if not self._pipe.poll(_remaining(until)):
-                raise DeadlineExceeded("the job was not done when its deadline came")
+                raise DeadlineExceeded("the job was not done by its deadline")
             done, value = self._pipe.recv()
         except (EOFError, OSError):
-            raise self._death() from None
+            raise self._worker_died() from None
         if done:
             return value
         raise value
 
-    def _death(self) -> WorkerDied:
-        code = self._end()
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
+    def _worker_died(self) -> WorkerDied:
+        code = self._join()
+        how = f"was killed by signal {-code}" if code < 0 else f"exited with status {code}"
         return WorkerDied(f"{self._name} {how}")
 
-    def _end(self) -> int:
-        """Wait for it to end, not for ever; its exit code."""
+    def _join(self) -> int:
+        """Wait for the process to exit, kill it after a timeout, and return its exit code."""
         assert self._process is not None
-        self._process.join(_PATIENCE)
+        self._process.join(_STOP_TIMEOUT)
         self._process.kill()
         self._process.join()
         return self._process.exitcode or 0
@@ -158,13 +161,17 @@ def _remaining(until: float | None) -> float | None:
     return None if until is None else max(0.0, until - time.monotonic())
 
 
-def _serve(pipe: Connection, spec: WorkerSpec, index: int, count: int) -> None:
-    """The process: answers jobs until the pipe is closed."""
-    # A terminal or a service manager signals the whole group; the parent alone decides.
+def _serve(
+    pipe: Connection, spec: WorkerSpec, index: int, count: int, log_level: int | None
+) -> None:
+    """The main function of the process: answers jobs until the pipe is closed."""
+    # A terminal or a service manager signals the whole process group; the parent decides.
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    warnings.simplefilter("ignore")  # Pillow warns of files that then work, or fail by our error
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    warnings.simplefilter("ignore")  # Pillow warns of files that it reads, or that then fail anyway
+    if log_level is not None:
+        log_to_stderr(log_level)
     try:
         worker = spec.open(index, count)
     except Exception as error:
@@ -172,18 +179,18 @@ def _serve(pipe: Connection, spec: WorkerSpec, index: int, count: int) -> None:
         return
     pipe.send((True, None))
     with worker:
-        while (message := _next(pipe)) is not None:
+        while (message := _receive_message(pipe)) is not None:
             pipe.send_bytes(_answer(worker, message))
 
 
-def _end_with_parent() -> None:
+def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
         os._exit(1)
 
 
-def _next(pipe: Connection) -> bytes | None:
+def _receive_message(pipe: Connection) -> bytes | None:
     try:
         return pipe.recv_bytes()
     except (EOFError, OSError):
@@ -199,7 +206,7 @@ def _answer(worker: PipelineWorker, message: bytes) -> bytes:
 
 
 def _failure(error: Exception) -> bytes:
-    """The error, pickled; one that is not ours, or cannot be, is told in words."""
+    """The error, pickled; an LcmError of its text if it cannot be, or is a foreign one."""
     if isinstance(error, LcmError):
         try:
             message = pickle.dumps((False, error))

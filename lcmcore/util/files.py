@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and knowing them again."""
+"""Writing files atomically, and their checksums."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from lcmcore.errors import OutputError, first_line
 
 
 def require_writable(path: Path) -> None:
-    """Raise OutputError if a file cannot be made there; asked before the work is done."""
+    """Raise OutputError if a file cannot be written there, before the work for it is done."""
     if is_folder(path):
-        raise OutputError(f"{path} is a folder: name a file to write")
+        raise OutputError(f"{path} is a folder: give the name of a file")
     if not is_folder(path.parent):
         raise OutputError(f"there is no folder {path.parent} to write {path.name} to")
     if not os.access(path.parent, os.W_OK):
@@ -29,28 +29,37 @@ def is_folder(path: Path) -> bool:
 
 
 def is_file(path: Path) -> bool:
-    """Like `path.is_file()`, see above."""
+    """Like `path.is_file()`, which raises for the same paths."""
     try:
         return path.is_file()
     except OSError:
         return False
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write beside, then rename: `path` never holds half a file. Raises OutputError.
-
-    The content is on the disk before the name is: boards lose their power.
-    """
-    beside = path.with_name(f".lcm-{os.urandom(8).hex()}.part")
+def make_folder(folder: Path) -> None:
+    """Create a folder and its parents unless they exist; raises OutputError."""
     try:
-        with beside.open("wb") as file:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"folder {folder} cannot be created: {first_line(error)}") from error
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write to a temporary file, then rename it: `path` never holds half a file.
+
+    The content is synced to the disk before the rename, for boards lose their power.
+    Raises OutputError.
+    """
+    temporary = path.with_name(f".lcm-{os.urandom(8).hex()}.part")
+    try:
+        with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        temporary.replace(path)
     except BaseException as error:
         with contextlib.suppress(OSError):
-            beside.unlink()
+            temporary.unlink()
         if isinstance(error, OSError):
             raise OutputError(f"{path} cannot be written: {first_line(error)}") from error
         raise
@@ -67,6 +76,6 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def let_go(stream: IO[str]) -> None:
-    """Send to nowhere what a stream still holds and cannot write, which fails a program's end."""
+def redirect_to_devnull(stream: IO[str]) -> None:
+    """Let what the stream still buffers go to /dev/null; else its flush fails when Python exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -54,14 +54,14 @@ def test_folder(photos, out):
     done = batch(photos, PROMPT, "-o", out, *QUICK, "--strength", 0.5)
     assert done.returncode == 1
     lines = done.stderr.splitlines()
-    assert lines[-3] == "6 made, 1 failed"
+    assert lines[-3] == "6 images generated, 1 failed"
     assert lines[-2].startswith(f"lcm: failed: {photos / 'broken.png'}: ")
-    assert lines[-1] == "lcm: error: 1 of 7 pictures failed"
+    assert lines[-1] == "lcm: error: 1 of 7 images failed"
     assert [path.name for path in pictures(out)] == [f"photo{n:02d}.png" for n in range(6)]
     assert_whole(out)
     (photos / "broken.png").unlink()
     done = batch(photos, PROMPT, "-o", out, *QUICK, "--strength", 0.5)
-    assert (done.returncode, done.stderr) == (0, "0 made, 6 were done already\n")
+    assert (done.returncode, done.stderr) == (0, "0 images generated, 6 skipped (already done)\n")
 
 
 @pytest.mark.slow
@@ -71,7 +71,7 @@ def test_quiet(photos, out):
 
 
 @pytest.mark.slow
-def test_each_picture_is_that_of_the_single_command(photos, out, tmp_path):
+def test_each_image_is_that_of_the_single_command(photos, out, tmp_path):
     batch(photos, PROMPT, "-o", out, *QUICK)
     record = read_record(out / "photo03.png")
     assert record["init"] == str(photos / "photo03.png")
@@ -81,10 +81,10 @@ def test_each_picture_is_that_of_the_single_command(photos, out, tmp_path):
     again = read_record(tmp_path / "photo03.png")
     record.pop("request")
     assert again == record
-    assert is_same_picture(tmp_path / "photo03.png", out / "photo03.png")
+    assert is_same_image(tmp_path / "photo03.png", out / "photo03.png")
 
 
-def is_same_picture(first, second):
+def is_same_image(first, second):
     with Image.open(first) as one, Image.open(second) as other:
         return ImageChops.difference(one, other).getbbox() is None
 
@@ -108,7 +108,7 @@ def test_file_of_jobs(photos, out):
     assert read_record(out / "words.png")["prompt"] == "a desert"
     relative = batch("--jobs", jobs, "-o", out, *QUICK)  # to the file of jobs; its prompts alone
     assert relative.returncode == 1
-    assert "jobs.jsonl:1: it has no prompt" in relative.stderr
+    assert "jobs.jsonl:1: no prompt in this line" in relative.stderr
 
 
 @pytest.mark.slow
@@ -116,14 +116,14 @@ def test_file_of_jobs(photos, out):
     ("words", "status", "message"),
     [
         ([], 2, "the following arguments are required: -o"),
-        (["-o", "out"], 2, "INIT_DIR and PROMPT are needed"),
-        (["photos", "-o", "out"], 2, "INIT_DIR and PROMPT are needed"),
+        (["-o", "out"], 2, "INIT_DIR and PROMPT are required"),
+        (["photos", "-o", "out"], 2, "INIT_DIR and PROMPT are required"),
         (["photos", "x", "-o", "out", "--workers", "2", "--scheduler", "y"], 2, "not allowed"),
         (["photos", "x", "-o", "out", "--workers", "0"], 1, "workers must be from 1"),
         (["photos", "x", "-o", "out", "--model", "none"], 1, "no model directory"),
         (["photos", "x", "-o", "out", "--runtime", "none"], 1, "unknown runtime"),
-        (["photos", "x", "-o", "photos"], 1, "would be written over"),
-        (["photos", "x", "-o", "photos/photo00.png"], 1, "cannot be made"),
+        (["photos", "x", "-o", "photos"], 1, "would be overwritten"),
+        (["photos", "x", "-o", "photos/photo00.png"], 1, "cannot be created"),
         (["none", "x", "-o", "out"], 1, "none: cannot be read"),
         (["--jobs", "none", "-o", "out"], 1, "no such file: none"),
         (["photos", "x", "-o", "out", "--scheduler", "none"], 1, "no Dask scheduler at none"),
@@ -148,13 +148,13 @@ def test_signal_finishes_what_was_accepted_and_the_rest_resumes(many, out, signu
     assert not any(map(alive, workers))
     made = len(pictures(out))
     assert_whole(out)
-    assert f"{made} made, {40 - made} left" in stderr.splitlines()[-1]
+    assert f"{made} images generated, {40 - made} remaining" in stderr.splitlines()[-1]
     assert made < 40
     for name in sorted(path.name for path in many.iterdir())[made + 3 :]:
         (many / name).unlink()
     done = batch(many, PROMPT, "-o", out, *BUSY)
     assert done.returncode == 0
-    assert f"3 made, {made} were done already" in done.stderr
+    assert f"3 images generated, {made} skipped (already done)" in done.stderr
 
 
 @pytest.mark.slow
@@ -165,7 +165,7 @@ def test_second_signal_ends_at_once(many, out):
     process.send_signal(signal.SIGTERM)  # two of one kind at the same time might be one
     _, stderr = process.communicate()
     assert process.returncode == 130
-    assert "ended at once" in stderr
+    assert "stopped at once" in stderr
     assert not any(map(alive, workers))
     assert_whole(out)
 
@@ -190,7 +190,7 @@ def test_killed_worker_costs_nothing(photos, out, tmp_path):
     os.kill(victim, signal.SIGKILL)
     _, stderr = process.communicate()
     assert process.returncode == 0, stderr
-    assert "6 made" in stderr
+    assert "6 images generated" in stderr
     alone = tmp_path / "alone"
     batch(photos, PROMPT, "-o", alone, *BUSY)
     assert contents(out) == contents(alone)

@@ -9,7 +9,7 @@ import pytest
 
 import lcmcore
 from lcmcore.cli import batch_runner as runner
-from lcmcore.cli.batch_runner import Engine, Runner
+from lcmcore.cli.batch_runner import Backend, Runner
 from lcmcore.cli.batch_tasks import Task, tasks_of_folder
 from lcmcore.cli.progress import Progress, duration
 from lcmcore.fake import FakeRuntime
@@ -26,10 +26,10 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture
-def engine():
+def backend():
     """An executor of the standard library around one worker, three jobs at a time."""
     with PipelineWorker(0, runtime=FakeRuntime()) as worker, ThreadPoolExecutor(2) as executor:
-        yield Engine(lambda job: executor.submit(worker.run_job, job), lambda: 3, {"files": "x"})
+        yield Backend(lambda job: executor.submit(worker.run_job, job), lambda: 3, {"files": "x"})
 
 
 @pytest.fixture
@@ -37,10 +37,10 @@ def photos(tmp_path):
     return make_photos(tmp_path / "photos", 8)
 
 
-def run(tasks, engine, stopped=lambda: False, stream=None):
+def run(tasks, backend, stopped=lambda: False, stream=None):
     progress = Progress(quiet=stream is None, stream=stream)
     with progress:
-        return Runner(tasks, engine, progress, stopped).run()
+        return Runner(tasks, backend, progress, stopped).run()
 
 
 @pytest.fixture
@@ -48,50 +48,50 @@ def tasks(photos, tmp_path):
     return tasks_of_folder(photos, tmp_path / "out", REQUEST)
 
 
-def test_all_are_made_then_kept(tasks, engine, tmp_path):
-    tally = run(tasks, engine)
-    assert (tally.made, tally.kept, tally.failures, tally.left) == (8, 0, [], 0)
+def test_all_are_generated_then_skipped(tasks, backend, tmp_path):
+    tally = run(tasks, backend)
+    assert (tally.generated, tally.skipped, tally.failures, tally.remaining) == (8, 0, [], 0)
     before = contents(tmp_path / "out")
-    tally = run(tasks, engine)
-    assert (tally.made, tally.kept) == (0, 8)
+    tally = run(tasks, backend)
+    assert (tally.generated, tally.skipped) == (0, 8)
     assert contents(tmp_path / "out") == before
 
 
-def test_what_asks_for_another_picture_is_made_again(tasks, engine):
-    run(tasks, engine)
+def test_what_asks_for_another_image_is_generated_again(tasks, backend):
+    run(tasks, backend)
     tasks[1].init.write_bytes(tasks[2].init.read_bytes())
     tasks[3] = replace(tasks[3], request=replace(REQUEST, denoise_strength=0.5))
     content = tasks[4].output.read_bytes()
     tasks[4].output.write_bytes(content[:-20])  # as a full disk leaves a copy
     tasks[5].output.write_bytes(b"")  # as a power cut does
     tasks[6].output.unlink()
-    tally = run(tasks, engine)
-    assert (tally.made, tally.kept) == (5, 3)
+    tally = run(tasks, backend)
+    assert (tally.generated, tally.skipped) == (5, 3)
     assert tasks[4].output.read_bytes() == content
-    assert run(tasks, replace(engine, model={"files": "another model"})).made == 8
+    assert run(tasks, replace(backend, model={"files": "another model"})).generated == 8
 
 
-def test_no_file_of_others_is_written_over(tasks, engine):
+def test_no_file_of_others_is_overwritten(tasks, backend):
     foreign = tasks[0].init.read_bytes()
     tasks[0].output.parent.mkdir()
     tasks[0].output.write_bytes(foreign)
     tasks[1].output.write_text("notes")
-    tally = run(tasks, engine)
-    assert tally.made == 6
+    tally = run(tasks, backend)
+    assert tally.generated == 6
     assert [reason for _, reason in tally.failures] == [
-        f"{task.output} is there already and not of lcmcore's making: move it away"
+        f"{task.output} already exists and was not written by lcmcore: move it away"
         for task in tasks[:2]
     ]
     assert tasks[0].output.read_bytes() == foreign
 
 
-def test_every_failure_is_told_and_stops_no_other(tasks, engine, tmp_path):
+def test_every_failure_is_reported_and_stops_no_other(tasks, backend, tmp_path):
     tasks[0].init.write_bytes(b"text")
     tasks[1].init.unlink()
     tasks[2] = replace(tasks[2], request=replace(REQUEST, size="65x64"))
     tasks[3] = replace(tasks[3], request=replace(REQUEST, seed=2**99))
-    tally = run(tasks, engine)
-    assert (tally.made, tally.left) == (4, 0)
+    tally = run(tasks, backend)
+    assert (tally.generated, tally.remaining) == (4, 0)
     reasons = {str(name): reason for name, reason in tally.failures}
     assert set(reasons) == {task.name for task in tasks[:4]}
     for task, words in zip(
@@ -101,37 +101,37 @@ def test_every_failure_is_told_and_stops_no_other(tasks, engine, tmp_path):
     assert_whole(tmp_path / "out")
 
 
-def test_only_a_window_of_pictures_is_in_memory(tasks, engine):
+def test_only_a_window_of_images_is_in_memory(tasks, backend):
     in_flight, most = set(), []
 
     def submit(job):
-        future = engine.submit(job)
+        future = backend.submit(job)
         in_flight.add(future)
         most.append(sum(not each.done() for each in in_flight))
         return future
 
-    assert run(tasks, replace(engine, submit=submit)).made == 8
+    assert run(tasks, replace(backend, submit=submit)).generated == 8
     assert max(most) <= 3
     assert len(most) == 8
 
 
-def test_stop_finishes_what_was_accepted(tasks, engine, tmp_path):
+def test_stop_finishes_what_was_accepted(tasks, backend, tmp_path):
     accepted = []
 
     def submit(job):
         accepted.append(job)
-        return engine.submit(job)
+        return backend.submit(job)
 
     stream = io.StringIO()
-    tally = run(tasks, replace(engine, submit=submit), lambda: len(accepted) >= 4, stream)
-    assert tally.made == len(accepted) == 4
-    assert tally.left == 4
+    tally = run(tasks, replace(backend, submit=submit), lambda: len(accepted) >= 4, stream)
+    assert tally.generated == len(accepted) == 4
+    assert tally.remaining == 4
     assert len(contents(tmp_path / "out")) == 4
-    assert "more to finish" in stream.getvalue()
-    assert run(tasks, engine).made == 4
+    assert "in progress; signal again" in stream.getvalue()
+    assert run(tasks, backend).generated == 4
 
 
-def test_full_disk_ends_the_run(tasks, engine, monkeypatch):
+def test_full_disk_ends_the_run(tasks, backend, monkeypatch):
     def full(path, content):
         try:
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -140,49 +140,49 @@ def test_full_disk_ends_the_run(tasks, engine, monkeypatch):
 
     monkeypatch.setattr(runner, "write_whole", full)
     with pytest.raises(lcmcore.OutputError, match="No space left"):
-        run(tasks, engine)
+        run(tasks, backend)
 
 
-def test_output_that_cannot_be_written_stops_no_other(tasks, engine, tmp_path):
+def test_output_that_cannot_be_written_stops_no_other(tasks, backend, tmp_path):
     tasks[0] = replace(tasks[0], output=tmp_path / "out" / f"{'n' * 300}.png")
-    tally = run(tasks, engine)
-    assert (tally.made, len(tally.failures)) == (7, 1)
+    tally = run(tasks, backend)
+    assert (tally.generated, len(tally.failures)) == (7, 1)
 
 
-def test_cancelled_jobs_end_the_run(tasks, engine):
+def test_cancelled_jobs_end_the_run(tasks, backend):
     def submit(job):
         future = Future()
         future.cancel()
         future.set_running_or_notify_cancel()
         return future
 
-    with pytest.raises(lcmcore.RuntimeUnavailableError, match="goes on with what is left"):
-        run(tasks, replace(engine, submit=submit))
+    with pytest.raises(lcmcore.RuntimeUnavailableError, match="run the same command to continue"):
+        run(tasks, replace(backend, submit=submit))
 
 
-def test_words_alone_need_no_image(engine, tmp_path):
+def test_words_alone_need_no_image(backend, tmp_path):
     task = Task(REQUEST, None, tmp_path / "deep" / "words.png")
-    assert run([task], engine).made == 1
-    assert run([task], engine).kept == 1
+    assert run([task], backend).generated == 1
+    assert run([task], backend).skipped == 1
 
 
-def test_log_has_a_line_for_each(tasks, engine):
+def test_log_has_a_line_for_each(tasks, backend):
     tasks[0].init.write_bytes(b"text")
     stream = io.StringIO()
-    run(tasks, engine, stream=stream)
+    run(tasks, backend, stream=stream)
     lines = stream.getvalue().splitlines()
     assert [line.split()[0] for line in lines] == [f"{n}/8" for n in range(1, 9)]
     (failed,) = [line for line in lines if "FAILED" in line]
     assert "photo00.png" in failed
     assert lines[-1].endswith(" 0 s left")
     stream = io.StringIO()
-    run(tasks, engine, stream=stream)
-    assert len(stream.getvalue().splitlines()) == 1  # the failed one; those kept are not told
+    run(tasks, backend, stream=stream)
+    assert len(stream.getvalue().splitlines()) == 1  # the failed one; those skipped are not listed
 
 
-def test_bar_has_rate_and_time_left(tasks, engine):
+def test_bar_has_rate_and_time_left(tasks, backend):
     stream = Terminal()
-    run(tasks, engine, stream=stream)
+    run(tasks, backend, stream=stream)
     bars = stream.getvalue().split("\r")
     assert bars[-1].startswith(f"[{'#' * 24}] 8/8 ")
     assert "/s, " in bars[-1] and "0 s left" in bars[-1]

@@ -57,7 +57,7 @@ def test_names_that_differ_in_the_ending_only_keep_it(tmp_path, names):
 
 @pytest.mark.parametrize("names", [(), ("notes.txt",)])
 def test_folder_without_pictures(tmp_path, names):
-    with pytest.raises(lcmcore.ImageError, match="holds no pictures"):
+    with pytest.raises(lcmcore.ImageError, match="contains no images"):
         tasks_of_folder(folder_of(tmp_path, *names), OUT, ALL)
 
 
@@ -68,7 +68,7 @@ def test_missing_folder(tmp_path):
 
 def test_init_images_are_not_written_over(tmp_path):
     folder = folder_of(tmp_path, "a.png")
-    with pytest.raises(lcmcore.ArgumentError, match="would be written over"):
+    with pytest.raises(lcmcore.ArgumentError, match="would be overwritten"):
         tasks_of_folder(folder, folder, ALL)
 
 
@@ -91,10 +91,13 @@ def test_lines_replace_what_the_command_says(tmp_path):
         ("{", "Expecting"),
         ("[1]", "expected a JSON object, found list"),
         ("[" * 100_000, "maximum recursion|nested|Recursion"),
-        ({"init_image": "a.png", "steps": 4}, "unknown key steps; known are init_image, output, p"),
+        (
+            {"init_image": "a.png", "steps": 4},
+            "unknown key steps; known keys are init_image, output, p",
+        ),
         ({"init_image": 3}, "init_image must be text"),
         ({"init_image": "a.png", "prompt": None}, "prompt must be text"),
-        ({"prompt": "words"}, "needs an output"),
+        ({"prompt": "words"}, "output is missing"),
         ({"output": "../a.png"}, "within the output folder"),
         ({"output": "/a.png"}, "within the output folder"),
     ],
@@ -117,5 +120,5 @@ def test_lines_for_the_same_output_are_both_named(tmp_path):
 
 
 def test_empty_file(tmp_path):
-    with pytest.raises(lcmcore.ArgumentError, match="holds no jobs"):
+    with pytest.raises(lcmcore.ArgumentError, match="contains no jobs"):
         jobs(tmp_path, "")

@@ -84,7 +84,7 @@ def test_a_long_prompt_is_warned_of_and_quiet_is_silent():
     """In a process of its own, where no test captures the log."""
     run = [LCM, "txt2img", "lake " * 3000, "-o", "out.png", *SMALL]
     told = subprocess.run(run, capture_output=True, text=True, check=True).stderr
-    assert told.startswith("lcm: warning: the prompt is too long: cut in 'lake'")
+    assert told.startswith("lcm: warning: the prompt is too long: truncated in 'lake'")
     told = subprocess.run([*run, "-q"], capture_output=True, text=True, check=True)
     assert (told.stdout, told.stderr) == ("", "")
 
@@ -152,7 +152,7 @@ def test_the_printed_command_makes_the_same_picture(prompt, lcm):
 
 
 def command_in(told):
-    return told.partition("make it again:\n")[2]
+    return told.partition("command to reproduce it:\n")[2]
 
 
 def split_by_shell(told):
@@ -202,7 +202,7 @@ def test_info_on_the_demo(lcm):
     assert (status, err) == (0, "")
     assert "scheduler: scaled_linear betas, predicts epsilon, 50 original steps" in told
     for component in ("text_encoder", "unet", "vae_encoder", "vae_decoder"):
-        assert re.search(rf"  {component}: [\d.]+ MiB\n    model.onnx\n      takes ", told)
+        assert re.search(rf"  {component}: [\d.]+ MiB\n    model.onnx\n      input ", told)
 
 
 def test_info_tells_what_is_broken_and_goes_on(lcm, model):
@@ -213,7 +213,7 @@ def test_info_tells_what_is_broken_and_goes_on(lcm, model):
     assert status == 0
     assert "scheduler_config.json: not valid JSON" in told
     assert "  unet: no model.onnx" in told
-    assert "    CHECKSUM WRONG: no file here has the SHA-256 that lcm.toml tells, 00\n" in told
+    assert "    CHECKSUM MISMATCH: no file here has the SHA-256 of lcm.toml, 00\n" in told
 
 
 def test_info_into_a_closed_pipe():
@@ -423,7 +423,7 @@ MODELS = {
         lambda model: (model / "scheduler" / "scheduler_config.json").write_text(
             '{"_class_name": "FlowMatchEulerDiscreteScheduler"}'
         ),
-        "scheduler 'FlowMatchEulerDiscreteScheduler' is unknown here",
+        "scheduler 'FlowMatchEulerDiscreteScheduler' is not supported",
     ),
     "VAE swapped": (
         lambda model: swap(model / "vae_encoder", model / "vae_decoder"),
@@ -452,7 +452,7 @@ def test_models_that_are_broken(name, lcm, model, photo_file):
         ("nowhere", "nowhere: no such file or folder"),
         ("photo.png", "lcmcore did not write it"),
         ("text", "not a picture"),
-        (".", ". is no model directory"),
+        (".", ". is not a model directory"),
         ("n" * 5000, "not a picture"),
     ],
 )

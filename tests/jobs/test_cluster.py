@@ -104,13 +104,13 @@ def test_lost_worker_costs_nothing_and_the_bytes_are_those_of_a_local_run(
     victim.kill()
     _, stderr = process.communicate()
     assert process.returncode == 1
-    assert stderr.splitlines()[-3] == "10 made, 1 failed"
+    assert stderr.splitlines()[-3] == "10 images generated, 1 failed"
     local = tmp_path / "local"
     assert batch(photos, PROMPT, "-o", local, *BUSY, "--workers", 2).returncode == 1
     assert len(contents(local)) == 10
     assert contents(out) == contents(local)
     again = batch(photos, PROMPT, "-o", local, *BUSY, *where)
-    assert "0 made, 10 were done already, 1 failed" in again.stderr
+    assert "0 images generated, 10 skipped (already done), 1 failed" in again.stderr
 
 
 @pytest.mark.slow

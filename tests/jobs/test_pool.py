@@ -65,7 +65,7 @@ def test_job_of_a_killed_worker_is_run_again(one, steering):
 
 
 @pytest.mark.slow
-def test_job_that_kills_twice_is_given_up(one, steering):
+def test_job_that_kills_twice_fails(one, steering):
     steering.kill(times=2)
     with pytest.raises(lcmcore.WorkerDied, match="killed by signal 9"):
         one.submit(job()).result()
@@ -174,7 +174,7 @@ def test_errors_of_jobs_arrive_as_they_are(one):
         one.submit(Job(Request("a lake", "65x64"))).result()
     with pytest.raises(lcmcore.ImageError, match="not an image"):
         one.submit(Job(Request("a lake", "64x64"), b"text")).result()
-    with pytest.raises(lcmcore.ArgumentError, match="cannot be sent"):
+    with pytest.raises(lcmcore.ArgumentError, match="cannot be pickled"):
         one.submit(Job(Request("a lake", seed=lambda: 0))).result()
     with pytest.raises(lcmcore.ArgumentError, match="deadline"):
         one.submit(job(), deadline=-1)
@@ -183,7 +183,7 @@ def test_errors_of_jobs_arrive_as_they_are(one):
     assert one.submit(job(5)).result()[1] == 5
 
 
-def test_model_that_does_not_open_is_told_at_once():
+def test_model_that_does_not_open_is_reported_at_once():
     with pytest.raises(lcmcore.BundleError, match="no model directory"):
         Pool("/nowhere", workers=2)
     assert not children(os.getpid())
@@ -271,9 +271,9 @@ def test_pool_that_nobody_closed_ends_with_the_program(tmp_path):
 
 
 @pytest.mark.slow
-def test_script_without_a_main_guard_is_told(tmp_path):
+def test_script_without_a_main_guard_is_reported(tmp_path):
     done = subprocess.run(script(tmp_path, "Pool()"), capture_output=True, text=True, timeout=60)
-    assert "before it was ready (a script that makes a Pool keeps that below" in done.stderr
+    assert "before it was ready (in a script, create a Pool below" in done.stderr
 
 
 @pytest.mark.slow

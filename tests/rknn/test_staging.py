@@ -34,7 +34,10 @@ def test_interrupted_stage_leaves_what_was_there(tmp_path: Path) -> None:
 
 def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot be made"), staged(tmp_path / "file" / "a", "b"):
+    with (
+        pytest.raises(OutputError, match="cannot be created"),
+        staged(tmp_path / "file" / "a", "b"),
+    ):
         pass
 
 
