@@ -15,11 +15,11 @@ from lcmcore.noise import TorchGenerator, checked_seed
 from lcmcore.util.arrays import Floats
 from lcmcore.util.validate import texts, whole_number
 
-_MOST = 1024
+_MAX_BATCH = 1024
 
 
 class Batch(NamedTuple):
-    """`items` prompts and images, each made `repeats` times; a seed for every picture.
+    """`items` prompts and init images, each repeated `repeats` times; a seed for every image.
 
     `prompts`, `negative_prompts` and `images` have one entry for all items, or one for each.
     """
@@ -41,8 +41,8 @@ class Batch(NamedTuple):
         seed: int | Sequence[int] | None,
         repeats: int,
     ) -> Batch:
-        """Read a call's arguments; raises ArgumentError where they do not go together."""
-        repeats = whole_number("num_images_per_prompt", repeats, 1, _MOST)
+        """From the arguments of a call; raises ArgumentError if their lengths do not match."""
+        repeats = whole_number("num_images_per_prompt", repeats, 1, _MAX_BATCH)
         prompts = [] if prompt is None else texts("prompt", prompt)
         negatives = [] if negative_prompt is None else texts("negative_prompt", negative_prompt)
         images = read_images(image)
@@ -56,8 +56,8 @@ class Batch(NamedTuple):
         items = max(counts.values())
         for name, count in counts.items():
             if count not in (0, 1, items):
-                raise ArgumentError(f"{count} {name} do not go with a batch of {items}")
-        whole_number("the number of pictures", items * repeats, 1, _MOST)
+                raise ArgumentError(f"{count} {name} do not match a batch of {items}")
+        whole_number("the number of images", items * repeats, 1, _MAX_BATCH)
         return cls(items, repeats, prompts, negatives, images, _seeds(seed, items * repeats))
 
     @property
@@ -66,24 +66,24 @@ class Batch(NamedTuple):
         return self.images[0].size if self.images else None
 
     def generators(self) -> list[TorchGenerator]:
-        """A fresh source of noise for each picture, so that each can be made again alone."""
+        """A new generator for each image, so that each can be reproduced alone."""
         return [TorchGenerator(seed) for seed in self.seeds]
 
 
 def repeat_to(rows: Floats, count: int) -> Floats:
-    """Repeat each row in place until there are `count`; raises ArgumentError if they don't go."""
+    """Repeat each row so that there are `count`; raises ArgumentError if that is no multiple."""
     if not len(rows) or count % len(rows):
-        raise ArgumentError(f"{len(rows)} rows do not go with {count} pictures")
+        raise ArgumentError(f"{len(rows)} rows do not match {count} images")
     return rows if len(rows) == count else np.repeat(rows, count // len(rows), axis=0)
 
 
 def _seeds(seed: int | Sequence[int] | None, count: int) -> list[int]:
-    """One seed counts up from picture to picture; None draws one."""
+    """A seed for each image: an integer counts up from image to image, None draws the first."""
     if seed is None:
         seed = int.from_bytes(os.urandom(4), "big")  # `secrets` takes 5 ms to import
     if isinstance(seed, (list, tuple)):
         if len(seed) != count:
-            raise ArgumentError(f"{len(seed)} seeds do not go with {count} pictures")
+            raise ArgumentError(f"{len(seed)} seeds do not match {count} images")
         return [checked_seed(each) for each in seed]
     first = checked_seed(seed)
     return [checked_seed(first + index) for index in range(count)]

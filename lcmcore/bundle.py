@@ -1,7 +1,7 @@
-"""A model directory: where its pieces lie, and what its configs say.
+"""A model directory: its paths and its configs.
 
-The layout is diffusers' and optimum's, used unmodified. An optional `lcm.toml` at the root says
-what cannot be inferred.
+The layout is that of diffusers and optimum. An optional `lcm.toml` at the root says what cannot be
+inferred.
 """
 
 from __future__ import annotations
@@ -27,18 +27,19 @@ _MAX_LEVELS = 8
 _SCALING_FACTOR, _VAE_CHANNELS = 0.18215, (128, 256, 512, 512)  # Stable Diffusion's
 _DEFAULTS = ("num_inference_steps", "guidance_scale")
 _NO_WEIGHTS = (".json", ".safetensors", ".bin")  # configs, and what torch reads
-_OURS = ("runtime", "sha256", "build")  # keys of a component's table that are no runtime's options
+# Keys of a component's table that are not options of its runtime.
+_RESERVED_KEYS = ("runtime", "sha256", "build")
 
 
 class ModelPaths:
-    """Where the pieces of a model directory lie; whether they exist is another question."""
+    """The paths in a model directory; they need not exist."""
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
 
     @property
     def text_encoder(self) -> Path:
-        """Folder of the text encoder: config.json and a model file a runtime."""
+        """Folder of the text encoder: config.json and a model file for each runtime."""
         return self.root / "text_encoder"
 
     @property
@@ -73,7 +74,7 @@ class ModelPaths:
 
 
 class Settings(NamedTuple):
-    """What lcm.toml says: defaults of a call, and for each component a runtime and its options."""
+    """lcm.toml: defaults of a call, and for each component a runtime and its options."""
 
     runtime: str = "auto"
     memory: str = "auto"
@@ -84,17 +85,17 @@ class Settings(NamedTuple):
     components: Mapping[str, Mapping[str, Any]] = {}
 
     def runtime_of(self, component: str) -> str:
-        """The runtime that the file names for a component, else its general one."""
+        """The name of a component's runtime, else the general one."""
         return str(self.components.get(component, {}).get("runtime", self.runtime))
 
     def options_of(self, component: str) -> dict[str, Any]:
         """Options for the component's runtime."""
         table = self.components.get(component, {})
-        return {key: value for key, value in table.items() if key not in _OURS}
+        return {key: value for key, value in table.items() if key not in _RESERVED_KEYS}
 
     @classmethod
     def read(cls, path: Path) -> Settings:
-        """From a TOML file; raises BundleError that names an unknown key or a bad value."""
+        """From a TOML file; raises BundleError for an unknown key or a bad value."""
         table = read_table(path)
         try:
             return cls._from_table(table)
@@ -103,9 +104,9 @@ class Settings(NamedTuple):
 
     @classmethod
     def _from_table(cls, table: Mapping[str, Any]) -> Settings:
-        _only("", table, ("defaults", *_TOP_LEVEL, *COMPONENTS))
+        _reject_unknown_keys("", table, ("defaults", *_TOP_LEVEL, *COMPONENTS))
         defaults = _table(table, "defaults")
-        _only("defaults.", defaults, _DEFAULTS)
+        _reject_unknown_keys("defaults.", defaults, _DEFAULTS)
         components = {name: _table(table, name) for name in COMPONENTS if name in table}
         settings: dict[str, Any] = {**defaults, "components": components}
         for where in (table, *components.values()):
@@ -123,7 +124,7 @@ class Settings(NamedTuple):
 
 
 class Bundle:
-    """A model directory, opened: paths, settings and the parsed configs, read when asked for."""
+    """An opened model directory: paths, settings and configs, the latter read on first use."""
 
     def __init__(self, paths: ModelPaths, settings: Settings, tokenizer_dir: Path) -> None:
         self.paths = paths
@@ -139,7 +140,7 @@ class Bundle:
     ) -> Bundle:
         """Open a directory; `config` replaces its lcm.toml, `tokenizer` its tokenizer folder.
 
-        Raises BundleError if it is no directory, or lcm.toml is broken.
+        Raises BundleError if it is not a directory, or lcm.toml is invalid.
         """
         paths = ModelPaths(root)
         if not is_folder(paths.root):
@@ -151,12 +152,12 @@ class Bundle:
 
     @cached_property
     def scheduler(self) -> LCMScheduler:
-        """The noise schedule; raises BundleError if its config is missing or not understood."""
+        """The scheduler; raises BundleError if its config is missing or not supported."""
         return LCMScheduler.from_config(self.paths.scheduler_config)
 
     @cached_property
     def tokenizer(self) -> CLIPTokenizer:
-        """The tokenizer; raises BundleError that names its folder."""
+        """The tokenizer; raises BundleError if it is missing or invalid."""
         from lcmcore.tokenizer import CLIPTokenizer  # a tenth of the time of `import lcmcore`
 
         if not is_folder(self.tokenizer_dir):
@@ -182,7 +183,7 @@ class Bundle:
                 if path.name.startswith(filename)
                 or not (path.name.startswith("model.") or path.suffix in _NO_WEIGHTS)
             )
-        except OSError:  # whoever opens it reports why
+        except OSError:  # reported when the file is opened
             return 0
 
     def config(self, component: str) -> dict[str, Any]:
@@ -192,7 +193,7 @@ class Bundle:
 
     @cached_property
     def unet(self) -> UnetConfig:
-        """What the UNet's config says."""
+        """The UNet's config."""
         try:
             return UnetConfig.from_config(self.config("unet"))
         except ArgumentError as error:
@@ -200,7 +201,7 @@ class Bundle:
 
     @cached_property
     def vae(self) -> VaeConfig:
-        """What the VAE's config says."""
+        """The VAE's config."""
         config = self.config("vae_decoder") or self.config("vae_encoder")
         try:
             return VaeConfig.from_config(config, self.settings.scaling_factor)
@@ -209,7 +210,7 @@ class Bundle:
 
 
 class VaeConfig(NamedTuple):
-    """Latents are `factor` times smaller than the image, and `scaling_factor` times the VAE's."""
+    """Latents have 1/`factor` of the image's sides; the UNet's are the VAE's * `scaling_factor`."""
 
     factor: int = 8
     scaling_factor: float = _SCALING_FACTOR
@@ -221,8 +222,8 @@ class VaeConfig(NamedTuple):
     ) -> VaeConfig:
         """From an AutoencoderKL's or AutoencoderTiny's config; `scaling_factor` overrides it.
 
-        Some exporters write the spatial factor in place of the scaling factor: where they are
-        equal, Stable Diffusion's 0.18215 is taken. Raises ArgumentError.
+        Some exporters write the spatial factor as the scaling factor: if they are equal, Stable
+        Diffusion's 0.18215 is used. Raises ArgumentError.
         """
         listed = _list(config, "block_out_channels") or _list(config, "decoder_block_out_channels")
         channels = tuple(
@@ -239,8 +240,8 @@ class VaeConfig(NamedTuple):
 class UnetConfig(NamedTuple):
     """What sizes and memory depend on; the defaults are Stable Diffusion 1.5's.
 
-    `sample_size` is the side of the latents it was trained for, and self-attention of `heads` heads
-    begins at level `attention_level`, where sides are halved that many times.
+    `sample_size` is the side of the latents it was trained for. Self-attention with `heads` heads
+    begins at level `attention_level`, where the sides have been halved that many times.
     """
 
     levels: int = 4
@@ -276,10 +277,10 @@ def demo_dir() -> Path:
     raise BundleError(f"the demo bundle is missing: no folder {candidates[0]}")
 
 
-def _only(prefix: str, table: Mapping[str, Any], known: tuple[str, ...]) -> None:
+def _reject_unknown_keys(prefix: str, table: Mapping[str, Any], known: tuple[str, ...]) -> None:
     for key in table:
         if key not in known:
-            raise ArgumentError(f"unknown key {prefix}{key}; known are {', '.join(known)}")
+            raise ArgumentError(f"unknown key {prefix}{key}; known keys are {', '.join(known)}")
 
 
 def _table(table: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -298,7 +299,7 @@ def _list(config: Mapping[str, Any], key: str) -> list[Any]:
 
 
 def _largest(value: Any) -> Any:
-    """Some numbers of a UNet's config are written as one, or as a list."""
+    """The largest of a list, for a UNet's config may have one number or one for each level."""
     numbers = isinstance(value, list) and value and all(type(each) is int for each in value)
     return max(value) if numbers else value
 

@@ -1,14 +1,14 @@
-"""Every exception that lcmcore raises on purpose; each message is one line to act upon."""
+"""The exceptions of lcmcore. Each message is one line that says what is wrong and what to do."""
 
 from __future__ import annotations
 
 
 class LcmError(Exception):
-    """Base of all of them: `except lcmcore.LcmError` catches whatever went wrong."""
+    """Base class of all exceptions that lcmcore raises."""
 
 
 class ArgumentError(LcmError, ValueError):
-    """An argument of a call is not what it may be."""
+    """An argument has a wrong type or value."""
 
 
 class ImageError(LcmError):
@@ -24,7 +24,7 @@ class RuntimeUnavailableError(LcmError):
 
 
 class NetworkError(LcmError):
-    """A network cannot be opened, got something that it does not take, or failed.
+    """A network cannot be opened, got an unexpected input, or failed.
 
     `component` is text_encoder, unet, vae_encoder or vae_decoder; the message begins with it.
     """
@@ -39,7 +39,7 @@ class NetworkError(LcmError):
 
 
 class OutputError(LcmError):
-    """A picture cannot be written where it was asked for."""
+    """An output file or folder cannot be written."""
 
 
 class Cancelled(LcmError):  # noqa: N818 - an event, not a fault
@@ -47,18 +47,18 @@ class Cancelled(LcmError):  # noqa: N818 - an event, not a fault
 
 
 class WorkerDied(LcmError):  # noqa: N818 - as in Dask's KilledWorker
-    """A worker's process ended in the middle of a job, and so did the one that tried it again."""
+    """A worker process died during a job, and so did the one that retried it."""
 
 
 class DeadlineExceeded(LcmError):  # noqa: N818 - the usual name
-    """A job was not done when its deadline came."""
+    """A job was not done by its deadline."""
 
 
 class QueueFull(LcmError):  # noqa: N818 - as in the standard library's queue.Full
-    """A pool has as many jobs waiting as it may; offer it again later."""
+    """The queue of a pool is full; submit the job again later."""
 
 
 def first_line(error: BaseException) -> str:
-    """The first non-empty line of a foreign exception, for quoting in a message of ours."""
+    """The first non-empty line of a foreign exception, for quoting in a message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__

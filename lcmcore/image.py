@@ -1,6 +1,6 @@
 """Pillow <-> tensor.
 
-Tensors are NCHW float32 in [-1, 1], as the VAE takes and gives them; the reference is diffusers'
+Tensors are NCHW float32 in [-1, 1], the VAE's input and output; the reference is diffusers'
 `VaeImageProcessor`. Sizes are (width, height) as in Pillow, shapes (height, width) as in numpy.
 """
 
@@ -30,7 +30,7 @@ def read_image(source: ImageLike) -> Image.Image:
 
     Transparent pixels are laid over white; of 16 bits a channel the upper 8 are kept; of an
     animation the first frame. Arrays are [height, width, 3], uint8, or floats in [0, 1].
-    Raises ImageError if it cannot be read, ArgumentError if it is no image at all.
+    Raises ImageError if it cannot be read, ArgumentError for another type, shape or dtype.
     """
     if isinstance(source, Image.Image):
         return _decode(source, "image")
@@ -46,7 +46,7 @@ def read_image(source: ImageLike) -> Image.Image:
 
 
 def read_images(source: ImageLike | Sequence[ImageLike] | None) -> list[Image.Image]:
-    """One image or a list of them, read; None is no image. Raises as `read_image` does."""
+    """One image or a list of them; None gives []. Raises as `read_image` does."""
     if source is None:
         return []
     if not isinstance(source, (list, tuple)):
@@ -59,8 +59,8 @@ def read_images(source: ImageLike | Sequence[ImageLike] | None) -> list[Image.Im
 def fit_image(image: Image.Image, size: tuple[int, int], fit: str = "stretch") -> Image.Image:
     """Resize to (width, height) with LANCZOS.
 
-    "stretch" changes the proportions, "cover" crops what hangs over, "contain" shows all of it,
-    centred on black.
+    "stretch" changes the aspect ratio, "cover" crops what hangs over, "contain" shows the whole
+    image centred on black.
     """
     one_of("fit", fit, FITS)
     if image.size == size:
@@ -111,7 +111,7 @@ def to_array(tensor: Floats) -> Floats:
 def to_pil(array: Floats) -> list[Image.Image]:
     """[batch, height, width, 3] in [0, 1] to Pillow images, rounded half to even.
 
-    By planes, as networks give them: numpy takes eight times as long to put single pixels in order.
+    Channel by channel, for networks return planes: interleaving in numpy takes eight times as long.
     """
     pixels = array * 255
     pixels = pixels.round(out=pixels).astype(np.uint8)

@@ -26,34 +26,34 @@ _BLOCK = 16
 def checked_seed(seed: Any) -> int:
     """An integer from -2**63 to 2**64 - 1, as in torch, which uses its lowest 32 bits.
 
-    Raises ArgumentError for any other.
+    Raises ArgumentError for any other value.
     """
     return whole_number("seed", seed, -(2**63), 2**64 - 1)
 
 
 class TorchGenerator:
-    """`torch.Generator("cpu").manual_seed(seed)`: the same seed draws the same noise everywhere.
+    """`torch.Generator("cpu").manual_seed(seed)`: the same seed gives the same noise everywhere.
 
-    Raises ArgumentError for what is no seed.
+    Raises ArgumentError for an invalid seed.
     """
 
     def __init__(self, seed: int) -> None:
         self.seed = checked_seed(seed)
         # torch's Mersenne Twister, seeded by init_genrand, is numpy's legacy stream.
         self._stream = np.random.RandomState(self.seed & 0xFFFFFFFF)
-        self._spare: float | None = None
+        self._cached_gaussian: float | None = None
 
     def randn(self, shape: Sequence[int]) -> Floats:
         """`torch.randn(shape, generator=self)`, float32; draws continue where the last ended."""
         size = math.prod(shape)
-        flat = self._fill(size) if size >= _BLOCK else self._few(size)
+        flat = self._normal_fill(size) if size >= _BLOCK else self._small_fill(size)
         return flat.reshape(tuple(shape))
 
-    def _words(self, count: int) -> NDArray[np.uint32]:
+    def _random_words(self, count: int) -> NDArray[np.uint32]:
         return self._stream.randint(0, 2**32, count, np.uint32)
 
-    def _fill(self, size: int) -> Floats:
-        """torch's `normal_fill`: blocks of sixteen, the last one overlapping if it must."""
+    def _normal_fill(self, size: int) -> Floats:
+        """torch's `normal_fill`: blocks of sixteen; the last overlaps the one before if need be."""
         uniform = self._uniforms(size)
         whole = size - size % _BLOCK
         out = np.empty(size, np.float32)
@@ -63,23 +63,23 @@ class TorchGenerator:
         return out
 
     def _uniforms(self, count: int) -> Floats:
-        return (self._words(count) & 0xFFFFFF).astype(np.float32) * np.float32(2**-24)
+        return (self._random_words(count) & 0xFFFFFF).astype(np.float32) * np.float32(2**-24)
 
-    def _few(self, size: int) -> Floats:
-        """Fewer than sixteen: one double at a time, its sine kept for the next call."""
-        return np.array([self._one() for _ in range(size)], np.float32)
+    def _small_fill(self, size: int) -> Floats:
+        """Fewer than sixteen: one at a time from doubles; each sine is cached for the next."""
+        return np.array([self._next_gaussian() for _ in range(size)], np.float32)
 
-    def _one(self) -> float:
-        if self._spare is not None:
-            value, self._spare = self._spare, None
+    def _next_gaussian(self) -> float:
+        if self._cached_gaussian is not None:
+            value, self._cached_gaussian = self._cached_gaussian, None
             return value
-        turn, depth = self._double(), self._double()
+        turn, depth = self._uniform_double(), self._uniform_double()
         radius = math.sqrt(-2 * math.log1p(-depth))
-        self._spare = radius * math.sin(2 * math.pi * turn)
+        self._cached_gaussian = radius * math.sin(2 * math.pi * turn)
         return radius * math.cos(2 * math.pi * turn)
 
-    def _double(self) -> float:
-        high, low = self._words(2).tolist()
+    def _uniform_double(self) -> float:
+        high, low = self._random_words(2).tolist()
         return float(((high << 32 | low) & (2**53 - 1)) * 2**-53)
 
 

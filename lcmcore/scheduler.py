@@ -22,11 +22,11 @@ from lcmcore.util.validate import one_of, real_number, whole_number
 
 STRENGTH_MODES = ("truncate", "rescale")
 _SIGMA_DATA = 0.5
-_QUARTERED = _SIGMA_DATA**2
+_SIGMA_DATA_SQUARED = _SIGMA_DATA**2
 
-# Discrete-time schedulers that share LCM's noise schedule: their betas carry over, and the rest of
-# their settings does not concern a consistency model.
-_KIN = (
+# Discrete-time schedulers that share LCM's noise schedule: their betas apply, and their other
+# settings do not concern a consistency model.
+_COMPATIBLE_SCHEDULERS = (
     "DDIMScheduler",
     "DDPMScheduler",
     "DEISMultistepScheduler",
@@ -56,7 +56,7 @@ _SHARED_KEYS = (
 
 @dataclass(frozen=True)
 class LCMScheduler:
-    """Settings by diffusers' names and defaults; make one with `from_config`."""
+    """Settings with diffusers' names and defaults; create one with `from_config`."""
 
     num_train_timesteps: int = 1000
     beta_start: float = 0.00085
@@ -97,18 +97,18 @@ class LCMScheduler:
     def from_config(cls, config: Mapping[str, Any] | str | Path) -> LCMScheduler:
         """From a `scheduler_config.json`, as a dict or the path of the file.
 
-        Of another class's config (PNDM, DDIM, DPM, ...) the noise schedule and the prediction type
-        are taken, and LCM's own defaults for the rest. Raises BundleError for a scheduler that is
-        not of that family (e.g. flow matching) and for values that make no sense.
+        From another class's config (PNDM, DDIM, DPM, ...) the noise schedule and the prediction
+        type are used, and LCM's own defaults for the rest. Raises BundleError for a scheduler of
+        another family (e.g. flow matching) and for invalid values.
         """
         source = "scheduler config"
         if not isinstance(config, Mapping):
             source, config = str(config), read_object(Path(config))
         name = config.get("_class_name", cls.__name__)
-        if name not in (cls.__name__, *_KIN):
+        if name not in (cls.__name__, *_COMPATIBLE_SCHEDULERS):
             raise BundleError(
-                f"{source}: scheduler {name!r} is unknown here; a latent consistency model"
-                " has an LCMScheduler, or one with the same betas, like PNDM, DDIM or Euler"
+                f"{source}: scheduler {name!r} is not supported; a latent consistency model"
+                " needs LCMScheduler, or one with the same betas, like PNDM, DDIM or Euler"
             )
         wanted = [f.name for f in fields(cls)] if name == cls.__name__ else _SHARED_KEYS
         settings = {key: config[key] for key in wanted if config.get(key) is not None}
@@ -161,17 +161,17 @@ class LCMScheduler:
         if strength == 0:
             return np.empty(0, np.int64)
         if mode == "rescale":
-            return self._spread(steps, original, strength)
+            return self._spaced_timesteps(steps, original, strength)
         skipped = int(round(steps * (1 - strength), 9))
-        return self._spread(steps, original, 1.0)[min(skipped, steps - 1) :]
+        return self._spaced_timesteps(steps, original, 1.0)[min(skipped, steps - 1) :]
 
-    def _spread(self, steps: int, original: int, strength: float) -> Integers:
+    def _spaced_timesteps(self, steps: int, original: int, strength: float) -> Integers:
         usable = int(original * strength)
         if usable < steps:
             raise ArgumentError(
                 f"strength {strength:g} in mode 'rescale' leaves {usable} of {original} original"
                 f" steps, too few for num_inference_steps {steps}: "
-                f"take a strength of {_smallest_strength(original, steps):g} or more"
+                f"choose a strength of {_smallest_strength(original, steps):g} or more"
                 + (f", or at most {usable} steps" if usable else "")
             )
         skip = self.num_train_timesteps // original
@@ -198,8 +198,8 @@ class LCMScheduler:
         prev_sample is denoised. Raises ArgumentError if noise is needed and None.
         """
         scaled = timestep * self.timestep_scaling
-        c_skip = np.float32(_QUARTERED / (scaled**2 + _QUARTERED))
-        c_out = np.float32(scaled / math.sqrt(scaled**2 + _QUARTERED))
+        c_skip = np.float32(_SIGMA_DATA_SQUARED / (scaled**2 + _SIGMA_DATA_SQUARED))
+        c_out = np.float32(scaled / math.sqrt(scaled**2 + _SIGMA_DATA_SQUARED))
         denoised = c_out * self._predict_original(model_output, timestep, sample) + c_skip * sample
         if prev_timestep is None:
             return denoised, denoised

@@ -1,4 +1,4 @@
-"""Which picture sizes a model can make, and which one a call gets."""
+"""Which image sizes a model supports, and which one a call gets."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from lcmcore.util.validate import whole_number
 
 Size = tuple[int, int]  # (width, height) in pixels
 
-_LARGEST = 2**16
-_FLOAT = 4
-_LITTLE = 2**26  # bytes: whoever opened the networks has that, and asking takes its time
+_MAX_SIDE = 2**16
+_FLOAT_BYTES = 4
+_UNCHECKED_BYTES = 2**26  # less is not compared with the free memory, which takes time to read
 
 
 class Sizes(NamedTuple):
     """The sizes of one model.
 
-    `compiled` is the only one of a network with fixed shapes. Otherwise both sides are multiples
-    of `multiple`, and `native` is the side that the model was trained for.
+    `compiled` is the only size of networks with fixed shapes, else None: then both sides are
+    multiples of `multiple`. `native` is the side that the model was trained for.
     """
 
     compiled: Size | None
@@ -40,9 +40,9 @@ class Sizes(NamedTuple):
     ) -> Sizes:
         """From the networks' configs.
 
-        The VAE halves a side at each level, and so does the UNet; most exports of one work only
-        where nothing is left over at any level. `multiple` is for those that are less strict.
-        Raises ArgumentError if that is none of the VAE's factor.
+        The VAE halves a side at each level, and so does the UNet; most exports work only where each
+        side can be halved exactly. `multiple` overrides that for exports that are less strict.
+        Raises ArgumentError if `multiple` is not a multiple of the VAE's factor.
         """
         multiple = multiple or vae.factor * 2 ** (unet.levels - 1)
         if multiple % vae.factor:
@@ -50,23 +50,23 @@ class Sizes(NamedTuple):
         return cls(compiled, unet.sample_size * vae.factor, multiple, vae, unet)
 
     def choose(
-        self, width: int | None, height: int | None, image: Size | None, pictures: int = 1
+        self, width: int | None, height: int | None, image: Size | None, count: int = 1
     ) -> Size:
         """The (width, height) of a call.
 
-        What the caller leaves None comes from the compiled size, else from the init image, scaled
+        A side that is None comes from the compiled size, else from the init image `image`, scaled
         down to the native area if it is larger, else from the native size. Raises ArgumentError
-        for a size that the model cannot do, or that so many pictures at once have no memory for.
+        for a size that the model does not support, or if `count` images need too much memory.
         """
         for name, side in (("width", width), ("height", height)):
             if side is not None:
-                whole_number(name, side, 1, _LARGEST)
+                whole_number(name, side, 1, _MAX_SIDE)
         if self.compiled:
             return self._compiled(width, height)
         default = self._fitted(image) if image else (self.native, self.native)
         size = (width or default[0], height or default[1])
         self._check_multiple(size)
-        self._check_memory(size, pictures)
+        self._check_memory(size, count)
         return size
 
     def _compiled(self, width: int | None, height: int | None) -> Size:
@@ -74,13 +74,13 @@ class Sizes(NamedTuple):
         asked = (width or self.compiled[0], height or self.compiled[1])
         if asked != self.compiled:
             raise ArgumentError(
-                f"size {_text(asked)} cannot be had: the networks are compiled for"
-                f" {_text(self.compiled)}"
+                f"size {_format(asked)} is not supported: the networks are compiled for"
+                f" {_format(self.compiled)}"
             )
         return self.compiled
 
     def _fitted(self, image: Size) -> Size:
-        """The image's own size, or less; each side from a quarter to twice the native one."""
+        """The image's size, scaled down; each side from a quarter to twice the native one."""
         scale = min(1.0, self.native / math.sqrt(image[0] * image[1]))
         low, high = self.native / 4, self.native * 2
         width, height = (self._nearest(min(max(side * scale, low), high)) for side in image)
@@ -93,36 +93,36 @@ class Sizes(NamedTuple):
         if size[0] % self.multiple or size[1] % self.multiple:
             near = (self._nearest(size[0]), self._nearest(size[1]))
             raise ArgumentError(
-                f"size {_text(size)}: width and height must be multiples of {self.multiple}"
-                f" for this model, e.g. {_text(near)}"
+                f"size {_format(size)}: width and height must be multiples of {self.multiple}"
+                f" for this model, e.g. {_format(near)}"
             )
 
-    def _check_memory(self, size: Size, pictures: int) -> None:
-        """Refuse what cannot fit: the largest single arrays alone, in float32.
+    def _check_memory(self, size: Size, count: int) -> None:
+        """Raise ArgumentError if the largest arrays alone, in float32, exceed the free memory.
 
         Those are the decoder's two largest feature maps, and the UNet's largest attention map.
         """
         pixels = size[0] * size[1]
         tokens = pixels // (self.vae.factor * 2**self.unet.attention_level) ** 2
         decoder = pixels * sum(self.vae.channels[:2])
-        needed = _FLOAT * pictures * max(decoder, self.unet.heads * tokens**2)
-        free = available_bytes() if needed > _LITTLE else None
+        needed = _FLOAT_BYTES * count * max(decoder, self.unet.heads * tokens**2)
+        free = available_bytes() if needed > _UNCHECKED_BYTES else None
         if free is not None and needed > free:
-            what = f"size {_text(size)}" if pictures == 1 else f"{pictures} times {_text(size)}"
+            what = f"size {_format(size)}" if count == 1 else f"{count} times {_format(size)}"
             raise ArgumentError(
                 f"{what} needs more than {needed / 2**30:.1f} GiB of memory and"
-                f" {free / 2**30:.1f} GiB is free: take a smaller size"
-                + (" or fewer pictures" if pictures > 1 else "")
+                f" {free / 2**30:.1f} GiB is free: choose a smaller size"
+                + (" or fewer images" if count > 1 else "")
             )
 
 
 def read_size(text: Any) -> Size:
-    """(width, height) of text like "512x384"; raises ArgumentError for any other."""
+    """(width, height) of text like "512x384"; raises ArgumentError for anything else."""
     width, cross, height = text.lower().partition("x") if isinstance(text, str) else ("", "", "")
     if not (cross and width.isdecimal() and height.isdecimal() and len(text) < 20):
         raise ArgumentError(f"size must be WIDTHxHEIGHT, like 512x384, not {text!r}")
     return int(width), int(height)
 
 
-def _text(size: Size) -> str:
+def _format(size: Size) -> str:
     return f"{size[0]}x{size[1]}"

@@ -1,4 +1,4 @@
-"""CLIP's byte-pair tokenizer, as the fast one of transformers does it.
+"""CLIP's byte-pair tokenizer, equal to transformers' fast one.
 
 Sennrich et al., "Neural Machine Translation of Rare Words with Subword Units" (arXiv:1508.07909),
 over the byte alphabet of GPT-2; the reference implementation is `CLIPTokenizerFast`.
@@ -31,18 +31,18 @@ _LENGTH = 77
 # Unicode's White_Space property; Python's str.isspace() and \s also count U+001C to U+001F.
 _SPACES = "\t\n\v\f\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 _SPACE_RUN = re.compile(f"[{_SPACES}]+")
-# What CLIP's pattern takes before it looks at runs: a special token that only lower case made (no
-# longer special: it is then split in three), and contractions.
+# What CLIP's pattern matches before runs: a special token that only lower-casing produced (which is
+# not special any more, but split in three), and contractions.
 _LITERAL = re.compile(r"(<\|)(startoftext|endoftext)(\|>)|'s|'t|'re|'ve|'m|'ll|'d")
 
 
 @dataclass(frozen=True)
 class CLIPTokenizer:
-    """Text to ids; make one with `from_dir`.
+    """Text to ids; create one with `from_dir`.
 
-    `ranks` gives each merge its order, `vocab` each token its id; `pad` is the id that fills up
-    to `length`. `specials` are taken as they stand in a text, before it is split: the padding token
-    is one of them, so that each "!" of a prompt stands alone where "!" pads (Stable Diffusion 2).
+    `ranks` maps each merge to its rank, `vocab` each token to its id; `pad` is the id that pads
+    to `length`. `specials` are recognized in a text before it is split; the padding token is one
+    of them, so that each "!" of a prompt stands alone where "!" pads (Stable Diffusion 2).
     """
 
     vocab: Mapping[str, int]
@@ -56,7 +56,7 @@ class CLIPTokenizer:
         """From a `tokenizer` folder: vocab.json and merges.txt, or tokenizer.json.
 
         The padding token comes from tokenizer_config.json where there is one. Raises BundleError
-        that names the file which is missing or broken.
+        that names the file which is missing or invalid.
         """
         folder = Path(folder)
         if (folder / "vocab.json").exists() or not (folder / "tokenizer.json").exists():
@@ -76,8 +76,8 @@ class CLIPTokenizer:
     def __call__(self, text: str | Sequence[str]) -> NDArray[np.int64]:
         """Ids of shape [batch, length]: start, tokens, end, padding.
 
-        What does not fit is cut, the end token kept, and a warning logged. Raises ArgumentError for
-        what is not text, or an empty list.
+        A prompt that is too long is truncated, its end token kept, and a warning logged. Raises
+        ArgumentError for what is not text, or an empty list.
         """
         items = texts("prompt", text)
         rows = np.full((len(items), self.length), self.pad, np.int64)
@@ -93,13 +93,15 @@ class CLIPTokenizer:
             ids += [self.vocab[token] for token in tokens]
             if len(ids) > self.length - 1:
                 log.warning(
-                    "the prompt is too long: cut in %r, after %d tokens", word[:40], self.length
+                    "the prompt is too long: truncated in %r, after %d tokens",
+                    word[:40],
+                    self.length,
                 )
                 break
         return [*ids[: self.length - 1], self.vocab[END]]
 
     def _words(self, text: str) -> Iterator[str]:
-        """The special tokens of a text, as they stand in it, and its normalized words."""
+        """The special tokens of a text, verbatim, and its normalized words."""
         for part in re.split(f"({'|'.join(map(re.escape, self.specials))})", text):
             yield from [part] if part in self.specials else _split(_normalize(part))
 
@@ -122,7 +124,7 @@ class CLIPTokenizer:
             _, left, pair = heappop(queue)
             right = after[left]
             if not right or (parts[left], parts[right]) != pair:
-                continue  # one of the two was joined with another neighbour since
+                continue  # one of the two has been merged with another neighbour
             parts[left], parts[right] = "".join(pair), ""
             after[left], before[after[right]] = after[right], left
             offer(left)
@@ -202,7 +204,7 @@ def _single_file(path: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
 
 
 def _check_vocab(vocab: dict[str, Any], merges: list[tuple[str, str]], folder: Path) -> None:
-    """Every token that a text can become must have an id."""
+    """Raise BundleError unless every token that a text can become has an id."""
     bytes_alone = [char + tail for char in _ALPHABET for tail in ("", _WORD_END)]
     for token in [START, END, *bytes_alone, *map("".join, merges)]:
         if type(vocab.get(token)) is not int or not 0 <= vocab[token] < 2**31:

@@ -1,1 +1,1 @@
-"""Helpers without knowledge of the field; nothing is imported here."""
+"""General helpers, without knowledge of diffusion models; nothing is imported here."""

@@ -12,7 +12,7 @@ from lcmcore.errors import BundleError, first_line
 def read_text(path: Path) -> str:
     """The file as UTF-8 text; raises BundleError that names it."""
     try:
-        return path.read_text(encoding="utf-8-sig")  # editors on Windows begin with U+FEFF
+        return path.read_text(encoding="utf-8-sig")  # editors on Windows write a BOM
     except FileNotFoundError:
         raise BundleError(f"no such file: {path}") from None
     except (OSError, ValueError) as error:

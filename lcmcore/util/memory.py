@@ -1,4 +1,4 @@
-"""How much memory there is, and how much this process has."""
+"""How much memory is free, and how much a process has."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ _MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def available_bytes() -> int | None:
-    """Memory that a new allocation can have, by /proc/meminfo and the cgroup; None if unknown."""
+    """Memory free for new allocations, by /proc/meminfo and the cgroup; None if unknown."""
     limits = [limit for limit in (_from_meminfo(), _from_cgroup()) if limit is not None]
     return min(limits, default=None)
 
 
 def anonymous_bytes(process: int | str = "self") -> int:
-    """Memory of this process, or of one by its id, that is no file's; 0 if unknown.
+    """Anonymous memory of this process, or of another by its id; 0 if unknown.
 
-    Cheap enough to be asked for every picture: `status` takes the kernel ten times as long.
+    Cheap enough to be read for every image: /proc/PID/status takes the kernel ten times as long.
     """
     try:
         resident, shared = Path(f"/proc/{process}/statm").read_bytes().split()[1:3]
@@ -28,7 +28,7 @@ def anonymous_bytes(process: int | str = "self") -> int:
 
 
 def peak_resident_bytes() -> int:
-    """The most memory that this process has had so far, mapped files included; 0 if unknown."""
+    """Peak resident memory of this process, mapped files included; 0 if unknown."""
     return _kernel_bytes(Path("/proc/self/status"), "VmHWM") or 0
 
 
@@ -46,7 +46,7 @@ def _kernel_bytes(path: Path, field: str) -> int | None:
 
 
 def _from_cgroup() -> int | None:
-    """By the cgroup that the process is in, of either version; its page cache counts as free."""
+    """Free memory of the process's cgroup (version 1 or 2); its page cache counts as free."""
     try:
         lines = [line.split(":", 2) for line in _MEMBERSHIP.read_text().splitlines()]
     except OSError:
@@ -59,20 +59,20 @@ def _from_cgroup() -> int | None:
             ("memory", "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
         )
         if controller in controllers.split(",")
-        for place in (path.strip("/"), "")  # in a container its own is at the root
+        for place in (path.strip("/"), "")  # a container sees its own cgroup at the root
     ]
     return min((free for free in frees if free is not None), default=None)
 
 
 def _free_in(folder: Path, limit: str, usage: str) -> int | None:
-    """What is left in one cgroup; None without a limit."""
+    """Free memory of one cgroup; None if it has no limit."""
     try:
-        most = (folder / limit).read_text().strip()
-        if most == "max":
+        maximum = (folder / limit).read_text().strip()
+        if maximum == "max":
             return None
         used = int((folder / usage).read_text())
         stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
     except OSError:
         return None
     cached = sum(int(stat.get(f"{kind}_file", 0)) for kind in ("active", "inactive"))
-    return int(most) - used + cached
+    return int(maximum) - used + cached

@@ -1,4 +1,4 @@
-"""Checks of single arguments: each returns the value in the type that it should have."""
+"""Checks of single arguments: each returns the value, converted to its declared type."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ T = TypeVar("T")
 
 
 def whole_number(name: str, value: Any, low: int, high: int) -> int:
-    """An integer in [low, high]; raises ArgumentError for another, a bool or a float."""
+    """An integer in [low, high]; raises ArgumentError for any other value, bool or float."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise ArgumentError(f"{name} must be a whole number, not {value!r}")
     if not low <= int(value) <= high:
-        raise ArgumentError(f"{name} must be from {low} to {high}, not {_written(value)}")
+        raise ArgumentError(f"{name} must be from {low} to {high}, not {_printable(value)}")
     return int(value)
 
 
 def real_number(name: str, value: Any, low: float, high: float) -> float:
-    """A finite number in [low, high]; raises ArgumentError for another, NaN or a bool."""
+    """A finite number in [low, high]; raises ArgumentError for any other value, NaN or bool."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise ArgumentError(f"{name} must be a number, not {value!r}")
     if not (low <= value <= high and math.isfinite(value)):  # type: ignore[operator]
-        raise ArgumentError(f"{name} must be from {low:g} to {high:g}, not {_written(value)}")
+        raise ArgumentError(f"{name} must be from {low:g} to {high:g}, not {_printable(value)}")
     return float(value)
 
 
 def float_array(name: str, value: Any) -> Floats:
-    """A copy as float32; raises ArgumentError for what is no array of finite numbers."""
+    """A copy as float32; raises ArgumentError for what is not an array of finite numbers."""
     try:
         with np.errstate(over="ignore"):
             array = np.array(value, np.float32)
@@ -46,7 +46,7 @@ def float_array(name: str, value: Any) -> Floats:
 
 
 def texts(name: str, value: Any) -> list[str]:
-    """Text, or a list of texts, as a list; raises ArgumentError for another or an empty one."""
+    """Text, or a list of texts, as a list; raises ArgumentError for anything else, or no text."""
     items = [value] if isinstance(value, str) else value
     if not isinstance(items, (list, tuple)) or not items or not all(map(_is_text, items)):
         raise ArgumentError(f"{name} must be text or a list of texts, not {value!r}")
@@ -65,7 +65,7 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def _written(number: Any) -> str:
-    """As text; Python refuses to write out an integer of thousands of digits."""
+def _printable(number: Any) -> str:
+    """The number as text; Python refuses to print an integer of thousands of digits."""
     huge = isinstance(number, numbers.Integral) and abs(int(number)) >= 10**30
-    return "so huge a number" if huge else str(number)
+    return "a huge number" if huge else str(number)

@@ -59,8 +59,8 @@ def test_an_empty_lcm_toml_changes_nothing(toml):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("stepz = 4", "unknown key stepz; known are"),
-        ("[defaults]\nsteps = 4", "unknown key defaults.steps; known are num_inference_steps"),
+        ("stepz = 4", "unknown key stepz; known keys are"),
+        ("[defaults]\nsteps = 4", "unknown key defaults.steps; known keys are num_inference_steps"),
         ("defaults = 4", "defaults must be a table [defaults], not 4"),
         ("unet = 'rknn'", "unet must be a table [unet], not 'rknn'"),
         ("runtime = 5", "runtime must be a name, not 5"),

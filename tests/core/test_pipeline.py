@@ -67,10 +67,10 @@ def test_the_demo_model_in_batches(demo, photo):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"prompt": ["a", "b"], "image": 3}, "2 prompts do not go with a batch of 3"),
-        ({"prompt": ["a", "b"], "seed": [1]}, "1 seeds do not go with 2 pictures"),
-        ({"prompt": ["a", "b"], "negative_prompt": ["c"] * 3}, "do not go with a batch of 3"),
-        ({"prompt": ["a"] * 1025}, "the number of pictures must be from 1 to 1024"),
+        ({"prompt": ["a", "b"], "image": 3}, "2 prompts do not match a batch of 3"),
+        ({"prompt": ["a", "b"], "seed": [1]}, "1 seeds do not match 2 images"),
+        ({"prompt": ["a", "b"], "negative_prompt": ["c"] * 3}, "do not match a batch of 3"),
+        ({"prompt": ["a"] * 1025}, "the number of images must be from 1 to 1024"),
     ],
 )
 def test_batches_that_do_not_go_together(arguments, words, fake, photo):
@@ -435,7 +435,7 @@ CALLS = [
     ({"seed": -(2**63) - 1}, "seed"),
     ({"seed": 1.5}, "seed"),
     ({"seed": "1"}, "seed"),
-    ({"seed": [1, "2"]}, "2 seeds do not go with 1"),
+    ({"seed": [1, "2"]}, "2 seeds do not match 1"),
     ({"seed": ["2"]}, "seed must be a whole number"),
     ({"seed": 2**64 - 1, "num_images_per_prompt": 2}, "seed"),
     ({"width": 100}, "multiples of 8 for this model, e.g. 96x64"),
@@ -454,7 +454,7 @@ CALLS = [
     ({"latents": "noise"}, "latents must be an array of numbers"),
     ({"latents": [[1], [1, 2]]}, "latents must be an array of numbers"),
     ({"prompt": None, "prompt_embeds": 5}, "prompt_embeds must be [batch, 77, width], not []"),
-    ({"prompt": None, "prompt_embeds": np.zeros((0, 77, 16))}, "0 rows do not go with 1 pictures"),
+    ({"prompt": None, "prompt_embeds": np.zeros((0, 77, 16))}, "0 rows do not match 1 images"),
     ({"prompt": None, "prompt_embeds": np.full((1, 77, 16), NAN)}, "prompt_embeds holds NaN"),
     ({"prompt": None, "prompt_embeds": "x"}, "prompt_embeds must be an array of numbers"),
 ]

@@ -58,7 +58,7 @@ def test_proportions_stay_about_the_same(width, height):
         (("512", 512), "width must be a whole number"),
     ],
 )
-def test_sizes_that_cannot_be(asked, words):
+def test_sizes_that_are_not_supported(asked, words):
     with pytest.raises(ArgumentError, match=re.escape(words)):
         SD15.choose(*asked, None)
 
@@ -66,7 +66,7 @@ def test_sizes_that_cannot_be(asked, words):
 def test_compiled_networks_have_one_size():
     assert COMPILED.choose(None, None, (77, 1000)) == (512, 384)
     assert COMPILED.choose(512, None, None) == (512, 384)
-    with pytest.raises(ArgumentError, match=r"256x384 cannot be had: .* compiled for 512x384"):
+    with pytest.raises(ArgumentError, match=r"256x384 is not supported: .* compiled for 512x384"):
         COMPILED.choose(256, None, None)
 
 

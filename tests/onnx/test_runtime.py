@@ -270,7 +270,7 @@ def test_a_fixed_size_is_the_size(configs):
     with lcmcore.load(configs, runtime={"unet": "onnx", "default": FakeRuntime()}) as pipe:
         result = pipe(["a", "b"], seed=1)
         assert [image.size for image in result.images] == [(64, 64)] * 2
-        with pytest.raises(ArgumentError, match="128x64 cannot be had"):
+        with pytest.raises(ArgumentError, match="128x64 is not supported"):
             pipe("a", width=128)
 
 
