@@ -1,7 +1,7 @@
 """`lcm build onnx`: exports the networks of a diffusers checkpoint to ONNX, for both runtimes.
 
-The graphs have the names of optimum's exports, a timestep of shape [1], an encoder that returns the
-moments, and an opset that rknn-toolkit2 converts.
+The graphs have the input and output names of optimum's exports, a timestep of shape [1], a VAE
+encoder that returns the moments, and an opset that rknn-toolkit2 converts.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from lcmcore.errors import (
     RuntimeUnavailableError,
     first_line,
 )
+from lcmcore.sizes import read_size
 from runtimes.onnx.runtime import OnnxRuntime
 from runtimes.staging import COMPANIONS, copy_each, copy_over, staged
 
@@ -37,48 +38,48 @@ if TYPE_CHECKING:
     from runtimes.onnx.checkpoint import Export, LatentSize
 
 OPSET = 18  # rknn-toolkit2 takes up to 19
-TOLERANCE = 1e-4  # of ONNX Runtime from torch, relative to the largest value
+TOLERANCE = 1e-4  # difference of ONNX Runtime from torch, relative to the largest value
 
 _FILENAME = "model.onnx"
-_IR_VERSION = 8  # what opset 18 needs; ONNX Runtime 1.17 reads up to 9
-_NEEDED = ("torch", "diffusers", "transformers", "onnx", "onnxruntime", "onnxscript")
+_IR_VERSION = 8  # the one of opset 18; ONNX Runtime 1.17 reads up to 9
+_REQUIRED_PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime", "onnxscript")
 _STAMP = "lcmcore.source"
-_FREE = "free"
+_ANY_SIZE = "free"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `lcm build onnx`."""
-    parser.add_argument("checkpoint", type=Path, help="a folder in diffusers' layout")
-    parser.add_argument("out", type=Path, help="the bundle to write")
-    parser.add_argument("--size", metavar="WxH", help="fix the graphs to it; default: any size")
+    parser.add_argument("checkpoint", type=Path, help="folder in diffusers' layout")
+    parser.add_argument("out", type=Path, help="bundle to write")
+    parser.add_argument("--size", metavar="WxH", help="fix the graphs to this size (default: any)")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Export all four networks; those that are there already, from the same source, stay.
+    """Export all four networks, unless OUT has them from the same source.
 
     Raises RuntimeUnavailableError if the extra `build` is not installed, BundleError, NetworkError,
     ArgumentError or OutputError.
     """
-    missing = [name for name in _NEEDED if find_spec(name) is None]
+    missing = [name for name in _REQUIRED_PACKAGES if find_spec(name) is None]
     if missing:
         raise RuntimeUnavailableError(
-            f"{', '.join(missing)} missing: pip install 'lcmcore[build,onnx]'"
+            f"not installed: {', '.join(missing)}: pip install 'lcmcore[build,onnx]'"
         )
     for folder in ("text_encoder", "unet", "vae"):
         if not (args.checkpoint / folder / "config.json").is_file():
             raise BundleError(
                 f"{args.checkpoint}: no {folder}/config.json: a checkpoint in diffusers' layout"
-                " is needed (a single .safetensors file is not one)"
+                " is needed, not a single .safetensors file"
             )
     with Progress() as progress:
         for component in COMPONENTS:
             progress.say(f"{component}: {_export(component, args.checkpoint, args.out, args.size)}")
-            OnnxRuntime().open(component, args.out / component, {}).close()  # fills its cache
+            OnnxRuntime().open(component, args.out / component, {}).close()  # writes its cache
             copy_each(COMPANIONS.get(component, ()), args.checkpoint, args.out)
 
 
 def _export(component: str, checkpoint: Path, out: Path, size: str | None) -> str:
-    """Export one network and return what to say about it."""
+    """Export one network; returns what was done, for the progress line."""
     from runtimes.onnx.checkpoint import CONFIG_SOURCES, load_export
 
     start = time.perf_counter()
@@ -86,16 +87,16 @@ def _export(component: str, checkpoint: Path, out: Path, size: str | None) -> st
     stamp = _stamp(source, size)
     target = out / component
     if _stamp_of(target / _FILENAME) == stamp:
-        return "kept, it is there already"
+        return "already exported, skipped"
     with _quiet(), staged(target, last=_FILENAME) as stage:
-        with _named(component, "cannot be loaded"):
+        with _network_errors(component, "cannot be loaded"):
             export = load_export(component, checkpoint)
         sizes = _latent_sizes(export, size)
-        with _named(component, "torch cannot export it"):
+        with _network_errors(component, "torch cannot export it"):
             examples = [_example(export, latents) for latents in sizes]
             _write(export, examples[0][0], stage / _FILENAME, size is None, stamp)
         del export
-        gc.collect()  # the weights: ONNX Runtime has its own
+        gc.collect()  # frees torch's weights before ONNX Runtime loads its own
         difference = _largest_difference(stage / _FILENAME, examples)
         if not difference <= TOLERANCE:
             raise NetworkError(
@@ -108,21 +109,21 @@ def _export(component: str, checkpoint: Path, out: Path, size: str | None) -> st
 
 
 def _latent_sizes(export: Export, size: str | None) -> list[LatentSize]:
-    """What to trace with, then what else to compare with: (batch, height, width) of latents."""
+    """(batch, height, width) of the latents to trace with, then of others to compare with."""
     unit = export.multiple
     if size is None:
         return [(1, 4 * unit, 4 * unit), (2, 3 * unit, 5 * unit)]
     side = unit * export.factor
-    width, cross, height = size.lower().partition("x")
-    if not (cross and width.isdecimal() and height.isdecimal()):
-        raise ArgumentError(f"size must be WIDTHxHEIGHT like 512x384, not {size!r}")
-    if not int(width) or not int(height) or int(width) % side or int(height) % side:
-        raise ArgumentError(f"size {size}: both must be multiples of {side} for this model")
-    return [(1, int(height) // export.factor, int(width) // export.factor)]
+    width, height = read_size(size)
+    if not width or not height or width % side or height % side:
+        raise ArgumentError(
+            f"size {size}: width and height must be multiples of {side} for this model"
+        )
+    return [(1, height // export.factor, width // export.factor)]
 
 
 def _example(export: Export, size: LatentSize) -> tuple[dict[str, Any], Any]:
-    """Random inputs, and what torch makes of them."""
+    """Random inputs, and torch's output for them."""
     import torch
 
     inputs = export.example(size)
@@ -131,7 +132,7 @@ def _example(export: Export, size: LatentSize) -> tuple[dict[str, Any], Any]:
 
 
 def _write(export: Export, inputs: dict[str, Any], path: Path, free: bool, stamp: str) -> None:
-    """Export to a graph and, beside it, one file of weights."""
+    """Export to a .onnx file with the weights in one external file."""
     import torch
 
     axes = [export.axes.get(name, {}) if free else {} for name in inputs]
@@ -148,12 +149,12 @@ def _write(export: Export, inputs: dict[str, Any], path: Path, free: bool, stamp
     program.model.ir_version = _IR_VERSION
     program.model.metadata_props[_STAMP] = stamp
     for node in program.model.graph:
-        node.metadata_props.clear()  # where on this machine the source of torch lies
+        node.metadata_props.clear()  # it holds paths of torch's source on this machine
     program.save(str(path), external_data=True)
 
 
 def _largest_difference(path: Path, examples: list[tuple[dict[str, Any], Any]]) -> float:
-    """Between ONNX Runtime and torch, relative to the largest value of torch's output."""
+    """Of ONNX Runtime from torch, relative to the largest value of torch's output."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -165,26 +166,26 @@ def _largest_difference(path: Path, examples: list[tuple[dict[str, Any], Any]]) 
 
 
 def _stamp(source: Path, size: str | None) -> str:
-    """Tells exports apart that differ in weights, config or size."""
+    """A digest that differs where weights, config, size or opset do."""
     files = sorted(path for path in source.iterdir() if path.is_file())
     facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return hashlib.sha256(repr((facts, size or _FREE, OPSET)).encode()).hexdigest()
+    return hashlib.sha256(repr((facts, size or _ANY_SIZE, OPSET)).encode()).hexdigest()
 
 
 def _stamp_of(path: Path) -> str | None:
-    """The stamp in an exported file, None if there is none or no such file."""
+    """The stamp in an exported file; None without one, or without the file."""
     import onnx
 
     try:
         model = onnx.load(str(path), load_external_data=False)
-    except Exception:  # missing, broken, not ours: it is exported again
+    except Exception:  # missing or broken: it is exported again
         return None
     return next((entry.value for entry in model.metadata_props if entry.key == _STAMP), None)
 
 
 @contextmanager
-def _named(component: str, what: str) -> Iterator[None]:
-    """Turn a foreign exception into a NetworkError."""
+def _network_errors(component: str, what: str) -> Iterator[None]:
+    """Turn foreign exceptions into a NetworkError."""
     try:
         yield
     except LcmError:
@@ -195,7 +196,7 @@ def _named(component: str, what: str) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warnings and bars of torch, diffusers and transformers."""
+    """Suppress the warnings and progress bars of torch, diffusers and transformers."""
     import transformers
 
     transformers.utils.logging.disable_progress_bar()

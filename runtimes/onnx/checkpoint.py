@@ -1,4 +1,4 @@
-"""The four networks of a diffusers checkpoint as torch modules that export to ONNX."""
+"""The four networks of a diffusers checkpoint, as torch modules to be exported to ONNX."""
 
 from __future__ import annotations
 
@@ -29,34 +29,34 @@ _TIMESTEP = 499
 
 @dataclass(frozen=True)
 class Export:
-    """One network: what to trace, with which inputs, under which names.
+    """One network: the module to trace, its example inputs, and the name of its output.
 
     `example` makes inputs for latents of (batch, height, width), `axes` are the free dimensions
-    of the inputs, and latent sides must be multiples of `multiple`.
+    of the inputs, and the latents' sides must be multiples of `multiple`.
     """
 
     module: nn.Module
     output: str
     axes: dict[str, dict[int, str]]
     example: Callable[[LatentSize], dict[str, Tensor]]
-    factor: int  # pixels a latent
+    factor: int  # pixels per latent
     multiple: int
 
 
 def load_export(component: str, checkpoint: Path) -> Export:
-    """Load one component's weights, in float32; raises BundleError for what cannot be exported."""
-    torch.manual_seed(0)  # of the examples
-    makers = {
+    """Load one component in float32; raises BundleError for a model that cannot be exported."""
+    torch.manual_seed(0)  # for the example inputs
+    loaders = {
         "text_encoder": _text_encoder,
         "unet": _unet,
         "vae_encoder": _vae_encoder,
         "vae_decoder": _vae_decoder,
     }
-    return makers[component](checkpoint)
+    return loaders[component](checkpoint)
 
 
 def latent_scale(checkpoint: Path) -> tuple[int, int]:
-    """Pixels a latent, and what latent sides must be multiples of, by the configs."""
+    """(pixels per latent, multiple of the latents' sides) by the configs."""
     vae = read_object(checkpoint / "vae" / "config.json")
     unet = read_object(checkpoint / "unet" / "config.json")
     channels = vae.get("block_out_channels") or vae["decoder_block_out_channels"]
@@ -119,7 +119,7 @@ def _text_encoder(checkpoint: Path) -> Export:
     text = _load(
         transformers.CLIPTextModel,
         checkpoint / "text_encoder",
-        attn_implementation="eager",  # its graph is plainer, without a guard for rows all masked
+        attn_implementation="eager",  # simpler graph: sdpa guards against rows that are all masked
     )
     length, tokens = text.config.max_position_embeddings, text.config.vocab_size
     return Export(
@@ -137,7 +137,7 @@ def _unet(checkpoint: Path) -> Export:
     if config.addition_embed_type is not None:
         raise BundleError(
             f"{checkpoint / 'unet'}: needs added conditions ({config.addition_embed_type}), as"
-            " Stable Diffusion XL does: only Stable Diffusion 1.x and 2.x can be exported"
+            " Stable Diffusion XL does: only Stable Diffusion 1.x and 2.x are supported"
         )
     guidance = config.time_cond_proj_dim
     length = _optional(checkpoint, "text_encoder").get("max_position_embeddings", 77)
@@ -192,7 +192,7 @@ def _vae_decoder(checkpoint: Path) -> Export:
 def _load_vae(checkpoint: Path) -> Any:
     kind = read_object(checkpoint / "vae" / "config.json").get("_class_name", "AutoencoderKL")
     if kind not in _AUTOENCODERS:
-        raise BundleError(f"{checkpoint / 'vae'}: {kind} is none of {', '.join(_AUTOENCODERS)}")
+        raise BundleError(f"{checkpoint / 'vae'}: {kind} is not one of {', '.join(_AUTOENCODERS)}")
     return _load(getattr(diffusers, kind), checkpoint / "vae")
 
 

@@ -76,8 +76,8 @@ class OnnxRuntime(Runtime):
     def describe(self, path: Path) -> Iterator[str]:
         """Lines about a model.onnx, for `lcm info`; raises NetworkError."""
         network = self.open(path.parent.name, path.parent, {"graph_cache": False})
-        yield from (f"takes {spec}" for spec in network.inputs)
-        yield from (f"gives {spec}" for spec in network.outputs)
+        yield from (f"input {spec}" for spec in network.inputs)
+        yield from (f"output {spec}" for spec in network.outputs)
         network.close()
         import onnxruntime
 

@@ -1,4 +1,4 @@
-"""What the board is: its SoC, and the versions of the NPU's driver and library."""
+"""The board's SoC, and the versions of the NPU's driver and library."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LIBRARY_FOLDERS = tuple(
     map(Path, ("/usr/lib", "/usr/lib64", "/usr/lib/aarch64-linux-gnu", "/usr/local/lib"))
 )
 
-# What the device tree calls them, and the platform that their models are built for.
+# SoC by its name in the device tree -> platform that its models are built for.
 _PLATFORMS = {
     "rk3588": "rk3588",
     "rk3583": "rk3588",
@@ -23,17 +23,17 @@ _PLATFORMS = {
     "rk3566": "rk3566",
     "rk3562": "rk3562",
 }
-_CORES = {"rk3588": 3, "rk3576": 2}  # of the NPU; the others have one
+_CORES = {"rk3588": 3, "rk3576": 2}  # NPU cores; the others have one
 _SAME_NPU = frozenset({"rk3566", "rk3568"})
 
 
 def platform(device_tree: Path = DEVICE_TREE) -> str | None:
-    """The platform to build for, e.g. "rk3588"; None if this is no Rockchip board with an NPU."""
+    """The platform to build for, e.g. "rk3588"; None if this is not a board with such an NPU."""
     try:
         names = device_tree.read_bytes().decode("utf-8", "replace").split("\0")
     except OSError:
         return None
-    for name in reversed(names):  # from the most general: the SoC comes after the board
+    for name in reversed(names):  # reversed, for the SoC comes after the board
         found = re.match(r"rockchip,(rk\d{4})", name)
         if found and found[1] in _PLATFORMS:
             return _PLATFORMS[found[1]]
@@ -61,12 +61,12 @@ def driver_version(file: Path = DRIVER_VERSION) -> str | None:
 
 
 def library(folders: tuple[Path, ...] = LIBRARY_FOLDERS) -> Path | None:
-    """Where librknnrt.so lies, of the folders in which it is usual."""
+    """The path of librknnrt.so in one of its usual folders; None if it is not there."""
     return next((folder / LIBRARY for folder in folders if (folder / LIBRARY).is_file()), None)
 
 
 def library_version(path: Path) -> str | None:
-    """The version that librknnrt.so has in its text, e.g. "2.3.2"; None if there is none."""
+    """The version string in librknnrt.so, e.g. "2.3.2"; None if there is none."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             found = re.search(rb"librknnrt version: (\d+(?:\.\d+)+)", data)

@@ -25,6 +25,7 @@ from lcmcore.errors import (
     first_line,
 )
 from lcmcore.runtime import TensorSpec, check_outputs, require_file
+from lcmcore.sizes import Size
 from lcmcore.util.arrays import Array
 from lcmcore.util.files import sha256
 from runtimes.rknn import shapes
@@ -35,14 +36,14 @@ from runtimes.rknn.toolkit import Toolkit, missing
 from runtimes.staging import COMPANIONS, copy_each, read_settings, staged, write_settings
 
 PLATFORMS = ("rk3562", "rk3566", "rk3568", "rk3576", "rk3588")
-LEAST_COSINE = 0.99  # of half precision; a network below it draws something else
+MIN_COSINE = 0.99  # of half precision to ONNX Runtime; below it the image is another one
 
 _FILENAME = RknnRuntime.filename
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a compiled network was made from; the same recipe is not cooked twice."""
+    """What a network was compiled from; a network with the same recipe is not built again."""
 
     source: str  # SHA-256 of the ONNX file with its weights
     platform: str
@@ -53,7 +54,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How near the simulator comes to ONNX Runtime on random inputs."""
+    """How close the simulator's output is to ONNX Runtime's, on random inputs."""
 
     cosine: float
     max_difference: float
@@ -72,21 +73,21 @@ class Agreement:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `lcm build rknn`."""
     add = parser.add_argument
-    add("onnx_dir", type=Path, help="a bundle with a model.onnx a network")
-    add("out", type=Path, help="the bundle to write, or to add to")
+    add("onnx_dir", type=Path, help="bundle with a model.onnx for each network")
+    add("out", type=Path, help="bundle to write, or to add to")
     add("--platform", required=True, choices=PLATFORMS, help="the board's SoC")
-    add("--size", required=True, metavar="WxH", help="of the pictures; a bundle has one")
+    add("--size", required=True, metavar="WxH", help="size of the images; a bundle has one")
     add("--components", metavar="A,B", help="only these networks, e.g. vae_encoder")
     add("--quantize", type=Path, metavar="DATASET",
-        help="int8: a text file with a line a sample, .npy files in the order of the inputs, NCHW;"
-             " for one component")  # fmt: skip
+        help="int8 for one component: a text file with a line for each sample, the .npy files of"
+             " its inputs in their order, NCHW")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> None:
-    """Build and check each network; those that are there already, by the same recipe, stay.
+    """Build and check each network, unless OUT has it from the same recipe.
 
-    A network that fails leaves OUT without it. Raises RuntimeUnavailableError where rknn-toolkit2
-    or ONNX Runtime is missing, else NetworkError, BundleError, ArgumentError or OutputError.
+    OUT gets no network that fails. Raises RuntimeUnavailableError if rknn-toolkit2 or ONNX Runtime
+    is not installed, else NetworkError, BundleError, ArgumentError or OutputError.
     """
     _require_tools()
     components = _components(args.components, args.onnx_dir)
@@ -104,7 +105,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _inherit_settings(source: Path, out: Path) -> None:
-    """Give a new bundle what its source's lcm.toml says about the model rather than its files."""
+    """Copy the settings of the model, but not of its files, to the lcm.toml of a new bundle."""
     tables = read_settings(source)
     kept = {key: tables[key] for key in tables if key not in {"runtime", *COMPONENTS}}
     if kept and not read_settings(out):
@@ -114,33 +115,33 @@ def _inherit_settings(source: Path, out: Path) -> None:
 def _require_tools() -> None:
     reason = missing()
     if reason is None and find_spec("onnxruntime") is None:
-        reason = "onnxruntime is not installed, which the result is compared with"
+        reason = "onnxruntime is not installed: the compiled networks are compared with it"
     if reason is not None:
         raise RuntimeUnavailableError(reason)
 
 
 def _components(asked: str | None, source: Path) -> list[str]:
-    """Those asked for, else all; each must have its ONNX file."""
+    """The components asked for, default all; raises NetworkError if one has no ONNX file."""
     if not source.is_dir():
         raise BundleError(f"no model directory at {source}")
     names = asked.split(",") if asked else list(COMPONENTS)
     for name in names:
         if name not in COMPONENTS:
-            raise ArgumentError(f"--components: {name!r} is none of {', '.join(COMPONENTS)}")
+            raise ArgumentError(f"--components: {name!r} is not one of {', '.join(COMPONENTS)}")
         require_file(name, source / name, RknnSimulator.filename)
     return names
 
 
 def _check_dataset(dataset: Path, components: list[str]) -> None:
     if len(components) != 1:
-        raise ArgumentError("--quantize is for one network at a time: name it by --components")
+        raise ArgumentError("--quantize is for one network at a time: name it with --components")
     try:
         lines = dataset.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ArgumentError(f"{dataset}: cannot be read: {first_line(error)}") from error
     names = [name for line in lines for name in line.split()]
     if not names:
-        raise ArgumentError(f"{dataset}: no samples in it")
+        raise ArgumentError(f"{dataset}: contains no samples")
     for name in names:
         if not (dataset.parent / name).is_file():
             raise ArgumentError(f"{dataset}: no file {dataset.parent / name}")
@@ -151,11 +152,11 @@ def _build(
     source: Path,
     out: Path,
     platform: str,
-    size: shapes.Size,
+    size: Size,
     dataset: Path | None,
     say: Callable[[str], None],
 ) -> None:
-    """Build and check one network, unless it is there."""
+    """Build and check one network, unless it is there from the same recipe."""
     start = time.perf_counter()
     file = OnnxFile.read(component, source / component / RknnSimulator.filename)
     inputs = file.shapes(shapes.input_shapes(component, source, size))
@@ -168,33 +169,33 @@ def _build(
     )
     if _is_built(out, component, recipe):
         copy_each(_companions(component), source, out)
-        say(f"{component}: kept, it is there already")
+        say(f"{component}: already built, skipped")
         return
     say(f"{component}: converting for {platform} at {recipe.size}")
     with Toolkit(component) as toolkit, tempfile.TemporaryDirectory(prefix="lcm-rknn-") as scratch:
         toolkit.build(file.for_converter(Path(scratch)), inputs, platform, dataset)
         agreement = _compare(component, toolkit, file, inputs)
-        if dataset is None and not agreement.cosine >= LEAST_COSINE:
+        if dataset is None and not agreement.cosine >= MIN_COSINE:
             raise NetworkError(
-                component, f"half precision is far from ONNX Runtime ({agreement}): keep this"
-                " network on the CPU as model.onnx",
+                component, f"half precision is far from ONNX Runtime ({agreement}): run this"
+                " network on the CPU, as model.onnx",
             )  # fmt: skip
-        _forget(out, component)
+        _drop_build_record(out, component)
         with staged(out / component, last=_FILENAME) as stage:
             toolkit.export(stage / _FILENAME)
             digest = sha256(stage / _FILENAME)
             copy_each(_companions(component), source, out)
-    _remember(out, component, digest, recipe, agreement)
+    _write_build_record(out, component, digest, recipe, agreement)
     say(f"{component}: {agreement}, in {time.perf_counter() - start:.0f} s")
 
 
 def _companions(component: str) -> tuple[str, ...]:
-    """Files that are its network's own: those of another model make wrong pictures, no error."""
+    """Files that belong to a network: with those of another model its images are wrong."""
     return (f"{component}/config.json", *COMPANIONS.get(component, ()))
 
 
 def _fingerprint(path: Path) -> str:
-    """SHA-256 over an ONNX file and the files of weights that it names, in the order of names."""
+    """SHA-256 over an ONNX file and its external data, in the order of the names."""
     import onnx
     from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
@@ -207,7 +208,7 @@ def _fingerprint(path: Path) -> str:
 def _compare(
     component: str, toolkit: Toolkit, file: OnnxFile, inputs: Mapping[str, shapes.Shape]
 ) -> Agreement:
-    """Run simulator and ONNX Runtime on the same random inputs; the first output counts."""
+    """Compare the first outputs of simulator and ONNX Runtime on the same random inputs."""
     from runtimes.onnx import OnnxRuntime
 
     specs = [TensorSpec(spec.name, inputs[spec.name], spec.dtype) for spec in file.inputs]
@@ -223,7 +224,7 @@ def _compare(
 
 
 def _example(specs: Iterable[TensorSpec]) -> dict[str, Array]:
-    """Inputs as a run has them: normal noise, token ids, a timestep from the middle."""
+    """Plausible inputs: Gaussian noise, token ids, a timestep from the middle."""
     random = np.random.default_rng(0)
     example: dict[str, Array] = {}
     for spec in specs:
@@ -244,8 +245,8 @@ def _is_built(out: Path, component: str, recipe: Recipe) -> bool:
     return same and path.is_file() and sha256(path) == table.get("sha256")
 
 
-def _forget(out: Path, component: str) -> None:
-    """Drop an older build's checksum first, so that it never stands beside another file."""
+def _drop_build_record(out: Path, component: str) -> None:
+    """Remove the checksum of an older build first, so that it never describes another file."""
     tables = read_settings(out)
     if component in tables:
         for key in ("sha256", "build"):
@@ -253,7 +254,9 @@ def _forget(out: Path, component: str) -> None:
         write_settings(out, tables)
 
 
-def _remember(out: Path, component: str, digest: str, recipe: Recipe, agreement: Agreement) -> None:
+def _write_build_record(
+    out: Path, component: str, digest: str, recipe: Recipe, agreement: Agreement
+) -> None:
     tables: dict[str, Any] = read_settings(out)
     table = tables.setdefault(component, {})
     table["sha256"] = digest

@@ -1,4 +1,4 @@
-"""What `lcm doctor` says of the NPU, its software, and how a bundle's .rknn files fit it."""
+"""Findings of `lcm doctor` on the NPU, its software, and a bundle's .rknn files."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from runtimes.rknn import board
 from runtimes.rknn.file import RknnFile
 
 _FILENAME = "model.rknn"
-_LATENTS_IN = frozenset({"unet", "vae_decoder"})
-_NEWEST_PYTHON = (3, 12)  # that rknn-toolkit-lite2 has wheels for
+_TAKES_LATENTS = frozenset({"unet", "vae_decoder"})
+_NEWEST_PYTHON = (3, 12)  # for which rknn-toolkit-lite2 has wheels
 _IOMMU_DOMAIN = 4 * 2**30  # bytes that the NPU can address at once
-_REBUILD = "build it again with `lcm build rknn`"
+_REBUILD = "rebuild it with `lcm build rknn`"
 
 
 def diagnose(root: Path | None, here: str | None) -> Iterator[Finding]:
     """Findings about the machine, `here` being its platform, and about the bundle at `root`."""
     if here is None:
-        yield "ok", "no Rockchip board: .rknn files can be read here but not run", ""
+        yield "ok", "not a Rockchip board: .rknn files can be inspected here, but not run", ""
     else:
         yield "ok", f"SoC {here}", ""
         yield from _software()
@@ -41,8 +41,8 @@ def diagnose(root: Path | None, here: str | None) -> Iterator[Finding]:
             except BundleError as error:
                 yield "error", f"{component}: {error}", ""
     for component, file in files.items():
-        yield from _fit(component, file, here)
-    yield from _agreement(files)
+        yield from _compatibility(component, file, here)
+    yield from _matching_sizes(files)
     if here is not None and files:
         yield from _library_age(files)
         yield from _memory(files)
@@ -59,48 +59,52 @@ def _software() -> Iterator[Finding]:
         yield "error", "rknn-toolkit-lite2 is not installed", remedy
     driver = board.driver_version()
     if driver is None:
-        remedy = f"run as root, or look into {board.DRIVER_VERSION}"
-        yield "ok", "version of the NPU's driver unknown", remedy
+        remedy = f"run as root, or read {board.DRIVER_VERSION}"
+        yield "ok", "version of the NPU driver unknown", remedy
     else:
         yield "ok", f"driver rknpu {driver}", ""
     library = board.library()
     if library is None:
-        remedy = "copy it there from rknn-toolkit2's folder rknpu2/runtime"
+        remedy = "copy it from the folder rknpu2/runtime of rknn-toolkit2"
         yield "error", f"no {board.LIBRARY} in {board.LIBRARY_FOLDERS[0]}", remedy
     else:
         yield "ok", f"{library} {board.library_version(library) or 'of unknown version'}", ""
 
 
-def _fit(component: str, file: RknnFile, here: str | None) -> Iterator[Finding]:
+def _compatibility(component: str, file: RknnFile, here: str | None) -> Iterator[Finding]:
     built_for = ", ".join(file.platforms)
     if not file.inputs:
-        remedy = "update lcmcore; meanwhile say `size` in lcm.toml"
-        yield "warning", f"{component}: file version {file.version} is not understood", remedy
+        remedy = "update lcmcore, or set `size` in lcm.toml"
+        yield "warning", f"{component}: file version {file.version} is not supported", remedy
     elif here is not None and not board.runs(file.platforms, here):
         yield "error", f"{component}: built for {built_for}, this board is {here}", _REBUILD
     elif file.too_old:
         yield "error", f"{component}: built by rknn-toolkit2 {file.toolkit}, too old", _REBUILD
     else:
-        takes = ", ".join(map(str, file.inputs[:1]))
-        yield "ok", f"{component}: for {built_for}, toolkit {file.toolkit}, takes {takes}", ""
+        found = f"{component}: for {built_for}, toolkit {file.toolkit}, input {file.inputs[0]}"
+        yield "ok", found, ""
 
 
-def _agreement(files: Mapping[str, RknnFile]) -> Iterator[Finding]:
-    """Whether all were compiled for one size: latents as the UNet, pictures as the decoder."""
-    planes = {component: _planes(file) for component, file in files.items() if file.inputs}
-    latents = {name: plane[0] for name, plane in planes.items() if name in _LATENTS_IN}
-    if "vae_encoder" in planes:
-        latents["vae_encoder"] = planes["vae_encoder"][1]
+def _matching_sizes(files: Mapping[str, RknnFile]) -> Iterator[Finding]:
+    """Whether all networks were compiled for latents of the same size."""
+    sizes = {name: _spatial_sizes(file) for name, file in files.items() if file.inputs}
+    latents = {name: size[0] for name, size in sizes.items() if name in _TAKES_LATENTS}
+    if "vae_encoder" in sizes:
+        latents["vae_encoder"] = sizes["vae_encoder"][1]
     if len(set(latents.values())) > 1:
-        sizes = ", ".join(f"{name} {plane[1]}x{plane[0]}" for name, plane in latents.items())
-        yield "error", f"latents are of different sizes: {sizes}", "build all for one --size"
-    elif "vae_decoder" in planes:
-        height, width = planes["vae_decoder"][1]
-        yield "ok", f"pictures of {width}x{height}", ""
+        listed = ", ".join(f"{name} {width}x{height}" for name, (height, width) in latents.items())
+        yield (
+            "error",
+            f"latents have different sizes: {listed}",
+            "build all for one --size",
+        )
+    elif "vae_decoder" in sizes:
+        height, width = sizes["vae_decoder"][1]
+        yield "ok", f"images of {width}x{height}", ""
 
 
-def _planes(file: RknnFile) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(height, width) of the first image-like input and of the first output."""
+def _spatial_sizes(file: RknnFile) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(height, width) of the first input with four dimensions and of the first output."""
     given = next((tensor.shape for tensor in file.inputs if len(tensor.shape) == 4), ())
     return given[2:], file.outputs[0].shape[2:]
 
@@ -108,8 +112,8 @@ def _planes(file: RknnFile) -> tuple[tuple[int, ...], tuple[int, ...]]:
 def _library_age(files: Mapping[str, RknnFile]) -> Iterator[Finding]:
     library = board.library()
     version = board.library_version(library) if library else None
-    newest = max((file.toolkit for file in files.values()), key=_numbers)
-    if version is not None and _numbers(version) < _numbers(newest):
+    newest = max((file.toolkit for file in files.values()), key=_version_tuple)
+    if version is not None and _version_tuple(version) < _version_tuple(newest):
         yield (
             "warning",
             f"{board.LIBRARY} {version} is older than toolkit {newest}, which built the files:"
@@ -119,12 +123,12 @@ def _library_age(files: Mapping[str, RknnFile]) -> Iterator[Finding]:
 
 
 def _memory(files: Mapping[str, RknnFile]) -> Iterator[Finding]:
-    """All files lie in memory; the one being opened twice."""
+    """All files are in memory, and the one being opened is there twice."""
     sizes = [file.size for file in files.values()]
     needed, free = sum(sizes) + max(sizes), available_bytes()
     if free is not None and needed > free:
         text = f"the files need {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB is free"
-        yield "warning", text, "end other programs, or build for a smaller size"
+        yield "warning", text, "stop other programs, or build for a smaller size"
     if sum(sizes) > _IOMMU_DOMAIN:
         text = "the files exceed the 4 GiB that the NPU can address"
         yield "warning", text, "run one network on the CPU, e.g. --component-runtime"
@@ -137,5 +141,5 @@ def _version(package: str) -> str:
         return "of unknown version"
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def _version_tuple(version: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", version)[:3]))

@@ -1,7 +1,7 @@
-"""Reads a .rknn file without vendor code: what it takes, what it returns, what it is built for.
+"""Reads the inputs, outputs and platform of a .rknn file without vendor code.
 
-The format is undocumented; these offsets were found on files of rknn-toolkit2 2.3.2 and 2.5.0
-(file version 6) and serve for diagnosis and for the order of the inputs:
+The format is undocumented; these offsets were found in files of rknn-toolkit2 2.3.2 and 2.5.0
+(file version 6). They are used for diagnosis and for the order of the inputs:
 
     0   "RKNN" and 4 zero bytes          64      body of N bytes; near its top the inputs' dtypes
     8   file version, u64                        and layouts, as plain JSON
@@ -21,23 +21,23 @@ from typing import Any, BinaryIO
 from lcmcore.errors import BundleError, first_line
 
 KNOWN_VERSION = 6
-OLDEST_TOOLKIT = (2, 3, 0)  # before it, LayerNorm in half precision went wrong
+OLDEST_TOOLKIT = (2, 3, 0)  # older ones have a wrong LayerNorm in half precision
 
-_HEADER = 64
-_PREAMBLE = 1 << 16  # where dtypes and layouts are sought, from the body's start
-_LARGEST_JSON = 1 << 28
+_HEADER_BYTES = 64
+_PREAMBLE_BYTES = 1 << 16  # the part of the body that is searched for dtypes and layouts
+_MAX_JSON_BYTES = 1 << 28
 
-logger = logging.getLogger("lcmcore.rknn")
+log = logging.getLogger("lcmcore.runtimes.rknn")
 
 
 @dataclass(frozen=True)
 class RknnTensor:
-    """An input or output: `shape` as the ONNX file had it, None for what the file does not say."""
+    """An input or output; `shape` is that of the ONNX file. None is what the file does not say."""
 
     name: str
     shape: tuple[int, ...]
-    dtype: str | None = None  # as numpy calls it
-    layout: str | None = None  # "NHWC" or "NCHW", where there are four dimensions
+    dtype: str | None = None  # numpy's name
+    layout: str | None = None  # "NHWC" or "NCHW", of four dimensions only
 
     def __str__(self) -> str:
         shape = ", ".join(map(str, self.shape))
@@ -47,9 +47,9 @@ class RknnTensor:
 
 @dataclass(frozen=True)
 class RknnFile:
-    """What a .rknn file says about itself; inputs and outputs in the order of the device's calls.
+    """The metadata of a .rknn file; inputs and outputs in the device's order.
 
-    They are empty for a file of a version that this reader does not understand.
+    Inputs and outputs are empty for a file version that this reader cannot parse.
     """
 
     path: Path
@@ -62,9 +62,9 @@ class RknnFile:
 
     @classmethod
     def read(cls, path: Path) -> RknnFile:
-        """Read a file; raises BundleError if it is missing, no .rknn, encrypted, cut or damaged.
+        """Read a file; raises BundleError if it is missing, not .rknn, encrypted, cut or damaged.
 
-        A file version that is not known is logged as a warning, and read as far as it goes.
+        An unknown file version is logged as a warning, and parsed as far as possible.
         """
         try:
             size = path.stat().st_size
@@ -75,12 +75,12 @@ class RknnFile:
 
     @classmethod
     def _parse(cls, path: Path, size: int, file: BinaryIO) -> RknnFile:
-        header = file.read(_HEADER)
+        header = file.read(_HEADER_BYTES)
         _check_magic(path, header)
         version = int.from_bytes(header[8:16], "little")
         if version != KNOWN_VERSION:
-            logger.warning(
-                "%s: file version %d is not known here (%d is); reading it may go wrong",
+            log.warning(
+                "%s: file version %d is not supported (only %d is): its metadata may be wrong",
                 path, version, KNOWN_VERSION,
             )  # fmt: skip
         try:
@@ -91,7 +91,7 @@ class RknnFile:
             if version != KNOWN_VERSION:
                 return cls(path, version, size)
             reason = first_line(error) if isinstance(error, _DamagedError) else "damaged"
-            raise BundleError(f"{path}: {reason}: copy or build it again") from error
+            raise BundleError(f"{path}: {reason}: copy or rebuild it") from error
         return cls(path, version, size, toolkit, platforms, inputs, outputs)
 
     @property
@@ -102,41 +102,41 @@ class RknnFile:
 
 
 class _DamagedError(ValueError):
-    """The file is not whole; the message says in what way."""
+    """The file is cut or damaged; the message says how."""
 
 
 def _check_magic(path: Path, header: bytes) -> None:
     if header.startswith(b"RKCE"):
-        raise BundleError(f"{path}: encrypted (RKCE): get the plain .rknn file from its maker")
+        raise BundleError(f"{path}: encrypted (RKCE): ask its author for the plain .rknn file")
     if header.startswith(b"version https://git-lfs"):
         raise BundleError(f"{path}: a Git LFS pointer, not the file itself: run `git lfs pull`")
     if not header:
-        raise BundleError(f"{path}: empty: copy or build it again")
+        raise BundleError(f"{path}: empty: copy or rebuild it")
     if not header.startswith(b"RKNN"):
         raise BundleError(f"{path}: not an RKNN file: it begins with {header[:4]!r}")
-    if len(header) < _HEADER:
-        raise BundleError(f"{path}: cut after {len(header)} bytes: copy or build it again")
+    if len(header) < _HEADER_BYTES:
+        raise BundleError(f"{path}: cut after {len(header)} bytes: copy or rebuild it")
     if not any(header[8:24]):
-        raise BundleError(f"{path}: damaged, its header is empty: copy or build it again")
+        raise BundleError(f"{path}: damaged, its header is empty: copy or rebuild it")
 
 
 def _sections(file: BinaryIO, header: bytes, size: int) -> tuple[bytes, Mapping[str, Any]]:
-    """The body's beginning, and the JSON object that follows the body."""
-    start = _HEADER + int.from_bytes(header[16:24], "little")
+    """The start of the body, and the JSON object that follows the body."""
+    start = _HEADER_BYTES + int.from_bytes(header[16:24], "little")
     if start + 8 > size:
         raise _DamagedError(f"cut: it has {size} bytes and should have more than {start}")
-    preamble = file.read(min(_PREAMBLE, start - _HEADER))
+    preamble = file.read(min(_PREAMBLE_BYTES, start - _HEADER_BYTES))
     file.seek(start)
     length = int.from_bytes(file.read(8), "little")
     if start + 8 + length > size:
         raise _DamagedError(f"cut: it has {size} bytes and should have {start + 8 + length}")
-    if length > _LARGEST_JSON:
-        raise _DamagedError(f"damaged: it claims {length} bytes of description")
+    if length > _MAX_JSON_BYTES:
+        raise _DamagedError(f"damaged: {length} bytes of JSON announced")
     return preamble, json.loads(file.read(length))
 
 
 def _tensors(graph: Mapping[str, Any], preamble: bytes, side: str) -> tuple[RknnTensor, ...]:
-    """Inputs or outputs by position, with dtype and layout where the preamble has them."""
+    """Inputs or outputs in the device's order, with dtype and layout if the preamble has them."""
     edges = [edge for edge in graph["graph"] if edge["left"] == side]
     edges.sort(key=lambda edge: edge["left_tensor_id"])
     by_id = {tensor["tensor_id"]: tensor for tensor in graph["norm_tensor"]}
@@ -166,7 +166,7 @@ def _formats(preamble: bytes, names: Sequence[str]) -> Mapping[str, Mapping[str,
 
 
 def _json_objects(data: bytes) -> Iterator[dict[str, Any]]:
-    text = data.decode("latin-1")  # a byte a character; names in other alphabets are escaped
+    text = data.decode("latin-1")  # one character per byte; the JSON itself is ASCII
     decoder = json.JSONDecoder()
     for match in re.finditer(r'\{"', text):
         try:

@@ -1,8 +1,8 @@
-"""One network on the NPU, through rknn-toolkit-lite2's RKNNLite, which reports little by itself.
+"""One network on the NPU, through RKNNLite of rknn-toolkit-lite2, with the checks that it lacks.
 
 RKNNLite hardly ever raises: it returns -1 or None and writes the reason to a log, replaces the
-elements of the list that it is given, does not check shapes, and returns a list of arrays even if
-the run failed. So everything that goes in and comes out is checked here.
+elements of the list of inputs, does not check shapes, and returns a list of arrays even if the run
+failed. So all inputs and outputs are checked here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lcmcore.errors import NetworkError, first_line
 from lcmcore.runtime import Network, check_inputs, check_outputs
 from lcmcore.util.arrays import Array
 from runtimes.rknn.signature import Signature
-from runtimes.rknn.vendorlog import quieten, vendor_log
+from runtimes.rknn.vendorlog import silence, vendor_log
 
 CORE_MASKS: Mapping[str, int] = {
     "auto": 0,
@@ -29,11 +29,11 @@ CORE_MASKS: Mapping[str, int] = {
     "0_1": 3,
     "0_1_2": 7,
 }
-_RUNS_BETWEEN_COLLECTIONS = 8  # RKNNLite leaves reference cycles of some 40 kB a run
+_RUNS_BETWEEN_COLLECTIONS = 8  # RKNNLite leaves reference cycles of some 40 kB per run
 
 
 class RknnNetwork(Network):
-    """A .rknn file loaded into the NPU; `make_lite` is the class RKNNLite or a double of it."""
+    """A .rknn file loaded into the NPU; `make_lite` is the class RKNNLite or a test double."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class RknnNetwork(Network):
         self._run_code = 0
         self._log = vendor_log()
         self._lite = self._call("RKNNLite()", make_lite)
-        quieten()
+        silence()
         try:
             self._require_zero("load_rknn", self._lite.load_rknn, str(path))
             self._require_zero(
@@ -63,10 +63,10 @@ class RknnNetwork(Network):
             self.close()
             raise
         if hasattr(self._lite, "rknn_data"):
-            self._lite.rknn_data = None  # the whole file, of which the driver has its own copy
+            self._lite.rknn_data = None  # the whole file, which the driver has copied
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """All outputs, float32 NCHW; raises NetworkError also for what the driver lets pass."""
+        """All outputs, float32 NCHW; raises NetworkError, also for failures that RKNNLite hides."""
         check_inputs(self._component, self.inputs, inputs)
         arrays = self._signature.positional(inputs)
         with self._lock:
@@ -95,11 +95,11 @@ class RknnNetwork(Network):
             raise self._failure("inference failed")
         if self._run_code != 0:
             raise NetworkError(
-                self._component, f"rknn_run failed with code {self._run_code}; look at dmesg"
+                self._component, f"rknn_run failed with code {self._run_code}: see dmesg"
             )
         if len(results) != len(self.outputs):
             raise self._failure(
-                f"inference returned {len(results)} outputs in place of {len(self.outputs)}"
+                f"inference returned {len(results)} outputs instead of {len(self.outputs)}"
             )
         outputs = {
             spec.name: np.asarray(array, dtype=np.float32)
@@ -110,14 +110,14 @@ class RknnNetwork(Network):
             if array.size > 1 and array.min() == array.max():
                 raise NetworkError(
                     self._component,
-                    f"output {name} is {array.flat[0]:g} throughout: the run failed unnoticed, or"
-                    " half precision overflowed; look at dmesg, or try another runtime",
+                    f"output {name} is {array.flat[0]:g} throughout: the run failed silently, or"
+                    " half precision overflowed; see dmesg, or use another runtime",
                 )
         return outputs
 
     def _watch_runs(self) -> None:
-        """Note rknn_run's code; `inference` drops it and returns the results of the run before."""
-        runtime = getattr(self._lite, "rknn_runtime", None)  # not of the documented interface
+        """Record rknn_run's code: `inference` ignores it and returns the previous run's results."""
+        runtime = getattr(self._lite, "rknn_runtime", None)  # not part of the documented API
         if runtime is None or not hasattr(runtime, "run"):
             return
         run = runtime.run

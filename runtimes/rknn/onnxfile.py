@@ -1,4 +1,4 @@
-"""What an ONNX file takes and returns, and what the converter needs changed in it."""
+"""The inputs and outputs of an ONNX file, and the changes that the converter needs."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from runtimes.rknn.shapes import OPTIONAL_INPUTS, Shape
 if TYPE_CHECKING:
     import onnx
 
-NEWEST_OPSET = 19  # that rknn-toolkit2 2.5.0 converts
+NEWEST_OPSET = 19  # of those that rknn-toolkit2 2.5.0 converts
 _TIMESTEP = "timestep"
 _SCALAR = "timestep_rank_0"
-_EMBEDDED = 2**30  # bytes of weights that fit in one file, with room below protobuf's 2 GiB
+_MAX_EMBEDDED_BYTES = 2**30  # of weights in the .onnx file; protobuf's limit is 2 GiB
 
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """An ONNX file as the converter sees it; shapes as declared, None where they are free."""
+    """An ONNX file as the converter sees it; shapes as declared, None for free dimensions."""
 
     component: str
     path: Path
@@ -31,7 +31,7 @@ class OnnxFile:
 
     @classmethod
     def read(cls, component: str, path: Path) -> OnnxFile:
-        """Read the graph without its weights; raises NetworkError for what cannot be converted."""
+        """Read the graph without its weights; raises NetworkError if it cannot be converted."""
         model = _load(component, path, weights=False)
         opset = max((entry.version for entry in model.opset_import if not entry.domain), default=0)
         if opset > NEWEST_OPSET:
@@ -45,9 +45,9 @@ class OnnxFile:
         return cls(component, path, inputs, tuple(_spec(value) for value in model.graph.output))
 
     def shapes(self, usual: Mapping[str, Shape]) -> dict[str, Shape]:
-        """The shape of each input, in the file's order; `usual` are those of the wanted size.
+        """The shape of each input, in the file's order; `usual` are the shapes at the wanted size.
 
-        Raises NetworkError if the file is another network, or fixed to another size.
+        Raises NetworkError if the file holds another network, or is fixed to another size.
         """
         names = {spec.name for spec in self.inputs}
         if len(usual) == len(names) == 1:
@@ -60,9 +60,9 @@ class OnnxFile:
         return {spec.name: self._shape(spec, usual[spec.name]) for spec in self.inputs}
 
     def for_converter(self, folder: Path) -> Path:
-        """The file, or a copy in `folder` whose timestep has shape [1] where it has rank 0.
+        """The file; if its timestep has rank 0, a copy in `folder` whose timestep has shape [1].
 
-        rknn-toolkit2 builds a network with an input of rank 0, and then cannot run it.
+        rknn-toolkit2 builds a network with an input of rank 0, but cannot run it.
         """
         timestep = next((spec for spec in self.inputs if spec.name == _TIMESTEP), None)
         if timestep is None or timestep.shape:
@@ -73,7 +73,7 @@ class OnnxFile:
         _widen_timestep(model)
         copy = folder / "model.onnx"
         size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
-        onnx.save_model(model, str(copy), save_as_external_data=size > _EMBEDDED)
+        onnx.save_model(model, str(copy), save_as_external_data=size > _MAX_EMBEDDED_BYTES)
         return copy
 
     def _shape(self, spec: TensorSpec, usual: Shape) -> Shape:
@@ -86,7 +86,7 @@ class OnnxFile:
             raise NetworkError(
                 self.component,
                 f"{self.path} takes {spec}, and this size needs {wanted}: choose the size that"
-                " it was exported at, or export it for any size",
+                " it was exported for, or export it for any size",
             )
         return usual
 
@@ -111,7 +111,7 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
 
 
 def _widen_timestep(model: onnx.ModelProto) -> None:
-    """Make the input `timestep` [1], and squeeze it where it is used."""
+    """Give the input `timestep` the shape [1], and squeeze it where it is used."""
     import onnx
 
     graph = model.graph

@@ -1,7 +1,8 @@
-"""Opens model.rknn on a Rockchip board with rknn-toolkit-lite2, which is imported only then."""
+"""Opens model.rknn on a Rockchip board; rknn-toolkit-lite2 is imported only then."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,13 +21,15 @@ from runtimes.rknn import board, diagnosis, signature
 from runtimes.rknn.file import OLDEST_TOOLKIT, RknnFile
 from runtimes.rknn.network import CORE_MASKS, RknnNetwork
 
+log = logging.getLogger("lcmcore.runtimes.rknn")
+
 
 class RknnRuntime(Runtime):
     """Networks on the NPU.
 
-    Options: `core_mask`, one of "auto", "0", "1", "2", "0_1" and "0_1_2"; and what a file that
-    cannot be read leaves unsaid: `inputs`, names in the order of the device's calls; `layout`,
-    "nhwc" or "nchw"; `size`, e.g. "512x384".
+    Options: `core_mask`, one of "auto", "0", "1", "2", "0_1" and "0_1_2"; for a file whose metadata
+    cannot be read, also `inputs`, their names in the device's order; `layout`, "nhwc" or "nchw";
+    `size`, e.g. "512x384".
     """
 
     name = "rknn"
@@ -35,33 +38,36 @@ class RknnRuntime(Runtime):
     options = frozenset({"core_mask", *signature.OPTIONS})
 
     def available(self) -> str | None:
-        """None on a Rockchip board with rknn-toolkit-lite2."""
+        """None on a Rockchip board with rknn-toolkit-lite2, else the reason and the remedy."""
         if board.platform() is None:
-            return "this machine is no Rockchip board with an NPU: run it there, or use onnx"
+            return "this machine is not a Rockchip board with an NPU: use the runtime onnx here"
         if find_spec("rknnlite") is None:
             return "rknn-toolkit-lite2 is not installed: pip install 'lcmcore[rknn]'"
         return None
 
     def worker_options(self, index: int, count: int) -> dict[str, Any]:
-        """A core of the NPU for each worker, taken in turn; an NPU of one core leaves no choice."""
+        """One NPU core for each worker, in turn; no option if the NPU has one core."""
         cores = board.cores(board.platform())
         return {"core_mask": str(index % cores)} if cores > 1 else {}
 
     def open(self, component: str, folder: Path, options: Mapping[str, Any]) -> Network:
-        """The network of folder/model.rknn; raises NetworkError, ArgumentError, or if this is no
-        board RuntimeUnavailableError.
+        """The network of folder/model.rknn.
+
+        Raises NetworkError, ArgumentError, or RuntimeUnavailableError if this is not a board.
         """
         require_available(self)
         core_mask = _core_mask(options)
         file = self._read(component, folder)
         _require_fit(component, file)
         layout = signature.signature(component, file, folder, options)
-        return RknnNetwork(component, file.path, layout, core_mask, _lite_class(component))
+        network = RknnNetwork(component, file.path, layout, core_mask, _lite_class(component))
+        log.info("%s: %s on %s, core mask %s", component, file.path, board.platform(), core_mask)
+        return network
 
     def inputs(
         self, component: str, folder: Path, options: Mapping[str, Any]
     ) -> Sequence[TensorSpec]:
-        """What the network takes, by its file; raises NetworkError."""
+        """The network's inputs, read from its file; raises NetworkError."""
         file = self._read(component, folder)
         return signature.signature(component, file, folder, options).inputs
 
@@ -72,14 +78,14 @@ class RknnRuntime(Runtime):
             raise NetworkError(component, str(error)) from error
 
     def describe(self, path: Path) -> Iterator[str]:
-        """Lines about a model.rknn, for `lcm info`; needs no board. Raises BundleError."""
+        """Lines about a model.rknn, for `lcm info`, on any machine; raises BundleError."""
         file = RknnFile.read(path)
         if not file.inputs:
-            yield f"file version {file.version} is not understood"
+            yield f"file version {file.version} is not supported"
             return
         yield f"built for {', '.join(file.platforms)} by rknn-toolkit2 {file.toolkit}"
-        yield from (f"takes {tensor}" for tensor in file.inputs)
-        yield from (f"gives {tensor}" for tensor in file.outputs)
+        yield from (f"input {tensor}" for tensor in file.inputs)
+        yield from (f"output {tensor}" for tensor in file.outputs)
 
     def diagnose(self, root: Path) -> Iterator[Finding]:
         """(level, finding, remedy) about this machine and the bundle, for `lcm doctor`."""
@@ -99,22 +105,22 @@ def _require_fit(component: str, file: RknnFile) -> None:
         raise NetworkError(
             component,
             f"{file.path} was built for {', '.join(file.platforms)} and this board is {here}:"
-            f" build it with `lcm build rknn --platform {here}`",
+            f" rebuild it with `lcm build rknn --platform {here}`",
         )
     if file.too_old:
         oldest = ".".join(map(str, OLDEST_TOOLKIT))
         raise NetworkError(
             component,
             f"{file.path} was built by rknn-toolkit2 {file.toolkit}, whose half-precision"
-            f" arithmetic is wrong: build it with {oldest} or newer",
+            f" arithmetic is wrong: rebuild it with {oldest} or newer",
         )
 
 
 def _lite_class(component: str) -> Callable[[], Any]:
     try:
         from rknnlite.api import RKNNLite
-    except Exception as error:  # a broken wheel fails in any way
+    except Exception as error:  # a broken wheel may raise anything
         raise NetworkError(
-            component, f"rknn-toolkit-lite2 does not import: {first_line(error)}"
+            component, f"rknn-toolkit-lite2 cannot be imported: {first_line(error)}"
         ) from error
     return RKNNLite  # type: ignore[no-any-return]

@@ -1,17 +1,16 @@
-"""The shapes that a network has at one picture size, as a bundle's configs imply them."""
+"""The input shapes of a network at one image size, by a bundle's configs."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lcmcore.bundle import VaeConfig
 from lcmcore.errors import ArgumentError
+from lcmcore.sizes import Size, read_size
 from lcmcore.util.configfile import read_object
 
-Size = tuple[int, int]  # (width, height) in pixels
 Shape = tuple[int, ...]
 
 INPUTS: Mapping[str, tuple[str, ...]] = {
@@ -27,21 +26,23 @@ OUTPUT_RANKS: Mapping[str, int] = {
     "vae_encoder": 4,
     "vae_decoder": 4,
 }
-_LARGEST = 4096
+_MAX_SIDE = 4096
 
 
 def input_shapes(component: str, root: Path, size: Size) -> dict[str, Shape]:
-    """What the component takes at (width, height) pixels, batch 1, NCHW, in the usual order.
+    """The component's input shapes at (width, height) pixels, batch 1, NCHW, in the usual order.
 
-    Widths of embeddings and the scale of the latents come from the config.json files under `root`,
-    where they are silent from Stable Diffusion 1.5. Raises BundleError, or ArgumentError for a
-    size that the autoencoder cannot have.
+    Widths of embeddings and the scale of the latents come from the config.json files under `root`;
+    defaults are Stable Diffusion 1.5's. Raises BundleError, or ArgumentError for a size that is
+    not a multiple of the VAE's factor.
     """
     text, unet = _config(root, "text_encoder"), _config(root, "unet")
     vae = VaeConfig.from_config(_config(root, "vae_decoder") or _config(root, "vae_encoder"))
     width, height = size
     if width % vae.factor or height % vae.factor:
-        raise ArgumentError(f"size {width}x{height}: both must be multiples of {vae.factor}")
+        raise ArgumentError(
+            f"size {width}x{height}: width and height must be multiples of {vae.factor}"
+        )
     tokens = text.get("max_position_embeddings") or 77
     latents = (1, unet.get("in_channels") or 4, height // vae.factor, width // vae.factor)
     shapes: dict[str, dict[str, Shape]] = {
@@ -68,12 +69,9 @@ def native_size(root: Path) -> Size:
 
 def parse_size(value: Any) -> Size:
     """(width, height) from text like "512x384"; raises ArgumentError."""
-    found = re.fullmatch(r"(\d+)x(\d+)", str(value).strip().lower())
-    if not found:
-        raise ArgumentError(f"size must be WIDTHxHEIGHT like 512x384, not {value!r}")
-    width, height = int(found[1]), int(found[2])
-    if not (0 < width <= _LARGEST and 0 < height <= _LARGEST):
-        raise ArgumentError(f"size must be at most {_LARGEST}x{_LARGEST}, not {value}")
+    width, height = read_size(str(value).strip())
+    if not (0 < width <= _MAX_SIDE and 0 < height <= _MAX_SIDE):
+        raise ArgumentError(f"size must be at most {_MAX_SIDE}x{_MAX_SIDE}, not {value}")
     return width, height
 
 

@@ -1,4 +1,4 @@
-"""What a compiled network takes, by name and by position: from its file, lcm.toml or convention."""
+"""Inputs and outputs of a compiled network, from its file, lcm.toml or by convention."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ LAYOUTS = ("nhwc", "nchw")
 
 @dataclass(frozen=True)
 class Signature:
-    """Inputs and outputs in the order of the device's calls; shapes NCHW.
+    """Inputs and outputs in the device's order; shapes NCHW.
 
-    Four-dimensional inputs travel in `layout`, which is one of LAYOUTS.
+    The device gets four-dimensional inputs in `layout`, one of LAYOUTS.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -34,11 +34,11 @@ class Signature:
     def positional(self, inputs: Mapping[str, Array]) -> list[Array]:
         """A new list of contiguous arrays in the device's order, layout and dtypes.
 
-        Floating point goes over as float32 also to half-precision inputs: the driver narrows it.
+        Half-precision inputs are passed as float32: the driver converts them.
         """
-        return [self._native(spec, inputs[spec.name]) for spec in self.inputs]
+        return [self._device_array(spec, inputs[spec.name]) for spec in self.inputs]
 
-    def _native(self, spec: TensorSpec, array: Array) -> Array:
+    def _device_array(self, spec: TensorSpec, array: Array) -> Array:
         integer = np.dtype(spec.dtype).kind in "iu"
         array = array.astype(spec.dtype if integer else np.float32, copy=False)
         if array.ndim == 4 and self.layout == "nhwc":
@@ -49,38 +49,39 @@ class Signature:
 def signature(
     component: str, file: RknnFile, folder: Path, options: Mapping[str, Any]
 ) -> Signature:
-    """The file's own, completed by the options `inputs`, `layout` and `size`, then by convention.
+    """The file's signature; what it lacks is from the options `inputs`, `layout` and `size`.
 
-    Raises NetworkError if they contradict each other, or leave a shape unknown.
+    What those lack is by convention. Raises NetworkError if file and options contradict each other,
+    or a shape is unknown.
     """
     if file.inputs:
-        inputs = _named(component, file.inputs, options)
+        inputs = _input_specs(component, file.inputs, options)
         outputs = tuple(TensorSpec(t.name, t.shape, t.dtype or "float32") for t in file.outputs)
     else:
-        inputs, outputs = _conventional(component, file, folder, options)
+        inputs, outputs = _from_configs(component, file, folder, options)
     return Signature(inputs, outputs, _layout(component, file, options))
 
 
-def _named(
+def _input_specs(
     component: str, tensors: Sequence[RknnTensor], options: Mapping[str, Any]
 ) -> tuple[TensorSpec, ...]:
     found = [tensor.name for tensor in tensors]
     names = _input_names(component, len(found), found, options)
     return tuple(
-        TensorSpec(name, _shape(name, tensor.shape), tensor.dtype or _usual_dtype(name))
+        TensorSpec(name, _shape(name, tensor.shape), tensor.dtype or _default_dtype(name))
         for name, tensor in zip(names, tensors, strict=True)
     )
 
 
 def _shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A file's shape in the core's terms: a timestep is always [1]."""
+    """The shape in the core's convention: a timestep is always [1]."""
     return (1,) if name == "timestep" and math.prod(shape) == 1 else shape
 
 
 def _input_names(
     component: str, count: int, found: Sequence[str], options: Mapping[str, Any]
 ) -> Sequence[str]:
-    """The core's names by position: the file's if it uses them, else lcm.toml's, else the usual."""
+    """The core's names in the file's order: by the file, else the option, else convention."""
     usual = INPUTS[component]
     asked = options.get("inputs")
     if asked is not None and not (
@@ -90,12 +91,12 @@ def _input_names(
         and set(asked) <= set(usual)
     ):
         raise NetworkError(
-            component, f"inputs = {asked!r} in its options: the file takes {count} of {usual}"
+            component, f"inputs = {asked!r} in its options: the file has {count} of {usual}"
         )
     if len(set(found)) == count and set(found) <= set(usual):
         if asked is not None and list(asked) != list(found):
             raise NetworkError(
-                component, f"inputs = {asked!r} in its options, but the file says {list(found)}"
+                component, f"inputs = {asked!r} in its options, but the file has {list(found)}"
             )
         return found
     fewest = len(set(usual) - OPTIONAL_INPUTS)
@@ -105,15 +106,15 @@ def _input_names(
     return asked or usual[:count]
 
 
-def _conventional(
+def _from_configs(
     component: str, file: RknnFile, folder: Path, options: Mapping[str, Any]
 ) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """For a file that cannot be read: by the bundle's configs and the size in lcm.toml."""
+    """Specs for a file without readable metadata: by the bundle's configs and the option `size`."""
     if "size" not in options:
         raise NetworkError(
             component,
             f"{file.path}: its shapes cannot be read (file version {file.version});"
-            f' say its size in lcm.toml: [{component}] size = "512x512"',
+            f' set its size in lcm.toml: [{component}] size = "512x512"',
         )
     try:
         shapes = input_shapes(component, folder.parent, parse_size(options["size"]))
@@ -123,12 +124,12 @@ def _conventional(
         raise NetworkError(component, str(error)) from error
     asked = options.get("inputs")
     names = _input_names(component, len(asked) if asked else len(shapes), [], options)
-    inputs = tuple(TensorSpec(name, shapes[name], _usual_dtype(name)) for name in names)
+    inputs = tuple(TensorSpec(name, shapes[name], _default_dtype(name)) for name in names)
     output = TensorSpec("output", (None,) * OUTPUT_RANKS[component], "float16")
     return inputs, (output,)
 
 
-def _usual_dtype(name: str) -> str:
+def _default_dtype(name: str) -> str:
     return "int64" if name in {"input_ids", "timestep"} else "float16"
 
 

@@ -1,7 +1,8 @@
-"""Opens model.onnx in rknn-toolkit2's simulator: what the NPU's half precision does, on a host."""
+"""Runs model.onnx in rknn-toolkit2's simulator of the NPU's half precision, on a host."""
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
@@ -17,13 +18,14 @@ from runtimes.rknn import shapes, toolkit
 from runtimes.rknn.onnxfile import OnnxFile
 
 DEFAULT_PLATFORM = "rk3588"
+log = logging.getLogger("lcmcore.runtimes.rknn")
 
 
 class RknnSimulator(Runtime):
-    """Converts each network when it is opened (the simulator takes no .rknn file), then runs it.
+    """Converts each network when it is opened, for the simulator cannot load a .rknn file.
 
-    Options: `size`, e.g. "512x384", default the model's own; `platform`, default "rk3588".
-    It is slow, and takes part in no automatic choice.
+    Options: `size`, e.g. "512x384", default the model's native size; `platform`, default "rk3588".
+    It is slow, and runtime "auto" never chooses it.
     """
 
     name = "rknn-sim"
@@ -32,7 +34,7 @@ class RknnSimulator(Runtime):
     options = frozenset({"size", "platform"})
 
     def available(self) -> str | None:
-        """None where rknn-toolkit2 is installed."""
+        """None if rknn-toolkit2 is installed, else the reason and the remedy."""
         return toolkit.missing()
 
     def open(self, component: str, folder: Path, options: Mapping[str, Any]) -> Network:
@@ -46,7 +48,9 @@ class RknnSimulator(Runtime):
         except LcmError as error:
             raise NetworkError(component, str(error)) from error
         platform = str(options.get("platform", DEFAULT_PLATFORM))
-        return SimulatedNetwork(component, file, file.shapes(usual), platform)
+        network = SimulatedNetwork(component, file, file.shapes(usual), platform)
+        log.info("%s: %s in the simulator of %s, size %dx%d", component, file.path, platform, *size)
+        return network
 
     def diagnose(self, root: Path) -> Iterator[Finding]:
         """(level, finding, remedy) for `lcm doctor`."""
@@ -55,7 +59,7 @@ class RknnSimulator(Runtime):
 
 
 class SimulatedNetwork(Network):
-    """A network built for the NPU and run by the simulator, both in a process of its own."""
+    """A network that is built for the NPU and run in the simulator, in a process of its own."""
 
     def __init__(
         self, component: str, file: OnnxFile, at: Mapping[str, shapes.Shape], platform: str
@@ -82,5 +86,5 @@ class SimulatedNetwork(Network):
         }
 
     def close(self) -> None:
-        """End its process."""
+        """Stop the process."""
         self._toolkit.close()

@@ -1,8 +1,7 @@
-"""Drives rknn-toolkit2, the converter and simulator, in a process of its own.
+"""Runs rknn-toolkit2, the converter and simulator, in a process of its own.
 
-It may crash (version 2.5.0 does on some graphs), writes to stdout from C++, and wants versions of
-libraries and gigabytes of memory that no caller should share: so its log goes to a file, its
-results come through a pipe, and its end, however it comes, is an exception here.
+It may crash (version 2.5.0 does on some graphs), writes to stdout from C++, and needs gigabytes of
+memory. So its log goes to a file, its results come through a pipe, and a crash is an exception.
 """
 
 from __future__ import annotations
@@ -23,25 +22,25 @@ import numpy as np
 from lcmcore.errors import NetworkError
 from lcmcore.util.arrays import Array
 from lcmcore.util.closeable import Closeable
-from runtimes.rknn.vendorlog import gist, gist_lines
+from runtimes.rknn.vendorlog import informative_lines, summary
 
 _CHILD = "runtimes.rknn.toolkit_child"
-_PATIENCE = 2  # seconds that the child gets to end by itself; a busy one works for nobody
+_EXIT_TIMEOUT = 2  # seconds; a child that is still busy then is killed
 
 
 def missing() -> str | None:
-    """None if rknn-toolkit2 can be used here, else why not and what to do."""
+    """None if rknn-toolkit2 can be used here, else the reason and the remedy."""
     if not sys.platform.startswith("linux"):
         return "rknn-toolkit2 runs on Linux only"
     if find_spec("rknn") is None:
-        return "rknn-toolkit2 is not installed in this environment: docs/rk3588.md tells how"
+        return "rknn-toolkit2 is not installed in this environment: see docs/rk3588.md"
     return None
 
 
 class Toolkit(Closeable):
     """A network in rknn-toolkit2: built once, then exported, run in the simulator, or both.
 
-    Every method raises NetworkError, with the converter's own words if it says any.
+    Every method raises NetworkError, which quotes the converter's log.
     """
 
     def __init__(self, component: str) -> None:
@@ -56,7 +55,7 @@ class Toolkit(Closeable):
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                cwd=self._folder.name,  # it leaves files where it runs
+                cwd=self._folder.name,  # it writes files to its working directory
                 pass_fds=[theirs.fileno()],
             )
 
@@ -67,30 +66,30 @@ class Toolkit(Closeable):
         platform: str,
         dataset: Path | None = None,
     ) -> None:
-        """Convert an ONNX file at these input shapes; half precision, or by `dataset` int8."""
+        """Convert an ONNX file at these input shapes to half precision, with `dataset` to int8."""
         path = str(dataset.resolve()) if dataset else None
-        self._ask("build", str(model.resolve()), dict(shapes), platform, path)
+        self._request("build", str(model.resolve()), dict(shapes), platform, path)
 
     def export(self, path: Path) -> None:
-        """Write what was built as a .rknn file."""
-        self._ask("export", str(path.resolve()))
+        """Write the built network as a .rknn file."""
+        self._request("export", str(path.resolve()))
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
-        """Run what was built in the simulator: arrays in the model's order, NCHW, float32 out."""
-        results: list[Array] = self._ask("run", [np.ascontiguousarray(a) for a in arrays])
+        """Run the built network in the simulator on NCHW arrays in its order; returns float32."""
+        results: list[Array] = self._request("run", [np.ascontiguousarray(a) for a in arrays])
         return results
 
     def close(self) -> None:
-        """End the process and remove its files; calling it twice does no harm."""
-        self._pipe.close()  # the child's loop ends with its pipe
+        """Stop the process and remove its files; a second call does nothing."""
+        self._pipe.close()  # upon which the child exits
         try:
-            self._process.wait(_PATIENCE if self._process.poll() is None else 0)
+            self._process.wait(_EXIT_TIMEOUT if self._process.poll() is None else 0)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
         self._folder.cleanup()
 
-    def _ask(self, verb: str, *arguments: Any) -> Any:
+    def _request(self, verb: str, *arguments: Any) -> Any:
         if self._pipe.closed:
             raise NetworkError(self._component, "the network is closed")
         try:
@@ -98,28 +97,30 @@ class Toolkit(Closeable):
                 self._pipe.send((verb, arguments))
                 outcome, result = self._pipe.recv()
         except (EOFError, OSError):
-            raise self._death(verb) from None
+            raise self._crash(verb) from None
         if outcome == "raised":
-            raise NetworkError(self._component, f"rknn-toolkit2 failed to {verb}: {gist(result)}")
+            raise NetworkError(
+                self._component, f"rknn-toolkit2 failed to {verb}: {summary(result)}"
+            )
         if outcome == "refused":
             raise self._failure(f"rknn-toolkit2 refused to {verb}: {result}")
         return result
 
-    def _death(self, verb: str) -> NetworkError:
+    def _crash(self, verb: str) -> NetworkError:
         code = self._process.wait()
         if code >= 0:
-            return self._failure(f"rknn-toolkit2 ended during {verb} with status {code}")
+            return self._failure(f"rknn-toolkit2 exited during {verb} with status {code}")
         name = signal.Signals(-code).name
-        hint = ", probably for lack of memory" if -code == signal.SIGKILL else ""
+        hint = ", probably the OOM killer" if -code == signal.SIGKILL else ""
         return self._failure(f"rknn-toolkit2 crashed during {verb} ({name}{hint})")
 
     def _failure(self, what: str) -> NetworkError:
-        said = _complaint(self._log.read_text(encoding="utf-8", errors="replace"))
-        return NetworkError(self._component, f"{what}; it said: {said}" if said else what)
+        line = _error_line(self._log.read_text(encoding="utf-8", errors="replace"))
+        return NetworkError(self._component, f"{what}; its log says: {line}" if line else what)
 
 
-def _complaint(log: str) -> str:
-    """The last line that the converter marked as an error, else its last line."""
-    lines = [line for line in gist_lines(log) if "rknn-toolkit2 version" not in line]
+def _error_line(log: str) -> str:
+    """The last line that the converter marked as an error, else the last line."""
+    lines = [line for line in informative_lines(log) if "rknn-toolkit2 version" not in line]
     errors = [line for line in lines if line.startswith("E ") or "Error:" in line]
     return (errors or lines or [""])[-1]

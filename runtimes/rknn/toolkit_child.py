@@ -1,6 +1,6 @@
 """The process in which rknn-toolkit2 runs: `python -m runtimes.rknn.toolkit_child FD`.
 
-It answers the questions of runtimes.rknn.toolkit.Toolkit until the pipe FD closes.
+It serves the requests of runtimes.rknn.toolkit.Toolkit until the pipe FD is closed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _DISABLED_RULES = ["fuse_slice_slice_concat_to_conv"]
 
 
 class _AbsentTorch(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Makes `import torch` succeed: rknn-toolkit2 imports it, but needs it for no ONNX file."""
+    """Makes `import torch` succeed: rknn-toolkit2 imports it, but not for ONNX files."""
 
     def find_spec(
         self, fullname: str, path: Any = None, target: Any = None
@@ -54,12 +54,12 @@ class _Nothing:
         return decorated
 
 
-class Refusal(Exception):  # noqa: N818 - what the converter answers
-    """A call of rknn-toolkit2 that reported failure."""
+class RefusedError(Exception):
+    """A call of rknn-toolkit2 returned a failure."""
 
 
 class Converter:
-    """rknn-toolkit2's class RKNN with its return codes checked."""
+    """rknn-toolkit2's class RKNN, with its return codes checked."""
 
     def __init__(self) -> None:
         from rknn.api import RKNN
@@ -83,23 +83,23 @@ class Converter:
         _check("export_rknn", self._rknn.export_rknn(path))
 
     def run(self, arrays: list[Any]) -> list[Any]:
-        """Run the simulator, which is started by the first call."""
+        """Run the simulator, which the first call starts."""
         if not self._started:
             _check("init_runtime", self._rknn.init_runtime())
             self._started = True
         outputs = self._rknn.inference(inputs=arrays, data_format="nchw")
         if outputs is None:
-            raise Refusal("inference returned nothing")
+            raise RefusedError("inference returned nothing")
         return list(outputs)
 
 
 def _check(call: str, code: int) -> None:
     if code != 0:
-        raise Refusal(f"{call} returned {code}")
+        raise RefusedError(f"{call} returned {code}")
 
 
 def main() -> None:
-    """Answer (verb, arguments) with ("done", result), ("refused", why) or ("raised", why)."""
+    """Answer (verb, arguments) with ("done", result), ("refused", reason) or ("raised", reason)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     os.environ["TQDM_DISABLE"] = "1"
     sys.meta_path.insert(0, _AbsentTorch())
@@ -113,8 +113,8 @@ def main() -> None:
             try:
                 converter = converter or Converter()
                 pipe.send(("done", getattr(converter, verb)(*arguments)))
-            except Refusal as refusal:
-                pipe.send(("refused", str(refusal)))
+            except RefusedError as error:
+                pipe.send(("refused", str(error)))
             except Exception as error:
                 pipe.send(("raised", str(error) or type(error).__name__))
 

@@ -30,15 +30,15 @@ def healthy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_host_has_no_errors(tiny: Path) -> None:
     findings = list(diagnose(tiny, None))
     assert {level for level, _, _ in findings} == {"ok"}
-    assert "no Rockchip board" in findings[0][1]
-    assert ("ok", "pictures of 48x32", "") in findings
+    assert "not a Rockchip board" in findings[0][1]
+    assert ("ok", "images of 48x32", "") in findings
 
 
 def test_board_without_software(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(board, "library", lambda: None)
     errors = told(tiny, "rk3588", "error")
     assert "rknn-toolkit-lite2 is not installed -> pip install 'lcmcore[rknn]'" in errors
-    assert "no librknnrt.so in /usr/lib -> copy it there" in errors
+    assert "no librknnrt.so in /usr/lib -> copy it from" in errors
 
 
 def test_healthy_board(tiny: Path, healthy: Path, lites: list[object]) -> None:
@@ -53,7 +53,7 @@ def test_old_library(tiny: Path, healthy: Path) -> None:
 
 def test_other_board(tiny: Path, healthy: Path) -> None:
     errors = told(tiny, "rk3568", "error")
-    assert "unet: built for rk3588, this board is rk3568 -> build it again" in errors
+    assert "unet: built for rk3588, this board is rk3568 -> rebuild it" in errors
 
 
 def test_broken_and_old_files(tiny: Path) -> None:

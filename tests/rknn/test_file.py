@@ -103,10 +103,10 @@ def test_a_changed_byte_is_read_or_named(
 def test_unknown_version_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = fixtures.read("unet")
     data = data[:8] + (7).to_bytes(8, "little") + data[16:]
-    with caplog.at_level(logging.WARNING, "lcmcore.rknn"):
+    with caplog.at_level(logging.WARNING, "lcmcore.runtimes.rknn"):
         file = RknnFile.read(write(tmp_path, data))
     assert [tensor.name for tensor in file.inputs][:2] == ["sample", "timestep"]
-    assert "file version 7 is not known" in caplog.text
+    assert "file version 7 is not supported" in caplog.text
 
 
 def test_unknown_version_that_cannot_be_read(

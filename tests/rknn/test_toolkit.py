@@ -20,10 +20,13 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("crash", r"crashed during build \(SIGSEGV\); it said: E build: something is odd$"),
-        ("killed", r"crashed during build \(SIGKILL, probably for lack of memory\)"),
-        ("quits", "ended during build with status 3"),
-        ("refuses", "refused to build: load_onnx returned -1; it said: E build: something is odd$"),
+        ("crash", r"crashed during build \(SIGSEGV\); its log says: E build: something is odd$"),
+        ("killed", r"crashed during build \(SIGKILL, probably the OOM killer\)"),
+        ("quits", "exited during build with status 3"),
+        (
+            "refuses",
+            "refused to build: load_onnx returned -1; its log says: E build: something is odd$",
+        ),
         ("raises", "failed to build: ValueError: no such operator$"),
     ],
 )

@@ -61,7 +61,7 @@ def test_whole_bundle(tmp_path: Path) -> None:
         assert f"{component}: cosine 0.99" in said
     for name in ("scheduler/scheduler_config.json", "tokenizer/vocab.json", "unet/config.json"):
         assert (out / name).read_bytes() == (TINY / name).read_bytes()
-    assert build(TINY, out).count("kept, it is there already") == 4
+    assert build(TINY, out).count("already built, skipped") == 4
 
 
 def test_added_encoder_leaves_the_other_networks_as_they_were(tmp_path: Path) -> None:
@@ -95,12 +95,12 @@ def test_changed_source_or_file_is_built_again(source: Path, tmp_path: Path) -> 
     only = ("--components", "vae_encoder")
     build(source, out, *only)
     (out / "vae_encoder" / "model.rknn").write_bytes(b"changed")
-    assert "kept" not in build(source, out, *only)
-    assert "kept" not in build(source, out, *only, size="32x48")
+    assert "already built" not in build(source, out, *only)
+    assert "already built" not in build(source, out, *only, size="32x48")
     model = onnx.load(str(source / "vae_encoder" / "model.onnx"))
     model.producer_name = "another"
     onnx.save(model, str(source / "vae_encoder" / "model.onnx"))
-    assert "kept" not in build(source, out, *only, size="32x48")
+    assert "already built" not in build(source, out, *only, size="32x48")
 
 
 def test_timestep_of_rank_0_becomes_rank_1(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_quantized(source: Path, tmp_path: Path) -> None:
 def test_refusals(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert "multiples of 8" in refused(source, out, size="50x32")
-    assert "'sun' is none of" in refused(source, out, "--components", "sun")
+    assert "'sun' is not one of" in refused(source, out, "--components", "sun")
     assert "no model.onnx in" in refused(tmp_path / "source" / "unet", out)
     dataset = tmp_path / "dataset.txt"
     dataset.write_text("none.npy\n")
