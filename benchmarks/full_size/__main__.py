@@ -55,14 +55,14 @@ def measured(python: str, stage: str, work: Path) -> str:
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT, text=True)
     assert process.stdout is not None
-    said = process.stdout.read()
+    output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{stage} failed with status {process.returncode}")
     seconds = time.perf_counter() - start
     gigabytes = usage.ru_maxrss * 1024 / 1e9  # of the largest among it and its children
-    return f"| {stage.replace('_', ' ')} | {seconds:.0f} | {gigabytes:.1f} | {said.strip()} |"
+    return f"| {stage.replace('_', ' ')} | {seconds:.0f} | {gigabytes:.1f} | {output.strip()} |"
 
 
 if __name__ == "__main__":

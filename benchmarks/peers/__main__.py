@@ -26,7 +26,7 @@ from .contestants import CONTESTANTS, LCMCORE, Contestant
 from .pixels import difference
 from .process import picture_path, pictures, seconds_to_open_all
 
-SETTLING = 10  # seconds in which the kernel tidies up after the last process and the reading
+PAUSE_SECONDS = 10  # seconds in which the kernel tidies up after the last process and the reading
 
 
 def main() -> None:
@@ -87,7 +87,7 @@ def measured(
     """One contestant once, with the load average before it, which tells a busy machine."""
     print(f"{contestant.name} at {size}x{size}", file=sys.stderr)
     into_page_cache(work / contestant.reads)
-    time.sleep(SETTLING)
+    time.sleep(PAUSE_SECONDS)
     before = os.getloadavg()[0]
     result = pictures(work, contestant, images, WARM)
     if contestant.opens_late:

@@ -8,7 +8,7 @@ noise and a latent sampled from the encoder make it the same picture.
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-Draw: TypeAlias = Callable[[str, str, int], tuple[Any, int]]
+Generate: TypeAlias = Callable[[str, str, int], tuple[Any, int]]
 """Prompt, path of the init image and seed to picture [height, width, 3] and runs of the UNet."""
 
 STEPS = 4

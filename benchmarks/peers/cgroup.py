@@ -58,7 +58,7 @@ def limited(gigabytes: float) -> Iterator[Cgroup]:
         folder.rmdir()
 
 
-def forget(folders: Iterable[Path]) -> None:
+def drop_page_cache(folders: Iterable[Path]) -> None:
     """Drop the page cache of all files below: else they would be charged to who read them first."""
     for folder in folders:
         for path in folder.rglob("*"):

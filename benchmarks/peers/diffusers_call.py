@@ -5,14 +5,14 @@ from typing import Any
 import torch
 from PIL import Image
 
-from .call import GUIDANCE, STEPS, STRENGTH, Draw
+from .call import GUIDANCE, STEPS, STRENGTH, Generate
 
 
-def as_draw(pipeline: Any) -> Draw:
+def as_generate(pipeline: Any) -> Generate:
     """The pipeline as a function of prompt, init image and seed."""
     pipeline.set_progress_bar_config(disable=True)
 
-    def draw(prompt: str, image: str, seed: int) -> tuple[Any, int]:
+    def generate(prompt: str, image: str, seed: int) -> tuple[Any, int]:
         timesteps = []
 
         def count(_: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -31,4 +31,4 @@ def as_draw(pipeline: Any) -> Draw:
         )
         return result.images[0], len(timesteps)
 
-    return draw
+    return generate

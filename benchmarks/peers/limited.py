@@ -9,7 +9,7 @@ from typing import Any
 
 from . import cgroup, init_images, record
 from .contestants import FIRST_USE, LCMCORE, LOW, NO_CACHE, Contestant
-from .process import DiedError, cache_folder, pictures, seconds_to_open_all
+from .process import ProcessDiedError, cache_folder, pictures, seconds_to_open_all
 
 _FIGURES = {
     "first": "first s",
@@ -22,7 +22,7 @@ _FIGURES = {
 
 
 def measure(work: Path, gigabytes: float, sizes: Sequence[int]) -> str:
-    """Draw in a cgroup of so much memory, each row once, and save; returns the page.
+    """Generate in a cgroup of so much memory, each row once, and save; returns the page.
 
     The cache of graphs is written outside it, but for the row of the first use.
     """
@@ -41,12 +41,12 @@ def measure(work: Path, gigabytes: float, sizes: Sequence[int]) -> str:
 def _measured(
     work: Path, contestant: Contestant, images: Sequence[Path], gigabytes: float
 ) -> dict[str, Any]:
-    cgroup.forget([work / "bundle", cache_folder(work)])
+    cgroup.drop_page_cache([work / "bundle", cache_folder(work)])
     with cgroup.limited(gigabytes) as group:
         try:
             result = pictures(work, contestant, images, 1, group.wrapper)
-        except DiedError as death:
-            result = {"died": str(death)}
+        except ProcessDiedError as error:
+            result = {"died": str(error)}
         return {"contestant": contestant.name, "held": group.peak, **result}
 
 

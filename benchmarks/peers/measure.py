@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from .call import PROMPTS, SEED, STEPS, Draw
+from .call import PROMPTS, SEED, STEPS, Generate
 
 
 def measure(job: dict[str, Any]) -> dict[str, Any]:
@@ -26,11 +26,11 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     start = time.monotonic()
     contestant = importlib.import_module(f"peers.{job['module']}")
     imported = time.monotonic()
-    draw = getattr(contestant, job["load"])(Path(job["work"]), job["options"])
+    generate = getattr(contestant, job["load"])(Path(job["work"]), job["options"])
     loaded = time.monotonic()
     result = {"import": imported - start, "load": loaded - imported}
     if job["images"]:
-        result |= _pictures(draw, job)
+        result |= _pictures(generate, job)
     return {
         **result,
         "versions": {name: version(name) for name in contestant.PACKAGES},
@@ -39,15 +39,16 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _pictures(draw: Draw, job: dict[str, Any]) -> dict[str, Any]:
+def _pictures(generate: Generate, job: dict[str, Any]) -> dict[str, Any]:
     images = job["images"]
-    picture = _drawn(draw, PROMPTS[0], images[0], SEED)
+    picture = _drawn(generate, PROMPTS[0], images[0], SEED)
     first = time.monotonic() - job["started"]
     pairs = list(zip(PROMPTS, images, strict=True))[1 : 1 + job["warm"]]
     another_seed = [
-        _seconds(draw, PROMPTS[0], images[0], SEED + count) for count in range(1, 1 + len(pairs))
+        _seconds(generate, PROMPTS[0], images[0], SEED + count)
+        for count in range(1, 1 + len(pairs))
     ]
-    another_prompt = [_seconds(draw, prompt, image, SEED) for prompt, image in pairs]
+    another_prompt = [_seconds(generate, prompt, image, SEED) for prompt, image in pairs]
     _save(picture, Path(job["picture"]))
     return {
         "first": first,
@@ -56,14 +57,14 @@ def _pictures(draw: Draw, job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _seconds(draw: Draw, prompt: str, image: str, seed: int) -> float:
+def _seconds(generate: Generate, prompt: str, image: str, seed: int) -> float:
     start = time.monotonic()
-    _drawn(draw, prompt, image, seed)
+    _drawn(generate, prompt, image, seed)
     return time.monotonic() - start
 
 
-def _drawn(draw: Draw, prompt: str, image: str, seed: int) -> Any:
-    picture, unet_runs = draw(prompt, image, seed)
+def _drawn(generate: Generate, prompt: str, image: str, seed: int) -> Any:
+    picture, unet_runs = generate(prompt, image, seed)
     if unet_runs != STEPS:
         raise SystemExit(f"the UNet ran {unet_runs} times, not {STEPS}: not the same work")
     return picture

@@ -17,10 +17,10 @@ from lcmcore.util.memory import anonymous_bytes
 from .contestants import Contestant
 from .environments import ROOT, python
 
-_SAMPLING = 0.05  # seconds between looks at the memory
+_POLL_SECONDS = 0.05  # seconds between looks at the memory
 
 
-class DiedError(Exception):
+class ProcessDiedError(Exception):
     """The process ended without a result."""
 
     def __init__(self, status: int, said: str) -> None:
@@ -39,7 +39,7 @@ def pictures(
     """What `measure` says of it, and `anonymous`, its largest anonymous memory in GB.
 
     The images are of one size; `warm` pictures of each kind follow the first. `wrapper` is a
-    command that ends by running another. Raises DiedError.
+    command that ends by running another. Raises ProcessDiedError.
     """
     picture = picture_path(work, contestant, images[0])
     job = {"load": "load", "images": list(map(str, images)), "warm": warm, "picture": str(picture)}
@@ -90,7 +90,7 @@ def _run(
         out.seek(0)
         errors.seek(0)
         if process.returncode:
-            raise DiedError(process.returncode, errors.read().strip())
+            raise ProcessDiedError(process.returncode, errors.read().strip())
         result = json.loads(out.read().splitlines()[-1])
     return {**result, "anonymous": anonymous}
 
@@ -104,5 +104,5 @@ def _largest_anonymous(process: subprocess.Popen[bytes]) -> float:
     largest = 0
     while process.poll() is None:
         largest = max(largest, anonymous_bytes(process.pid))
-        time.sleep(_SAMPLING)
+        time.sleep(_POLL_SECONDS)
     return largest / 1e9

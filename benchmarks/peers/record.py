@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from .bars import BARS, Bar
+from .targets import TARGETS, Target
 
 Medians: TypeAlias = "dict[tuple[int, str], dict[str, float]]"
 """Figures by size and contestant."""
@@ -35,12 +35,12 @@ def medians(results: Iterable[Mapping[str, Any]]) -> Medians:
     }
 
 
-def ratio(table: Medians, bar: Bar) -> float | None:
-    """The bar's figure, ours over the peer's; None if one of them was not measured."""
-    rows = [table.get((bar.size, each.name)) for each in (bar.ours, bar.peer)]
+def ratio(table: Medians, target: Target) -> float | None:
+    """The target's figure, ours over the peer's; None if one of them was not measured."""
+    rows = [table.get((target.size, each.name)) for each in (target.ours, target.peer)]
     if None in rows:
         return None
-    ours, peer = (row[bar.figure] for row in rows if row)
+    ours, peer = (row[target.figure] for row in rows if row)
     return ours / peer
 
 
@@ -56,7 +56,7 @@ def page(record: Mapping[str, Any]) -> str:
     sections = [
         _conditions(record),
         *(_medians_section(table, size) for size in record["sizes"]),
-        _bars_section(table),
+        _targets_section(table),
         _pixels_section(record["pixels"]),
         _installed_section(record["installed"]),
     ]
@@ -89,15 +89,15 @@ def _medians_section(table: Medians, size: int) -> str:
     return f"## {size}x{size}\n\n" + table_of(["", *FIGURES.values()], rows)
 
 
-def _bars_section(table: Medians) -> str:
+def _targets_section(table: Medians) -> str:
     rows = []
-    for bar in BARS:
-        value = ratio(table, bar)
+    for target in TARGETS:
+        value = ratio(table, target)
         if value is not None:
-            what = f"{FIGURES[bar.figure]}, {bar.ours.name} / {bar.peer.name}"
-            verdict = "reached" if value <= bar.limit else "**missed**"
-            size = f"{bar.size}x{bar.size}"
-            rows.append([size, what, f"{value:.3f}", f"{bar.limit:.2f}", verdict])
+            what = f"{FIGURES[target.figure]}, {target.ours.name} / {target.peer.name}"
+            verdict = "reached" if value <= target.limit else "**missed**"
+            size = f"{target.size}x{target.size}"
+            rows.append([size, what, f"{value:.3f}", f"{target.limit:.2f}", verdict])
     return "## Ratios\n\n" + table_of(["", "", "ratio", "at most", ""], rows)
 
 

@@ -7,16 +7,16 @@ from typing import Any
 import lcmcore
 from lcmcore.bundle import COMPONENTS
 
-from .call import GUIDANCE, STEPS, STRENGTH, Draw
+from .call import GUIDANCE, STEPS, STRENGTH, Generate
 
 PACKAGES = ("onnxruntime", "numpy", "Pillow")
 
 
-def load(work: Path, options: Mapping[str, Any]) -> Draw:
+def load(work: Path, options: Mapping[str, Any]) -> Generate:
     """The pipeline on the bundle; it opens its networks when they are needed."""
     pipe = lcmcore.load(work / "bundle", **options)
 
-    def draw(prompt: str, image: str, seed: int) -> tuple[Any, int]:
+    def generate(prompt: str, image: str, seed: int) -> tuple[Any, int]:
         timesteps = []
         result = pipe(
             prompt,
@@ -32,7 +32,7 @@ def load(work: Path, options: Mapping[str, Any]) -> Draw:
         )
         return result.images[0], len(timesteps)
 
-    return draw
+    return generate
 
 
 def open_all(work: Path, options: Mapping[str, Any]) -> list[Any]:

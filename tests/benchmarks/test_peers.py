@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from benchmarks.peers import record
-from benchmarks.peers.bars import Bar
 from benchmarks.peers.contestants import LCMCORE, OPTIMUM
 from benchmarks.peers.pixels import difference
+from benchmarks.peers.targets import Target
 
-FIRST = Bar(256, "first", OPTIMUM, 0.3)
+FIRST = Target(256, "first", OPTIMUM, 0.3)
 
 
 def results(contestant, seconds, size=256):

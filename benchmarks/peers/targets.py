@@ -1,0 +1,38 @@
+"""What lcmcore is to reach, as ratios to its peers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .contestants import DIFFUSERS, LCMCORE, LOW, OPTIMUM, Contestant
+
+
+@dataclass(frozen=True)
+class Target:
+    """At a picture size, a figure of `ours` is at most `limit` times that of `peer`."""
+
+    size: int
+    figure: str
+    peer: Contestant
+    limit: float
+    ours: Contestant = LCMCORE
+
+
+TARGETS = (
+    Target(256, "first", OPTIMUM, 0.30),
+    Target(256, "first", DIFFUSERS, 0.50),
+    Target(256, "load", OPTIMUM, 0.10),
+    Target(256, "another seed", OPTIMUM, 0.95),
+    Target(256, "another seed", DIFFUSERS, 0.62),
+    Target(256, "another prompt and image", OPTIMUM, 0.95),
+    Target(256, "another prompt and image", DIFFUSERS, 0.62),
+    Target(256, "anonymous", OPTIMUM, 0.20),
+    Target(256, "resident", OPTIMUM, 0.75, LOW),
+    Target(512, "first", OPTIMUM, 0.45),
+    Target(512, "first", DIFFUSERS, 0.55),
+    Target(512, "another seed", OPTIMUM, 0.90),
+    Target(512, "another seed", DIFFUSERS, 0.60),
+    Target(512, "another prompt and image", OPTIMUM, 0.90),
+    Target(512, "another prompt and image", DIFFUSERS, 0.60),
+    Target(512, "resident", OPTIMUM, 0.50),
+)
