@@ -1,4 +1,4 @@
-"""What the benchmarks of the pool have in common: jobs, and the memory of processes."""
+"""Jobs, and the memory of processes, for the benchmarks of the pool."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MEBI = 2**20
 
 
 def good_job(seed: int, size: str) -> Job:
-    """An img2img of the demo model, with a prompt and an image of its own: every network runs."""
+    """An img2img job with a prompt and an init image of its own, so that every network runs."""
     buffer = BytesIO()
     with Image.open(BytesIO(INIT)) as image:
         ImageChops.offset(image, seed, 0).save(buffer, "PNG", compress_level=1)
@@ -24,12 +24,12 @@ def good_job(seed: int, size: str) -> Job:
 
 
 def resident_mebibytes(pid: int) -> float:
-    """Memory of a process that is in RAM, pages shared with others included."""
+    """Resident memory of a process, shared pages included."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / _MEBI
 
 
 def memory() -> list[float]:
-    """MiB of this process, then of each of its workers."""
+    """Resident MiB of this process, then of each of its workers."""
     pids = sorted(child.pid or 0 for child in multiprocessing.active_children())
     return [resident_mebibytes(pid) for pid in (os.getpid(), *pids)]

@@ -1,8 +1,8 @@
-"""A judge of pictures: which class of each of the eight attributes does one show?
+"""A classifier of images: which class of each of the eight attributes does an image show?
 
     python benchmarks/demo_model/classifier.py RUN [--steps N]
 
-Trained on the real renders of assets/recipe/dataset.py in RUN; leaves classifier.safetensors there.
+Trained on the renders of assets/recipe/dataset.py in RUN; writes RUN/classifier.safetensors.
 """
 
 import sys
@@ -35,7 +35,7 @@ CLASSES = [len(classes) for classes in ATTRIBUTES.values()]
 
 
 class Classifier(nn.Module):
-    """Strided convolutions over a picture, then a logit for each class of each attribute."""
+    """Strided convolutions over an image, then a logit for each class of each attribute."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,20 +53,20 @@ class Classifier(nn.Module):
         return self.head(torch.cat([features.mean((2, 3)), features.amax((2, 3))], 1))
 
     @torch.no_grad()
-    def judge(self, images: Tensor) -> Tensor:
+    def classify(self, images: Tensor) -> Tensor:
         """The most likely class of each attribute, (batch, 8)."""
         return torch.stack([logits.argmax(1) for logits in self(images).split(CLASSES, 1)], 1)
 
 
 def load_classifier(path: Path, device: torch.device) -> Classifier:
-    """A trained judge, for inference."""
+    """A trained classifier, for inference."""
     classifier = Classifier()
     classifier.load_state_dict({key: tensor.float() for key, tensor in load_file(path).items()})
     return classifier.to(device).eval().requires_grad_(False)
 
 
 def roughen(images: Tensor) -> Tensor:
-    """Noise and loss of detail, lest the judge stumble over small faults of a decoder."""
+    """Add noise and blur, so that the classifier tolerates small artifacts of a decoder."""
     count = len(images)
     coarse = functional.interpolate(
         functional.avg_pool2d(images, 2), scale_factor=2, mode="bilinear"
@@ -77,24 +77,24 @@ def roughen(images: Tensor) -> Tensor:
 
 
 def train_classifier(process: Process, run: Path, steps: int, minutes: float) -> None:
-    """Train the judge, and at the end write it."""
+    """Train the classifier and write it at the end."""
     device = process.device
     classes = torch.from_numpy(np.load(run / "classes.npy")).to(device)
-    pictures = torch.from_numpy(
+    renders = torch.from_numpy(
         np.load(run / "pictures.npy", mmap_mode="r")[: len(classes)].copy()
     ).to(device)
     classifier = Classifier()
     weights = Weights({"classifier": classifier}, process)
-    judge = fast(classifier.forward, device)
+    forward = fast(classifier.forward, device)
 
     def step() -> Tensor:
         index = torch.randint(len(classes), (BATCH,), device=device)
-        images = to_model(pictures[index])
+        images = to_model(renders[index])
         images = torch.where(
             torch.rand(BATCH, 1, 1, 1, device=device) < 0.5, images.flip(3), images
         )
         with half_precision(device):
-            logits = judge(roughen(images).contiguous(memory_format=torch.channels_last)).float()
+            logits = forward(roughen(images).contiguous(memory_format=torch.channels_last)).float()
         pairs = zip(logits.split(CLASSES, 1), classes[index].long().unbind(1), strict=True)
         return sum(
             (functional.cross_entropy(scores, target) for scores, target in pairs),

@@ -1,12 +1,12 @@
-"""Measure a demo bundle: are prompts obeyed, is the layout kept, what does the autoencoder lose?
+"""Measure a demo bundle: prompt adherence, layout kept by img2img, autoencoder loss.
 
     python benchmarks/demo_model/measure.py BUNDLE CLASSIFIER.safetensors [--teacher RUN]
     [--captions N]
 
-Captions and pictures are of scenes that no network was trained on. Accuracy is the mean over the
-eight attributes of the share of pictures in which the classifier finds what the caption says; its
-own score on real renders stands beside it. The teacher, which no bundle holds, is measured from a
-training run's folder.
+Captions and images are of scenes that no network was trained on. Accuracy is the mean over the
+eight attributes of the share of images in which the classifier finds what the caption says; its
+own score on renders is printed too. The teacher, which is in no bundle, is read from the folder of
+a training run.
 """
 
 import argparse
@@ -48,28 +48,28 @@ def read_sampler(bundle: Path, device: torch.device) -> Sampler:
     return Sampler(*modules, CLIPTokenizer.from_dir(bundle / "tokenizer"), device)
 
 
-def obedience(
-    judge: Classifier,
+def prompt_adherence(
+    classifier: Classifier,
     scenes: list[Scene],
-    draw: Callable[[list[str], slice], Tensor],
+    generate: Callable[[list[str], slice], Tensor],
     device: torch.device,
 ) -> Tensor:
-    """Share of pictures that show what their captions say, one number for each attribute."""
+    """Share of images that show what their captions say, for each attribute."""
     prompts = [caption(scene, scene.stream("captions")) for scene in scenes]
     wanted = torch.tensor([scene.classes() for scene in scenes], device=device)
     found = torch.cat(
-        [judge.judge(draw(prompts[part], part)) for part in batches(len(scenes), BATCH)]
+        [classifier.classify(generate(prompts[part], part)) for part in batches(len(scenes), BATCH)]
     )
     return (found == wanted).float().mean(0)
 
 
 def psnr(got: Tensor, wanted: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each picture in [-1, 1], in dB."""
+    """Peak signal-to-noise ratio of each image in [-1, 1], in dB."""
     return -10 * torch.log10(((got - wanted) / 2).square().mean((1, 2, 3)))
 
 
 def layout_correlation(a: Tensor, b: Tensor) -> float:
-    """Correlation of where the broad edges of two pictures are, mean over the batch."""
+    """Correlation of the coarse edges of two images, mean over the batch."""
 
     def edges(images: Tensor) -> Tensor:
         broad = functional.avg_pool2d(images.mean(1, keepdim=True), 8)
@@ -81,7 +81,7 @@ def layout_correlation(a: Tensor, b: Tensor) -> float:
 
 
 def photo_like() -> np.ndarray:
-    """Coloured 1/f noise with grain: the statistics of a photograph, none of our shapes."""
+    """Coloured 1/f noise with grain: statistics of a photograph, without the recipe's shapes."""
     rng = np.random.default_rng(7)
     frequency = np.hypot(np.fft.fftfreq(256)[:, None], np.fft.rfftfreq(256)[None])
     frequency[0, 0] = 1
@@ -90,17 +90,17 @@ def photo_like() -> np.ndarray:
     layers /= layers.std((1, 2), keepdims=True)
     color = 0.85 * layers[:1] + 0.35 * layers[1:]
     y, x = np.mgrid[-1:1:256j, -1:1:256j]
-    picture = 118 + 46 * color * (1 - 0.25 * (x**2 + y**2)) + rng.normal(size=(3, 256, 256)) * 2
-    return np.clip(picture, 0, 255).astype(np.uint8).transpose(1, 2, 0)
+    image = 118 + 46 * color * (1 - 0.25 * (x**2 + y**2)) + rng.normal(size=(3, 256, 256)) * 2
+    return np.clip(image, 0, 255).astype(np.uint8).transpose(1, 2, 0)
 
 
-def pictures(scenes: list[Scene], device: torch.device) -> Tensor:
+def renders(scenes: list[Scene], device: torch.device) -> Tensor:
     """Renders of scenes, float NCHW in [-1, 1]."""
     return to_tensor(np.stack([render(scene) for scene in scenes]), device)
 
 
 def measure_vae(sampler: Sampler, scenes: list[Scene]) -> Iterator[tuple[str, float]]:
-    """What the autoencoder's round trip keeps of held-out pictures."""
+    """PSNR of held-out images after the autoencoder's round trip."""
 
     def quality(images: Tensor) -> Tensor:
         parts = [images[part] for part in batches(len(images), BATCH)]
@@ -111,7 +111,7 @@ def measure_vae(sampler: Sampler, scenes: list[Scene]) -> Iterator[tuple[str, fl
             ]
         return torch.cat([psnr(trip, part) for trip, part in zip(trips, parts, strict=True)])
 
-    scores = quality(pictures(scenes, sampler.device))
+    scores = quality(renders(scenes, sampler.device))
     yield "VAE PSNR, scenes, mean", float(scores.mean())
     for style in STYLES:
         chosen = torch.tensor([scene.style == style for scene in scenes])
@@ -126,7 +126,7 @@ def measure_vae(sampler: Sampler, scenes: list[Scene]) -> Iterator[tuple[str, fl
 
 def measure_layout(sampler: Sampler, scenes: list[Scene]) -> Iterator[tuple[str, float]]:
     """Layout kept by img2img from another scene."""
-    others = pictures([sample(10_000 + scene.seed) for scene in scenes], sampler.device)
+    others = renders([sample(10_000 + scene.seed) for scene in scenes], sampler.device)
     prompts = [caption(scene, scene.stream("captions")) for scene in scenes]
     for strength in (0.4, 0.9):
         kept = [
@@ -147,7 +147,8 @@ def main() -> None:
     parser.add_argument("--captions", type=int, default=200)
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    sampler, judge = read_sampler(args.bundle, device), load_classifier(args.classifier, device)
+    sampler = read_sampler(args.bundle, device)
+    classifier = load_classifier(args.classifier, device)
     scenes = held_out(args.captions)
 
     def report(name: str, shares: Tensor) -> None:
@@ -158,31 +159,31 @@ def main() -> None:
         print(f"{name}: {shares.mean():.3f} ({each})", flush=True)
 
     report(
-        "real renders",
-        obedience(judge, scenes, lambda _, part: pictures(scenes[part], device), device),
+        "renders",
+        prompt_adherence(classifier, scenes, lambda _, part: renders(scenes[part], device), device),
     )
     for name, value in (*measure_vae(sampler, scenes), *measure_layout(sampler, scenes[:48])):
         print(f"{name}: {value:.2f}", flush=True)
     for steps in (4, 2, 1, 8):
-        draw = obedience(
-            judge, scenes, lambda p, part, n=steps: sampler.lcm(p, n, seed=part.start), device
+        shares = prompt_adherence(
+            classifier, scenes, lambda p, part, n=steps: sampler.lcm(p, n, seed=part.start), device
         )
-        report(f"LCM, {steps} steps", draw)
+        report(f"LCM, {steps} steps", shares)
 
     def from_another(prompts: list[str], part: slice) -> Tensor:
-        others = pictures([sample(10_000 + scene.seed) for scene in scenes[part]], device)
+        others = renders([sample(10_000 + scene.seed) for scene in scenes[part]], device)
         return sampler.lcm(prompts, 4, others, 0.75, seed=part.start)
 
     report(
         "LCM, 4 steps, img2img from another scene at strength 0.75",
-        obedience(judge, scenes, from_another, device),
+        prompt_adherence(classifier, scenes, from_another, device),
     )
     if args.teacher:
         teacher = Sampler.from_run(args.teacher, device, "teacher")
-        draw = obedience(
-            judge, scenes, lambda p, part: teacher.ddim(p, 30, seed=part.start), device
+        shares = prompt_adherence(
+            classifier, scenes, lambda p, part: teacher.ddim(p, 30, seed=part.start), device
         )
-        report("teacher, 30 steps", draw)
+        report("teacher, 30 steps", shares)
 
 
 if __name__ == "__main__":

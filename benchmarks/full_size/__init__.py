@@ -1,1 +1,1 @@
-"""Stable Diffusion 1.5 in full size, with random weights, through every stage of the NPU path."""
+"""Stable Diffusion 1.5 at full size, with random weights, through every stage of the NPU path."""

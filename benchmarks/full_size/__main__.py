@@ -1,10 +1,10 @@
-"""Run the stages of `stages.py`, each in a process of its own, and print what each cost.
+"""Run the stages of `stages.py`, each in its own process, and print time and memory of each.
 
     python -m benchmarks.full_size --build-python .venv-build/bin/python \
         --rknn-python .venv-rknn/bin/python WORK
 
-WORK is a folder with 20 GB of room. It takes half an hour on 2 cores, and 12 GB of memory. Stages
-that are done, by the files in WORK/done, are not run again.
+WORK is a folder with 20 GB of free space. It takes half an hour on 2 cores, and 12 GB of memory.
+Stages that have a file in WORK/done are not run again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-STAGES = (  # name, whether torch and diffusers do it (else rknn-toolkit2)
+STAGES = (  # name, whether it needs torch and diffusers (else rknn-toolkit2)
     ("checkpoint", True),
     ("onnx", True),
     ("rknn_text_encoder", False),
@@ -32,7 +32,7 @@ STAGES = (  # name, whether torch and diffusers do it (else rknn-toolkit2)
 
 
 def main() -> None:
-    """Print a line of a Markdown table a stage."""
+    """Print a Markdown table with a line for each stage."""
     parser = argparse.ArgumentParser(description="full-size benchmark of the NPU path")
     parser.add_argument("work", type=Path)
     parser.add_argument("--build-python", required=True, metavar="PYTHON")
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def measured(python: str, stage: str, work: Path) -> str:
-    """Run a stage: its line of the table."""
+    """Run a stage and return its line of the table."""
     command = [python, "-m", "benchmarks.full_size.stages", stage, str(work.resolve())]
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT, text=True)
@@ -61,7 +61,7 @@ def measured(python: str, stage: str, work: Path) -> str:
     if process.returncode:
         raise SystemExit(f"{stage} failed with status {process.returncode}")
     seconds = time.perf_counter() - start
-    gigabytes = usage.ru_maxrss * 1024 / 1e9  # of the largest among it and its children
+    gigabytes = usage.ru_maxrss * 1024 / 1e9  # of the largest of it and its children
     return f"| {stage.replace('_', ' ')} | {seconds:.0f} | {gigabytes:.1f} | {output.strip()} |"
 
 

@@ -1,6 +1,6 @@
 """The stages, each a function of the working folder: `python -m ...stages NAME WORK`.
 
-What a stage prints on stdout is its result in the table.
+A stage prints its result for the table on stdout.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ def rknn(component: str, work: Path, size: str = SIZE) -> None:
 def simulate(component: str, work: Path) -> None:
     """One network's part of an img2img, in the simulator and in ONNX Runtime.
 
-    Each part starts from what the same runtime made of the part before it: the last one draws the
-    whole picture, without the simulator's copies of all networks in memory at once.
+    Each part starts from the same runtime's output of the part before it, so that the last one
+    decodes the image without all of the simulator's networks in memory at once.
     """
     parts: dict[str, Callable[[lcmcore.Pipeline, Callable[[str], Any]], Any]] = {
         "text_encoder": lambda pipe, earlier: pipe.encode_prompt(PROMPT),
@@ -132,7 +132,7 @@ def _compared(got: Any, expected: Any) -> str:
 
 
 def main() -> None:
-    """Run the stage that is named."""
+    """Run the named stage."""
     name, work = sys.argv[1], Path(sys.argv[2])
     if name == "rknn_vae_encoder_512":
         rknn("vae_encoder", work, LARGE)

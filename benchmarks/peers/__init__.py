@@ -1,1 +1,1 @@
-"""lcmcore beside its peers: the same img2img by diffusers, by optimum and by lcmcore."""
+"""lcmcore compared with its peers: the same img2img by diffusers, optimum and lcmcore."""

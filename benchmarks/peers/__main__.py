@@ -1,10 +1,10 @@
-"""Measure lcmcore beside diffusers and optimum: `make peers`.
+"""Compare lcmcore with diffusers and optimum: `make peers`.
 
     python -m benchmarks.peers --dir DIR [--rounds N] [--sizes 256 512] [--only NAME ...]
     python -m benchmarks.peers --dir DIR --within GB
 
-DIR gets the environments, the model and the record (record.json, record.md); 20 GB of room. What is
-there already is not made again. Linux. With --within, lcmcore alone, in a cgroup of so much memory.
+DIR gets the environments, the model and the record (record.json, record.md), 20 GB in all; what is
+there already is reused. Linux only. With --within, lcmcore alone, in a cgroup of that much memory.
 """
 
 from __future__ import annotations
@@ -24,19 +24,21 @@ from . import environments, init_images, limited, model, record
 from .call import WARM
 from .contestants import CONTESTANTS, LCMCORE, Contestant
 from .pixels import difference
-from .process import picture_path, pictures, seconds_to_open_all
+from .process import image_path, images_of, seconds_to_open_all
 
-PAUSE_SECONDS = 10  # seconds in which the kernel tidies up after the last process and the reading
+PAUSE_SECONDS = 10  # for the kernel to finish work left by the last process and the reading
 
 
 def main() -> None:
-    """Set up, run, save and print the record."""
-    parser = argparse.ArgumentParser(description="lcmcore beside its peers")
+    """Set up, measure, and print the page."""
+    parser = argparse.ArgumentParser(description="lcmcore compared with its peers")
     parser.add_argument("--dir", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512])
     parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
-    parser.add_argument("--within", type=float, metavar="GB", help="lcmcore in so much memory")
+    parser.add_argument(
+        "--within", type=float, metavar="GB", help="lcmcore alone, in so much memory"
+    )
     args = parser.parse_args()
     work = args.dir.resolve()
     work.mkdir(parents=True, exist_ok=True)
@@ -52,24 +54,24 @@ def main() -> None:
 def compared(
     work: Path, contestants: Sequence[Contestant], sizes: Sequence[int], rounds: int
 ) -> str:
-    """Measure the contestants, in turn, and save; returns the page."""
+    """Measure the contestants in turn, save the record, and return it as a page."""
     images = {size: init_images.make(work, size) for size in sizes}
-    seconds_to_open_all(work, LCMCORE)  # writes the cache of graphs, as its first use does
+    seconds_to_open_all(work, LCMCORE)  # fills the graph cache, as the first use does
     found: dict[str, Any] = {"machine": machine(), "sizes": sizes, "results": []}
     for done in range(1, rounds + 1):
-        order = contestants[:: 1 if done % 2 else -1]  # so that none always follows the same one
+        order = contestants[:: 1 if done % 2 else -1]  # so that none always follows the same other
         found["results"] += [
             measured(work, contestant, size, images[size]) for size in sizes for contestant in order
         ]
-        found |= compared_pictures(work, contestants, images) | {"rounds": done}
-        record.save(work, "record", found, record.page(found))  # what a stopped run leaves
+        found |= compared_images(work, contestants, images) | {"rounds": done}
+        record.save(work, "record", found, record.page(found))  # in case it is stopped
     return record.page(found)
 
 
-def compared_pictures(
+def compared_images(
     work: Path, contestants: Sequence[Contestant], images: Mapping[int, Sequence[Path]]
 ) -> dict[str, Any]:
-    """What does not depend on time: how far the pictures are apart, how large the installations."""
+    """What does not depend on time: differences of the images, sizes of the installations."""
     used = dict.fromkeys(contestant.environment for contestant in contestants)
     return {
         "pixels": [
@@ -84,19 +86,19 @@ def compared_pictures(
 def measured(
     work: Path, contestant: Contestant, size: int, images: Sequence[Path]
 ) -> dict[str, Any]:
-    """One contestant once, with the load average before it, which tells a busy machine."""
+    """One contestant once, with the load average before it, which shows other load."""
     print(f"{contestant.name} at {size}x{size}", file=sys.stderr)
     into_page_cache(work / contestant.reads)
     time.sleep(PAUSE_SECONDS)
     before = os.getloadavg()[0]
-    result = pictures(work, contestant, images, WARM)
+    result = images_of(work, contestant, images, WARM)
     if contestant.opens_late:
         result["load"] = seconds_to_open_all(work, contestant)
     return {"contestant": contestant.name, "size": size, "load_average": before, **result}
 
 
 def into_page_cache(folder: Path) -> None:
-    """Read all files below, so that no contestant waits for the disk that another need not."""
+    """Read all files in the folder, so that no contestant waits for the disk."""
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:
@@ -105,15 +107,15 @@ def into_page_cache(folder: Path) -> None:
 
 
 def differences(work: Path, contestants: Sequence[Contestant], image: Path) -> list[dict[str, Any]]:
-    """How far the pictures of the others are from lcmcore's."""
+    """The differences of the others' images from lcmcore's."""
     if LCMCORE not in contestants:
         return []
-    ours = np.load(picture_path(work, LCMCORE, image))
+    ours = np.load(image_path(work, LCMCORE, image))
     return [
         {
             "ours": LCMCORE.name,
             "other": other.name,
-            **difference(ours, np.load(picture_path(work, other, image))),
+            **difference(ours, np.load(image_path(work, other, image))),
         }
         for other in contestants
         if other is not LCMCORE
@@ -121,7 +123,7 @@ def differences(work: Path, contestants: Sequence[Contestant], image: Path) -> l
 
 
 def machine() -> dict[str, Any]:
-    """What it was measured on."""
+    """The machine that is measured."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = [line.split(": ", 1)[1] for line in lines if line.startswith("model name")]
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

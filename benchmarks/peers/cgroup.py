@@ -1,7 +1,7 @@
 """A cgroup of limited memory, of either version; needs root.
 
-Page cache counts: what a process in it maps or reads from a file is dropped and read again when
-there is no room.
+Page cache counts: file pages that its processes map or read are dropped, and read again, when the
+limit is reached.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ _NAME = "lcmcore-peers"
 
 @dataclass(frozen=True)
 class Cgroup:
-    """One that exists."""
+    """An existing cgroup."""
 
     folder: Path
 
     @property
     def wrapper(self) -> list[str]:
-        """A command that joins it, then runs another in its own place."""
+        """A command that joins the cgroup and then executes the command that follows it."""
         return ["sh", "-c", f'echo $$ > "{self.folder}/cgroup.procs"; exec "$@"', "sh"]
 
     @property
     def peak(self) -> float | None:
-        """The most that it held, page cache included, in GB; None if the kernel does not tell."""
+        """Its peak memory in GB, page cache included; None if the kernel does not report it."""
         for name in ("memory.peak", "memory.max_usage_in_bytes"):
             if (self.folder / name).exists():
                 return int((self.folder / name).read_text()) / 1e9
@@ -38,7 +38,7 @@ class Cgroup:
 
 @contextmanager
 def limited(gigabytes: float) -> Iterator[Cgroup]:
-    """A new cgroup of so much memory and no swap, removed afterwards."""
+    """A new cgroup of that much memory and no swap, removed afterwards."""
     second = (_ROOT / "cgroup.controllers").exists()
     if second and "memory" not in (_ROOT / "cgroup.subtree_control").read_text().split():
         (_ROOT / "cgroup.subtree_control").write_text("+memory")
@@ -59,7 +59,7 @@ def limited(gigabytes: float) -> Iterator[Cgroup]:
 
 
 def drop_page_cache(folders: Iterable[Path]) -> None:
-    """Drop the page cache of all files below: else they would be charged to who read them first."""
+    """Drop the page cache of all files in the folders, which is charged to the first reader."""
     for folder in folders:
         for path in folder.rglob("*"):
             if path.is_file():

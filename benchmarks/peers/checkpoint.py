@@ -1,9 +1,9 @@
-"""A checkpoint in the sizes of Stable Diffusion 1.5 with a guidance embedding, weights random.
+"""A checkpoint of Stable Diffusion 1.5's size with a guidance embedding and random weights.
 
     python -m benchmarks.peers.checkpoint CHECKPOINT
 
-Speed and memory do not depend on the values. They are scaled so that what comes out of each network
-spreads as a trained one's does: a difference between two runtimes shows in the picture.
+Speed and memory do not depend on the values. They are scaled so that each network's outputs have
+the standard deviation of a trained one's: then differences of two runtimes show in the image.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from tests.goldens.clip import vocabulary, write_tokenizer
 from tests.goldens.tokenizer import all_merges
 
 _LATENTS = (1, 4, 16, 16)
-_PICTURE_SPREAD = 0.5  # of pixels in [-1, 1]
-_LOG_VARIANCE = -20.0  # of latents: a trained encoder is about as sure
+_IMAGE_DEVIATION = 0.5  # of pixels in [-1, 1]
+_LOG_VARIANCE = -20.0  # of latents: about that of a trained encoder
 
 
 @torch.no_grad()
@@ -75,7 +75,7 @@ def _unet() -> UNet2DConditionModel:
         "encoder_hidden_states": torch.randn(1, 77, 768),
         "timestep_cond": torch.randn(1, 256),
     }
-    _spread(unet.conv_out, lambda: unet(**inputs).sample, 1.0)
+    _scale_output(unet.conv_out, lambda: unet(**inputs).sample, 1.0)
     return unet
 
 
@@ -89,17 +89,17 @@ def _vae() -> AutoencoderKL:
         sample_size=512,
     ).eval()
     pixels = torch.rand(1, 3, 128, 128) * 2 - 1
-    _spread(vae.quant_conv, lambda: vae.encode(pixels).latent_dist.mean, 1 / 0.18215)
+    _scale_output(vae.quant_conv, lambda: vae.encode(pixels).latent_dist.mean, 1 / 0.18215)
     assert vae.quant_conv.bias is not None
     vae.quant_conv.weight[4:] = 0
     vae.quant_conv.bias[4:] = _LOG_VARIANCE
     latents = torch.randn(_LATENTS) / 0.18215
-    _spread(vae.decoder.conv_out, lambda: vae.decode(latents).sample, _PICTURE_SPREAD)
+    _scale_output(vae.decoder.conv_out, lambda: vae.decode(latents).sample, _IMAGE_DEVIATION)
     return vae
 
 
-def _spread(last: nn.Conv2d, run: Callable[[], Tensor], deviation: float) -> None:
-    """Scale the last layer so that the output has this standard deviation, and no constant part."""
+def _scale_output(last: nn.Conv2d, run: Callable[[], Tensor], deviation: float) -> None:
+    """Scale the last layer so that the output has this standard deviation, and zero its bias."""
     assert last.bias is not None
     last.bias.zero_()
     last.weight *= deviation / run().std()

@@ -1,4 +1,4 @@
-"""Who takes part, and lcmcore's own rows with and without what makes it fast or small."""
+"""The contestants: diffusers, optimum, and lcmcore with several options."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Contestant:
-    """A row: its module here, the environment that it runs in, options of its `load`.
+    """A row of the table: its module here, its environment, and the options of its `load`.
 
-    `opens_late`: the pipeline is there before its networks are; so its loading is measured in a
-    process of its own, which opens them all. `first_use`: with lcmcore's cache of graphs empty.
+    `opens_late`: the pipeline opens its networks when they are needed, so its loading is measured
+    in a process of its own that opens them all. `first_use`: lcmcore's graph cache is empty.
     `reads`: the folder of the files that it opens.
     """
 

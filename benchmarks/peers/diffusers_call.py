@@ -1,4 +1,4 @@
-"""The call in diffusers' words, which optimum's pipelines share."""
+"""The call of a diffusers pipeline; optimum's pipelines take the same arguments."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A virtual environment for each contestant, made once in the working folder."""
+"""A virtual environment for each contestant, created once in the working folder."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 _REQUIREMENTS = Path(__file__).with_name("requirements")
-_VOCABULARY = "open_clip_torch==3.3.0"  # installed for CLIP's vocabulary alone, which it carries
+_VOCABULARY = "open_clip_torch==3.3.0"  # used for CLIP's vocabulary only, which it contains
 
 
 def set_up(work: Path) -> None:
-    """Make what is missing; lcmcore is installed anew, as it is now."""
+    """Create what is missing; lcmcore is reinstalled from the working tree."""
     for name in ("diffusers", "optimum"):
         requirements = _REQUIREMENTS / f"{name}.txt"
         _make(work, name, ["--requirement", str(requirements)], requirements.read_text())
@@ -32,7 +32,7 @@ def python(work: Path, name: str) -> Path:
 
 
 def vocabulary_folder(work: Path) -> Path:
-    """Where the package lies that carries CLIP's vocabulary."""
+    """The folder of the package that contains CLIP's vocabulary."""
     return work / "vocabulary"
 
 

@@ -1,4 +1,4 @@
-"""Init images of one size, in the working folder: one scribble in four positions."""
+"""Init images of one size, in the working folder: one scribble in four variants."""
 
 from __future__ import annotations
 

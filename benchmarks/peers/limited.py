@@ -1,4 +1,4 @@
-"""lcmcore in less memory than its weights are large."""
+"""lcmcore in less memory than its weights need."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from . import cgroup, init_images, record
 from .contestants import FIRST_USE, LCMCORE, LOW, NO_CACHE, Contestant
-from .process import ProcessDiedError, cache_folder, pictures, seconds_to_open_all
+from .process import ProcessDiedError, cache_folder, images_of, seconds_to_open_all
 
 _FIGURES = {
     "first": "first s",
@@ -22,9 +22,9 @@ _FIGURES = {
 
 
 def measure(work: Path, gigabytes: float, sizes: Sequence[int]) -> str:
-    """Generate in a cgroup of so much memory, each row once, and save; returns the page.
+    """Measure in a cgroup of that much memory, each row once, save, and return the page.
 
-    The cache of graphs is written outside it, but for the row of the first use.
+    The graph cache is filled outside the cgroup, except in the row of the first use.
     """
     seconds_to_open_all(work, LCMCORE)
     rows = []
@@ -44,7 +44,7 @@ def _measured(
     cgroup.drop_page_cache([work / "bundle", cache_folder(work)])
     with cgroup.limited(gigabytes) as group:
         try:
-            result = pictures(work, contestant, images, 1, group.wrapper)
+            result = images_of(work, contestant, images, 1, group.wrapper)
         except ProcessDiedError as error:
             result = {"died": str(error)}
         return {"contestant": contestant.name, "held": group.peak, **result}
@@ -62,5 +62,5 @@ def _page(rows: Sequence[dict[str, Any]], gigabytes: float) -> str:
             for row in rows
         ],
     )
-    deaths = [f"{row['contestant']}: {row['died']}" for row in rows if "died" in row]
-    return "\n\n".join([f"## Within {gigabytes} GB, page cache included", table, *deaths]) + "\n"
+    failures = [f"{row['contestant']}: {row['died']}" for row in rows if "died" in row]
+    return "\n\n".join([f"## Within {gigabytes} GB, page cache included", table, *failures]) + "\n"

@@ -1,7 +1,7 @@
-"""What a contestant costs, measured in its own process: `python -m peers.measure JOB`.
+"""Time and memory of a contestant, measured in its own process: `python -m peers.measure JOB`.
 
-JOB is JSON; so is what is printed. Nothing but the standard library is imported before the
-contestant, whose module's import is the first figure.
+JOB and the output are JSON. Only the standard library is imported before the contestant's module,
+the time of whose import is the first figure.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .call import PROMPTS, SEED, STEPS, Generate
 
 
 def measure(job: dict[str, Any]) -> dict[str, Any]:
-    """Seconds of import, loading, first and warm pictures; versions; memory by the kernel.
+    """Seconds of import, loading, first and warm images; versions; memory as the kernel reports it.
 
     `first` counts from `started`, when the parent began the process, on the system's clock.
     """
@@ -30,7 +30,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     loaded = time.monotonic()
     result = {"import": imported - start, "load": loaded - imported}
     if job["images"]:
-        result |= _pictures(generate, job)
+        result |= _measure_images(generate, job)
     return {
         **result,
         "versions": {name: version(name) for name in contestant.PACKAGES},
@@ -39,9 +39,9 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _pictures(generate: Generate, job: dict[str, Any]) -> dict[str, Any]:
+def _measure_images(generate: Generate, job: dict[str, Any]) -> dict[str, Any]:
     images = job["images"]
-    picture = _drawn(generate, PROMPTS[0], images[0], SEED)
+    image = _generated(generate, PROMPTS[0], images[0], SEED)
     first = time.monotonic() - job["started"]
     pairs = list(zip(PROMPTS, images, strict=True))[1 : 1 + job["warm"]]
     another_seed = [
@@ -49,7 +49,7 @@ def _pictures(generate: Generate, job: dict[str, Any]) -> dict[str, Any]:
         for count in range(1, 1 + len(pairs))
     ]
     another_prompt = [_seconds(generate, prompt, image, SEED) for prompt, image in pairs]
-    _save(picture, Path(job["picture"]))
+    _save(image, Path(job["output"]))
     return {
         "first": first,
         "another seed": statistics.median(another_seed),
@@ -59,22 +59,22 @@ def _pictures(generate: Generate, job: dict[str, Any]) -> dict[str, Any]:
 
 def _seconds(generate: Generate, prompt: str, image: str, seed: int) -> float:
     start = time.monotonic()
-    _drawn(generate, prompt, image, seed)
+    _generated(generate, prompt, image, seed)
     return time.monotonic() - start
 
 
-def _drawn(generate: Generate, prompt: str, image: str, seed: int) -> Any:
-    picture, unet_runs = generate(prompt, image, seed)
+def _generated(generate: Generate, prompt: str, image: str, seed: int) -> Any:
+    result, unet_runs = generate(prompt, image, seed)
     if unet_runs != STEPS:
-        raise SystemExit(f"the UNet ran {unet_runs} times, not {STEPS}: not the same work")
-    return picture
+        raise SystemExit(f"the UNet ran {unet_runs} times, not {STEPS}")
+    return result
 
 
-def _save(picture: Any, path: Path) -> None:
+def _save(image: Any, path: Path) -> None:
     import numpy as np
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.save(path, picture)
+    np.save(path, image)
 
 
 def _status(field: str) -> float:
@@ -85,7 +85,7 @@ def _status(field: str) -> float:
 
 
 def _read_bytes() -> float:
-    """GB that this process had the disk read."""
+    """GB that this process read from the disk."""
     fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
     return int(fields["read_bytes"]) / 1e9
 

@@ -1,4 +1,4 @@
-"""The model that all draw with, made once in the working folder."""
+"""The model of all contestants, created once in the working folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def set_up(work: Path) -> None:
 
 
 def _make(work: Path, stage: str, *folders: str) -> None:
-    """Run a stage; what it makes gets its name when it is whole."""
+    """Run a stage; its output is renamed to its final name when it is complete."""
     *sources, target = folders or (stage,)
     if (work / target).exists():
         return

@@ -1,4 +1,4 @@
-"""How far two pictures are apart."""
+"""The difference of two images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 def difference(first: NDArray[np.float32], second: NDArray[np.float32]) -> dict[str, Any]:
-    """Of values in [0, 1]: largest, root mean square, and the share that differs in 8 bits."""
+    """Of values in [0, 1]: largest, root mean square, and the share that differs at 8 bits."""
     apart = np.abs(first.astype(np.float64) - second)
     eight_bit = [np.round(each * 255) for each in (first, second)]
     return {

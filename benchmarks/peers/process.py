@@ -1,4 +1,4 @@
-"""A fresh process for each measurement, watched from outside."""
+"""A new process for each measurement, whose memory is sampled from outside."""
 
 from __future__ import annotations
 
@@ -17,47 +17,47 @@ from lcmcore.util.memory import anonymous_bytes
 from .contestants import Contestant
 from .environments import ROOT, python
 
-_POLL_SECONDS = 0.05  # seconds between looks at the memory
+_POLL_SECONDS = 0.05  # between samples of the memory
 
 
 class ProcessDiedError(Exception):
-    """The process ended without a result."""
+    """The process exited without a result."""
 
-    def __init__(self, status: int, said: str) -> None:
-        complaint = said.splitlines()[-1:] or [""]
-        how = f"killed by signal {-status}" if status < 0 else f"ended with status {status}"
-        super().__init__(f"{how} {complaint[0]}".strip())
+    def __init__(self, status: int, stderr: str) -> None:
+        last_line = stderr.splitlines()[-1:] or [""]
+        how = f"killed by signal {-status}" if status < 0 else f"exited with status {status}"
+        super().__init__(f"{how} {last_line[0]}".strip())
 
 
-def pictures(
+def images_of(
     work: Path,
     contestant: Contestant,
     images: Sequence[Path],
     warm: int,
     wrapper: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """What `measure` says of it, and `anonymous`, its largest anonymous memory in GB.
+    """The result of `measure`, and `anonymous`, its peak anonymous memory in GB.
 
-    The images are of one size; `warm` pictures of each kind follow the first. `wrapper` is a
-    command that ends by running another. Raises ProcessDiedError.
+    The init images have one size; `warm` images of each kind follow the first. `wrapper` is a
+    command that executes the command after it. Raises ProcessDiedError.
     """
-    picture = picture_path(work, contestant, images[0])
-    job = {"load": "load", "images": list(map(str, images)), "warm": warm, "picture": str(picture)}
+    output = image_path(work, contestant, images[0])
+    job = {"load": "load", "images": list(map(str, images)), "warm": warm, "output": str(output)}
     return _run(work, contestant, job, wrapper)
 
 
 def seconds_to_open_all(work: Path, contestant: Contestant) -> float:
-    """Loading, of a contestant that opens its networks late, until all are open."""
+    """Seconds of loading until all networks are open, of a contestant that opens them late."""
     return float(_run(work, contestant, {"load": "open_all", "images": []})["load"])
 
 
-def picture_path(work: Path, contestant: Contestant, image: Path) -> Path:
-    """Where the first picture made from an image is kept."""
-    return work / "pictures" / f"{contestant.name} {image.stem}.npy"
+def image_path(work: Path, contestant: Contestant, image: Path) -> Path:
+    """The file of the first image that was generated from an init image."""
+    return work / "results" / f"{contestant.name} {image.stem}.npy"
 
 
 def cache_folder(work: Path) -> Path:
-    """Where the measured processes keep graphs; that of the machine's user is left alone."""
+    """The graph cache of the measured processes, apart from the user's own."""
     return work / "cache"
 
 
@@ -96,10 +96,10 @@ def _run(
 
 
 def _largest_anonymous(process: subprocess.Popen[bytes]) -> float:
-    """Wait for the end; its anonymous memory at its largest, in GB.
+    """Wait for the process to exit; its peak anonymous memory, in GB.
 
-    A look takes a core from the networks that are measured, so looks are few and short: at `status`
-    every 10 ms they made a picture of lcmcore's 4 % slower.
+    Sampling takes time from the networks, so samples are few and short: reading /proc/PID/status
+    every 10 ms slowed lcmcore down by 4 %.
     """
     largest = 0
     while process.poll() is None:

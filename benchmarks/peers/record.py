@@ -1,4 +1,4 @@
-"""What was measured: raw results in, medians and ratios out, as JSON and as a page."""
+"""The record of the measurements: raw results in; medians and ratios out, as JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FIGURES = {  # of the table: name in a result -> heading
 
 
 def medians(results: Iterable[Mapping[str, Any]]) -> Medians:
-    """Over the rounds; a result has a size, a contestant, and figures."""
+    """Medians over the rounds; a result has a size, a contestant, and figures."""
     gathered: dict[tuple[int, str], list[Mapping[str, Any]]] = {}
     for result in results:
         gathered.setdefault((result["size"], result["contestant"]), []).append(result)
@@ -75,7 +75,7 @@ def _conditions(record: Mapping[str, Any]) -> str:
     loads = [result["load_average"] for result in record["results"]]
     return (
         f"{machine['processor']}, {machine['cores']} cores, {machine['memory']:.0f} GB;"
-        f" {machine['system']}. Medians of {record['rounds']} rounds, each contestant in a fresh"
+        f" {machine['system']}. Medians of {record['rounds']} rounds, each contestant in a new"
         f" process. Load average before a process: {min(loads):.1f} to {max(loads):.1f}."
     )
 

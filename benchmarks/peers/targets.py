@@ -1,4 +1,4 @@
-"""What lcmcore is to reach, as ratios to its peers."""
+"""Targets for lcmcore, as ratios to its peers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .contestants import DIFFUSERS, LCMCORE, LOW, OPTIMUM, Contestant
 
 @dataclass(frozen=True)
 class Target:
-    """At a picture size, a figure of `ours` is at most `limit` times that of `peer`."""
+    """At an image size, a figure of `ours` is at most `limit` times that of `peer`."""
 
     size: int
     figure: str

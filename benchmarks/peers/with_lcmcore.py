@@ -36,7 +36,7 @@ def load(work: Path, options: Mapping[str, Any]) -> Generate:
 
 
 def open_all(work: Path, options: Mapping[str, Any]) -> list[Any]:
-    """The pipeline with all that it opens late: the tokenizer, and each network by its runtime."""
+    """The pipeline, and what it opens late: the tokenizer, and each network by its runtime."""
     pipe = lcmcore.load(work / "bundle", **options)
     opened: list[Any] = [pipe.bundle.tokenizer]
     for component in COMPONENTS:

@@ -1,4 +1,4 @@
-"""The arithmetic of the benchmark beside peers."""
+"""The arithmetic of the comparison with peers."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def test_sizes_are_kept_apart():
 
 
 @pytest.mark.parametrize(("seconds", "verdict"), [(3.0, "reached"), (3.1, "**missed**")])
-def test_page_tells_whether_a_bar_is_reached(seconds, verdict):
+def test_page_says_whether_a_target_is_reached(seconds, verdict):
     rows = results(LCMCORE, [seconds]) + results(OPTIMUM, [10])
     page = record.page(
         {
