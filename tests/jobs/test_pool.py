@@ -206,7 +206,7 @@ def test_each_worker_gets_its_share(monkeypatch, steering):
     class Shared(type(steering.runtime)):
         options = frozenset({"core_mask", "threads"})
 
-        def share(self, index, count):
+        def worker_options(self, index, count):
             return {"core_mask": f"{index} of {count}", "threads": 5}
 
         def open(self, component, folder, options):
@@ -218,7 +218,7 @@ def test_each_worker_gets_its_share(monkeypatch, steering):
             return Shared
 
     opened = []
-    monkeypatch.setattr(runtime, "installed", lambda: {"shared": Entry()})
+    monkeypatch.setattr(runtime, "installed_runtimes", lambda: {"shared": Entry()})
     for index, count in ((2, 3), (0, 1)):
         with WorkerSpec(runtime="shared", options={"threads": 1}).open(index, count) as worker:
             worker.run_job(job())

@@ -195,6 +195,17 @@ def test_core_mask_reaches_the_driver(
     assert seen == [0, 1, 2, 4, 3, 7]  # RKNNLite.NPU_CORE_AUTO, _0, _1, _2, _0_1, _0_1_2
 
 
+def test_what_is_opened_is_logged(
+    tiny: Path, lites: Lites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The logger is replaced, for pytest attaches its handlers to the vendor's logger too."""
+    lines: list[str] = []
+    monkeypatch.setattr("runtimes.rknn.runtime.log.info", lambda text, *v: lines.append(text % v))
+    opened(tiny, core_mask="0")
+    path = tiny / "vae_encoder" / "model.rknn"
+    assert lines == [f"vae_encoder: {path} on rk3588, core mask 0"]
+
+
 def test_unknown_core_mask(tiny: Path, lites: Lites) -> None:
     with pytest.raises(ArgumentError, match=r"core_mask must be one of auto, 0, .*not '3'"):
         opened(tiny, core_mask="3")
