@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from lcmcore.bundle import UnetConfig, VaeConfig
 from lcmcore.errors import ArgumentError
@@ -114,14 +114,6 @@ class Sizes(NamedTuple):
                 f" {free / 2**30:.1f} GiB is free: choose a smaller size"
                 + (" or fewer images" if count > 1 else "")
             )
-
-
-def read_size(text: Any) -> Size:
-    """(width, height) of text like "512x384"; raises ArgumentError for anything else."""
-    width, cross, height = text.lower().partition("x") if isinstance(text, str) else ("", "", "")
-    if not (cross and width.isdecimal() and height.isdecimal() and len(text) < 20):
-        raise ArgumentError(f"size must be WIDTHxHEIGHT, like 512x384, not {text!r}")
-    return int(width), int(height)
 
 
 def _format(size: Size) -> str:

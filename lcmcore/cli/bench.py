@@ -18,10 +18,10 @@ from lcmcore.bundle import COMPONENTS
 from lcmcore.cli.generate import open_pipeline
 from lcmcore.cli.progress import Progress
 from lcmcore.pipeline import Pipeline
-from lcmcore.sizes import Size, read_size
+from lcmcore.sizes import Size
 from lcmcore.util.closeable import Closeable
 from lcmcore.util.memory import anonymous_bytes, peak_resident_bytes
-from lcmcore.util.validate import whole_number
+from lcmcore.util.validate import read_size, whole_number
 
 _GLANCE = 0.02  # seconds between looks at the memory
 

@@ -20,9 +20,9 @@ from lcmcore.errors import ArgumentError, LcmError, OutputError, first_line
 from lcmcore.image import FITS
 from lcmcore.pipeline import LATENT_SAMPLINGS
 from lcmcore.scheduler import STRENGTH_MODES
-from lcmcore.sizes import read_size
 from lcmcore.util.files import redirect_to_devnull
 from lcmcore.util.logs import log_to_stderr
+from lcmcore.util.validate import read_size
 
 _DONE, _FAILED, _INTERRUPTED = 0, 1, 130
 

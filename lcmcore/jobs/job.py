@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from lcmcore.errors import ArgumentError
-from lcmcore.sizes import read_size
+from lcmcore.util.validate import read_size
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,14 @@ def texts(name: str, value: Any) -> list[str]:
     return list(items)
 
 
+def read_size(text: Any) -> tuple[int, int]:
+    """(width, height) of text like "512x384"; raises ArgumentError for anything else."""
+    width, cross, height = text.lower().partition("x") if isinstance(text, str) else ("", "", "")
+    if not (cross and width.isdecimal() and height.isdecimal() and len(text) < 20):
+        raise ArgumentError(f"size must be WIDTHxHEIGHT, like 512x384, not {text!r}")
+    return int(width), int(height)
+
+
 def one_of(name: str, value: T, allowed: Iterable[T]) -> T:
     """One of the allowed values; raises ArgumentError that lists them."""
     choices = list(allowed)

@@ -30,7 +30,7 @@ from lcmcore.errors import (
     RuntimeUnavailableError,
     first_line,
 )
-from lcmcore.sizes import read_size
+from lcmcore.util.validate import read_size
 from runtimes.onnx.runtime import OnnxRuntime
 from runtimes.staging import COMPANIONS, copy_each, copy_over, staged
 

@@ -25,7 +25,6 @@ from lcmcore.errors import (
     first_line,
 )
 from lcmcore.runtime import TensorSpec, check_outputs, require_file
-from lcmcore.sizes import Size
 from lcmcore.util.arrays import Array
 from lcmcore.util.files import sha256
 from runtimes.rknn import shapes
@@ -152,7 +151,7 @@ def _build(
     source: Path,
     out: Path,
     platform: str,
-    size: Size,
+    size: shapes.Size,
     dataset: Path | None,
     say: Callable[[str], None],
 ) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 from lcmcore.bundle import VaeConfig
 from lcmcore.errors import ArgumentError
-from lcmcore.sizes import Size, read_size
 from lcmcore.util.configfile import read_object
+from lcmcore.util.validate import read_size
 
+Size = tuple[int, int]  # (width, height) in pixels
 Shape = tuple[int, ...]
 
 INPUTS: Mapping[str, tuple[str, ...]] = {

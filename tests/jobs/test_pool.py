@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import lcmcore
-from lcmcore import runtime
+from lcmcore import networks, runtime
 from lcmcore.jobs.job import Job, Request
 from lcmcore.jobs.pool import Pool
 from lcmcore.jobs.process import WorkerSpec
@@ -218,7 +218,8 @@ def test_each_worker_gets_its_share(monkeypatch, steering):
             return Shared
 
     opened = []
-    monkeypatch.setattr(runtime, "installed_runtimes", lambda: {"shared": Entry()})
+    for module in (runtime, networks):
+        monkeypatch.setattr(module, "installed_runtimes", lambda: {"shared": Entry()})
     for index, count in ((2, 3), (0, 1)):
         with WorkerSpec(runtime="shared", options={"threads": 1}).open(index, count) as worker:
             worker.run_job(job())
