@@ -37,17 +37,20 @@ def test_a_command(photos, tmp_path):
     assert opened(stderr_of(*words, "-v")) == set(COMPONENTS)
 
 
+@pytest.mark.slow
 def test_bench():
     words = ("bench", "--verbose", "--rounds=1", "--size=64x64", "--steps=1", "--threads=1")
     assert opened(stderr_of(*words)) == set(COMPONENTS)
 
 
+@pytest.mark.slow
 def test_processes_of_a_pool(photos, tmp_path):
     done = batch(photos, PROMPT, "-v", "-o", tmp_path / "out", *QUICK)
     assert done.returncode == 0
     assert opened(done.stderr) == set(COMPONENTS)
 
 
+@pytest.mark.slow
 def test_warnings_of_a_pool(photos, tmp_path):
     done = batch(photos, LONG, "-o", tmp_path / "out", *QUICK)
     assert "lcm: warning: the prompt is too long: truncated in 'lake'" in done.stderr
