@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import logging
 import os
 import sys
@@ -10,6 +11,7 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import lcmcore
 from lcmcore.bundle import COMPONENTS, MEMORY_MODES
@@ -18,7 +20,7 @@ from lcmcore.cli.generate import generate
 from lcmcore.cli.info import describe
 from lcmcore.errors import ArgumentError, LcmError, OutputError, first_line
 from lcmcore.image import FITS
-from lcmcore.pipeline import LATENT_SAMPLINGS
+from lcmcore.pipeline import LATENT_SAMPLINGS, Pipeline
 from lcmcore.scheduler import STRENGTH_MODES
 from lcmcore.util.files import redirect_to_devnull
 from lcmcore.util.logs import log_to_stderr
@@ -195,10 +197,19 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
 def _add_image_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("init image")
     add = group.add_argument
-    add("--strength", type=float, metavar="F", help="0 keeps the init image, 1 ignores it (0.75)")
-    add("--fit", choices=FITS, help="how the init image is resized (stretch)")
-    add("--strength-mode", choices=STRENGTH_MODES, help="(truncate)")
-    add("--latent-sampling", choices=LATENT_SAMPLINGS, help="(mean)")
+    add("--strength", type=float, default=_call_default("strength"), metavar="F",
+        help="0 keeps the init image, 1 ignores it (default: %(default)s)")  # fmt: skip
+    add("--fit", choices=FITS, default=_call_default("fit"),
+        help="how the init image is resized (default: %(default)s)")  # fmt: skip
+    add("--strength-mode", choices=STRENGTH_MODES, default=_call_default("strength_mode"),
+        help="docs/models.md (default: %(default)s)")  # fmt: skip
+    add("--latent-sampling", choices=LATENT_SAMPLINGS, default=_call_default("latent_sampling"),
+        help="of the VAE encoder's distribution (default: %(default)s)")  # fmt: skip
+
+
+def _call_default(name: str) -> Any:
+    """The default of a call's keyword; its signature is the only place that has it."""
+    return inspect.signature(Pipeline.__call__).parameters[name].default
 
 
 def _size(text: str) -> str:
