@@ -122,11 +122,11 @@ class Runtime(Protocol):
     def describe(self, path: Path) -> Iterator[str]:
         """Lines about a model file, for `lcm info`; raises LcmError.
 
-        The default opens the network, and lists what it takes and returns.
+        The default opens the network, and lists its inputs and outputs.
         """
         with closing(self.open(path.parent.name, path.parent, {})) as network:
-            yield from (f"takes {spec}" for spec in network.inputs)
-            yield from (f"gives {spec}" for spec in network.outputs)
+            yield from (f"input {spec}" for spec in network.inputs)
+            yield from (f"output {spec}" for spec in network.outputs)
 
     def diagnose(self, root: Path) -> Iterator[Finding]:
         """Findings about this machine and the model directory, for `lcm doctor`; none here."""
