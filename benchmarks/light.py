@@ -58,7 +58,7 @@ def installed_kilobytes(package: str) -> float:
 
 def main() -> None:
     """Print each figure beside its limit."""
-    print(f"import lcmcore / import numpy, PIL.Image   {import_ratio():.2f}   (at most 1.3)")
+    print(f"import lcmcore / import numpy, PIL.Image   {import_ratio():.2f}   (at most 1.2)")
     print(f"img2img outside the networks               {outside_share():.2%}  (at most 3 %)")
     core, runtimes = map(installed_kilobytes, ("lcmcore", "runtimes"))
     print(f"the core, lcmcore, without the demo model  {core:.0f} kB (under 300)")

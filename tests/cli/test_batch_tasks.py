@@ -90,7 +90,7 @@ def test_lines_replace_what_the_command_says(tmp_path):
     [
         ("{", "Expecting"),
         ("[1]", "expected a JSON object, found list"),
-        ("[" * 100_000, "maximum recursion|nested|Recursion"),
+        ("[" * 100_000, "maximum recursion|nested|Recursion|Stack overflow"),
         (
             {"init_image": "a.png", "steps": 4},
             "unknown key steps; known keys are init_image, output, p",

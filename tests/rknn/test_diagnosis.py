@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from runtimes.rknn import board
+from runtimes.rknn import board, diagnosis
 from runtimes.rknn.diagnosis import diagnose
 from tests.rknn import fixtures
 from tests.rknn.test_file import with_graph
@@ -34,10 +35,20 @@ def test_host_has_no_errors(tiny: Path) -> None:
     assert ("ok", "images of 48x32", "") in findings
 
 
-def test_board_without_software(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("newest", "words"),
+    [
+        (sys.version_info[:2], "is not installed -> pip install 'lcmcore[rknn]'"),
+        ((3, 9), "has no wheel for this Python -> use Python 3.9"),
+    ],
+)
+def test_board_without_software(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, newest: tuple[int, int], words: str
+) -> None:
     monkeypatch.setattr(board, "library", lambda: None)
+    monkeypatch.setattr(diagnosis, "_NEWEST_PYTHON", newest)
     errors = told(tiny, "rk3588", "error")
-    assert "rknn-toolkit-lite2 is not installed -> pip install 'lcmcore[rknn]'" in errors
+    assert f"rknn-toolkit-lite2 {words}" in errors
     assert "no librknnrt.so in /usr/lib -> copy it from" in errors
 
 
