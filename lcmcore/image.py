@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import IO, TypeAlias
 
 import numpy as np
@@ -39,7 +40,7 @@ def read_image(source: ImageLike) -> Image.Image:
     if isinstance(source, bytes):
         return _read(io.BytesIO(source), "image")
     if isinstance(source, (str, os.PathLike)):
-        return _read(source, os.fspath(source))
+        return _read_file(os.fspath(source))
     raise ArgumentError(
         f"image must be a path, bytes, a Pillow image or an array, not {type(source).__name__}"
     )
@@ -119,18 +120,27 @@ def to_pil(array: Floats) -> list[Image.Image]:
     return [Image.merge("RGB", each) for each in planes]
 
 
-def _read(source: IO[bytes] | str | os.PathLike[str], name: str) -> Image.Image:
-    with _open(source, name) as image:
-        return _decode(image, name)
-
-
-def _open(source: IO[bytes] | str | os.PathLike[str], name: str) -> Image.Image:
+def _read_file(name: str) -> Image.Image:
+    """Opened here, not by Pillow, which leaves a pipe open (Pillow 13), or finds none (10.1)."""
     try:
-        return Image.open(source)
+        with Path(name).open("rb") as stream:
+            return _read(stream, name)
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None
     except IsADirectoryError:
         raise ImageError(f"{name}: is a folder, not an image") from None
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{name}: cannot be read: {first_line(error)}") from error
+
+
+def _read(stream: IO[bytes], name: str) -> Image.Image:
+    with _open(stream, name) as image:
+        return _decode(image, name)
+
+
+def _open(stream: IO[bytes], name: str) -> Image.Image:
+    try:
+        return Image.open(stream)
     except UnidentifiedImageError:
         raise ImageError(f"{name}: not an image of a known format, or empty") from None
     except Exception as error:  # Pillow's format plugins raise whatever they meet

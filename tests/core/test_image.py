@@ -1,9 +1,11 @@
 """Pictures of every kind to RGB, to the model's size, and to tensors and back."""
 
 import io
+import os
 import re
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,6 +110,17 @@ def test_sources(photo, photo_file):
     sources = [photo, photo_file, str(photo_file), photo_file.read_bytes(), pixels]
     for source in [*sources, (pixels / 255).astype(np.float32)]:
         np.testing.assert_array_equal(np.asarray(read_image(source)), pixels)
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_pipe_has_a_path_and_is_closed(kind):
+    read, write = os.pipe()
+    try:
+        os.write(write, encoded(filled("RGB", RED)))
+        os.close(write)
+        assert read_image(kind(f"/dev/fd/{read}")).getpixel((0, 0)) == RED
+    finally:
+        os.close(read)
 
 
 def test_reading_copies(photo):
