@@ -24,11 +24,13 @@ test-all: $(VENV)/.installed
 	$(BIN)/python -m pytest
 
 # A user's script, read by mypy and pyright beside the installed wheel.
-test-types: dist .venv-types/.installed
+test-types: dist $(VENV)/.installed .venv-types/.installed
 	.venv-types/bin/pip uninstall --quiet --yes lcmcore
 	.venv-types/bin/pip install --quiet dist/*.whl
-	cd tests/typing && ../../.venv-types/bin/mypy --strict --config-file= script.py
-	cd tests/typing && ../../.venv-types/bin/pyright --pythonpath ../../.venv-types/bin/python script.py
+	cd tests/typing && $(abspath $(BIN))/mypy --strict --config-file= \
+		--python-executable $(abspath .venv-types/bin/python) script.py
+	cd tests/typing && $(abspath .venv-types/bin)/pyright \
+		--pythonpath $(abspath .venv-types/bin/python) script.py
 
 # Rockchip's converter and simulator; x86-64 Linux.
 test-rknn: .venv-rknn/.installed
@@ -98,7 +100,7 @@ $(VENV)/.installed: $(VENV)/.demo
 
 .venv-types/.installed:
 	$(PYTHON) -m venv .venv-types
-	.venv-types/bin/pip install --quiet mypy==2.4.1 'pyright[nodejs]'
+	.venv-types/bin/pip install --quiet 'pyright[nodejs]'
 	@touch $@
 
 .venv-rknn/.installed: tests/rknn/requirements.txt tests/rknn/toolkit.txt pyproject.toml

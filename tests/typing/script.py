@@ -3,7 +3,7 @@
 `assert_type` fails for every other type, `Any` included.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, assert_type
@@ -24,15 +24,7 @@ class Doubler(Network):
     """Returns its input twice as large: a network with no hook but those that it needs."""
 
     def __init__(self) -> None:
-        self._specs = [TensorSpec("sample", (1, 4, None, None), "float32")]
-
-    @property
-    def inputs(self) -> Sequence[TensorSpec]:
-        return self._specs
-
-    @property
-    def outputs(self) -> Sequence[TensorSpec]:
-        return self._specs
+        self.inputs = self.outputs = [TensorSpec("sample", (1, 4, None, None), "float32")]
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         return {"sample": inputs["sample"] * 2}
