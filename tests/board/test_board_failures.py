@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lcmcore.errors import ArgumentError, NetworkError
-from lcmcore.runtime import Network, find
+from lcmcore.runtime import Network, find_runtime
 from tests.board.machine import HOST, MODELS, lcm
 from tests.board.pictures import arguments
 
@@ -29,7 +29,7 @@ def image(height: int = 128, width: int = 192) -> dict[str, np.ndarray[Any, Any]
 
 def opened(folder: Path = FOLDER, **options: Any) -> Network:
     """The encoder on the board."""
-    return find("rknn").open(COMPONENT, folder, options)
+    return find_runtime("rknn").open(COMPONENT, folder, options)
 
 
 @pytest.fixture
