@@ -204,7 +204,7 @@ class Networks:
             for key in self._bundle.settings.options_of(component):
                 if key not in known:
                     raise ArgumentError(
-                        f"lcm.toml: unknown key {component}.{key}; known are"
+                        f"lcm.toml: unknown key {component}.{key}; known keys are"
                         f" runtime, sha256, build, {_listed(known)}"
                     )
 

@@ -87,7 +87,7 @@ def read_record(path: Path) -> dict[str, str]:
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file or folder") from None
     except Exception as error:  # Pillow's plugins raise whatever they meet
-        raise ImageError(f"{path}: not a picture: {first_line(error)}") from error
+        raise ImageError(f"{path}: not an image: {first_line(error)}") from error
     if not texts.get(SOFTWARE, "").startswith("lcmcore ") or "prompt" not in texts:
         raise ImageError(f"{path}: holds no record of how it was made; lcmcore did not write it")
     return texts

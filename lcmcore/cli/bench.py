@@ -1,6 +1,6 @@
-"""`lcm bench`: where the time and the memory of a picture go, on this machine and with this model.
+"""`lcm bench`: where the time and memory of an image go, on this machine and with this model.
 
-Every picture has a prompt and an init image of its own, so that both encoders run: nothing is
+Every image has a prompt and an init image of its own, so that both encoders run: nothing is
 taken from the results that a pipeline keeps.
 """
 
@@ -23,12 +23,12 @@ from lcmcore.util.closeable import Closeable
 from lcmcore.util.memory import anonymous_bytes, peak_resident_bytes
 from lcmcore.util.validate import read_size, whole_number
 
-_GLANCE = 0.02  # seconds between looks at the memory
+_POLL_SECONDS = 0.02  # between looks at the memory
 
 
 @dataclass(frozen=True)
 class Round:
-    """Seconds of one picture: in all, and in opening and running each network."""
+    """Seconds of one image: in all, and in opening and running each network."""
 
     total: float
     opening: dict[str, float]
@@ -49,8 +49,8 @@ def run(args: argparse.Namespace) -> None:
         measured = []
         for each in measure(pipe, rounds, size, steps):
             measured.append(each)
-            progress.item(len(measured), rounds + 1, None, "pictures")
-    print(f"{pipe.bundle.paths.root}: memory {pipe.networks.memory}, {steps} steps a picture")
+            progress.item(len(measured), rounds + 1, None, "images")
+    print(f"{pipe.bundle.paths.root}: memory {pipe.networks.memory}, {steps} steps an image")
     print(*_table(pipe, measured, steps), sep="\n")
     peaks = peak_resident_bytes(), anonymous.peak
     print("peak memory: {:.0f} MB resident, {:.0f} MB anonymous".format(*(p / 1e6 for p in peaks)))
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
 def measure(
     pipe: Pipeline, rounds: int, size: Size | None = None, steps: int | None = None
 ) -> Iterator[Round]:
-    """A first picture by a pipeline that has opened nothing, then `rounds` more; every step runs.
+    """A first image by a pipeline that has opened nothing, then `rounds` more; every step runs.
 
     `size` and `steps` are the model's where they are None. Raises as the pipeline does.
     """
@@ -97,7 +97,7 @@ class AnonymousMemory(Closeable):
         self._thread.join()
 
     def _look(self) -> None:
-        while not self._end.wait(_GLANCE):
+        while not self._end.wait(_POLL_SECONDS):
             self.peak = max(self.peak, anonymous_bytes())
 
 
@@ -114,7 +114,7 @@ def _table(pipe: Pipeline, measured: list[Round], steps: int) -> Iterator[str]:
         tail = f"{runtime}, opened in {measured[0].opening[component]:.3f}"
         yield row(name, [each.running[component] / parts for each in measured], tail)
     yield row("opening networks", [sum(each.opening.values()) for each in measured])
-    yield row("picture", [each.total for each in measured])
+    yield row("image", [each.total for each in measured])
     share = np.median([each.outside / each.total for each in warm])
-    yield f"{share:.2%} of a warm picture is outside the networks; warm: the median of {len(warm)}"
-    yield "pictures, each with a prompt and an init image of its own, so that both encoders run"
+    yield f"{share:.2%} of a warm image is outside the networks; warm: the median of {len(warm)}"
+    yield "images, each with a prompt and an init image of its own, so that both encoders run"

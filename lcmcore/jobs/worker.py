@@ -72,7 +72,7 @@ class PipelineWorker(Closeable):
         try:
             result = self.pipeline(job.req.prompt, image, **job.req.keywords())
         except MemoryError:
-            raise LcmError("out of memory: take a smaller size") from None
+            raise LcmError("out of memory: choose a smaller size") from None
         origin = {**self._origin, "init-sha256": _digest(job.init_image), **job.record}
         record = make_record(job.req.prompt, result, origin)
         latents = average_to(result.latents, _SIDE).astype("<f2").tobytes()

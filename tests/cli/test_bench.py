@@ -63,10 +63,10 @@ def test_the_table(capfd):
     words = ["bench", "--model=tests/tiny/lcm", "--size=64x64", "--steps=1", "--rounds=2"]
     assert main([*words, "--runtime=onnx", "--threads=1", "--memory=low"]) == 0
     out = capfd.readouterr().out
-    assert out.startswith("tests/tiny/lcm: memory low, 1 steps a picture\n")
-    for name in (*COMPONENTS, "opening networks", "picture"):
+    assert out.startswith("tests/tiny/lcm: memory low, 1 steps an image\n")
+    for name in (*COMPONENTS, "opening networks", "image"):
         assert re.search(rf"^{name}.* +\d+\.\d{{3}} +\d+\.\d{{3}}", out, re.M), name
-    assert re.search(r"^\d+\.\d\d% of a warm picture is outside the networks", out, re.M)
+    assert re.search(r"^\d+\.\d\d% of a warm image is outside the networks", out, re.M)
     resident, anonymous = re.search(
         r"peak memory: (\d+) MB resident, (\d+) MB anonymous", out
     ).groups()

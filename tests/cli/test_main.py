@@ -451,9 +451,9 @@ def test_models_that_are_broken(name, lcm, model, photo_file):
     [
         ("nowhere", "nowhere: no such file or folder"),
         ("photo.png", "lcmcore did not write it"),
-        ("text", "not a picture"),
+        ("text", "not an image"),
         (".", ". is not a model directory"),
-        ("n" * 5000, "not a picture"),
+        ("n" * 5000, "not an image"),
     ],
 )
 def test_info_on_something_else(path, words, lcm, photo_file):

@@ -85,7 +85,7 @@ def test_mistakes_in_lcm_toml(text, words, toml, tmp_path):
 
 def test_an_option_that_no_runtime_knows(configs, fake):
     write(configs / "lcm.toml", "[unet]\nthredas = 2")
-    with pytest.raises(ArgumentError, match=r"unknown key unet\.thredas; known are .*threads"):
+    with pytest.raises(ArgumentError, match=r"unknown key unet\.thredas; known keys are .*threads"):
         fake(configs)
 
 
