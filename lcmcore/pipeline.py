@@ -185,7 +185,16 @@ class Pipeline(Closeable):
         batch = Batch.of_call(
             prompt, negative_prompt, image, prompt_embeds, seed, num_images_per_prompt
         )
-        settings = self._settings(num_inference_steps, original_inference_steps, negative_prompt)
+        settings: dict[str, Any] = {
+            "num_inference_steps": _or(num_inference_steps, self.default_steps),
+            "original_inference_steps": _or(
+                original_inference_steps, self.scheduler.original_inference_steps
+            ),
+            "guidance_scale": guidance_scale,
+            "negative_prompt": negative_prompt,
+            "height": height,
+            "width": width,
+        }
         if batch.images:
             settings |= {
                 "strength": strength,
@@ -204,11 +213,8 @@ class Pipeline(Closeable):
         with _Stages(self.networks, needed) as stage:
             with stage("load"):
                 self.networks.prefetch(needed)
-                size = self.sizes.choose(width, height, batch.image_size, len(batch.seeds))
-                settings |= {"width": size[0], "height": size[1]}
-                settings["guidance_scale"] = self._guidance_scale(
-                    guidance_scale, bool(batch.negative_prompts)
-                )
+                self._fill_in(settings, batch)
+                size = settings["width"], settings["height"]
                 guidance_scale = float(settings["guidance_scale"])
                 do_classifier_free_guidance = guidance_scale > 1 and not self.guidance_width
             with stage("text_encoder"):
@@ -372,32 +378,18 @@ class Pipeline(Closeable):
     def _unet_input(self, name: str) -> TensorSpec | None:
         return next((spec for spec in self.networks.inputs("unet") if spec.name == name), None)
 
-    def _settings(
-        self,
-        num_inference_steps: int | None,
-        original_inference_steps: int | None,
-        negative_prompt: str | Sequence[str] | None,
-    ) -> dict[str, Any]:
-        """Keywords of a call with the model's defaults in the place of None."""
-        steps, original = num_inference_steps, original_inference_steps
-        return {
-            "num_inference_steps": self.default_steps if steps is None else steps,
-            "original_inference_steps": (
-                self.scheduler.original_inference_steps if original is None else original
-            ),
-            "negative_prompt": negative_prompt,
-        }
-
-    def _guidance_scale(self, asked: float | None, negative_prompt: bool) -> float:
-        """The scale asked for, else the model's; raises ArgumentError."""
-        if negative_prompt and self.guidance_width:
+    def _fill_in(self, settings: dict[str, Any], batch: Batch) -> None:
+        """Size and guidance scale, whose defaults depend on the UNet; raises ArgumentError."""
+        settings["width"], settings["height"] = self.sizes.choose(
+            settings["width"], settings["height"], batch.image_size, len(batch.seeds)
+        )
+        if batch.negative_prompts and self.guidance_width:
             raise ArgumentError(
                 "negative_prompt has no effect here: this UNet takes the guidance scale as an"
                 " input (timestep_cond); leave it out"
             )
-        scale = self.default_guidance_scale if asked is None else asked
-        real_number("guidance_scale", scale, 0, 100)
-        return scale
+        settings["guidance_scale"] = _or(settings["guidance_scale"], self.default_guidance_scale)
+        real_number("guidance_scale", settings["guidance_scale"], 0, 100)
 
     def _draw_latents(
         self,
@@ -472,6 +464,10 @@ class Pipeline(Closeable):
             return latents
         images = self.decode(latents)
         return to_pil(images) if output_type == "pil" else images
+
+
+def _or(value: Any, default: Any) -> Any:
+    return default if value is None else value
 
 
 def _needed(batch: Batch, timesteps: Integers, output_type: str) -> list[str]:
