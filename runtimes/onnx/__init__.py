@@ -1,5 +1,11 @@
 """The ONNX runtime: networks on any host through ONNX Runtime."""
 
+import os
+
 from runtimes.onnx.runtime import OnnxRuntime
+
+# Read when onnxruntime is imported. Without it version 1.32 keeps a device id and a database of
+# events in ~/.cache/Microsoft, and sends them.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = ["OnnxRuntime"]

@@ -1,6 +1,9 @@
 """Real ONNX Runtime over small graphs, in the forms that exporters of every age write."""
 
+import os
 import re
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -12,6 +15,7 @@ import lcmcore
 from lcmcore import ArgumentError, NetworkError
 from lcmcore.fake import FakeRuntime
 from runtimes.onnx import OnnxRuntime
+from tests.parity.bundles import TINY
 
 FLOAT, HALF, INT32, INT64 = (
     TensorProto.FLOAT,
@@ -285,3 +289,16 @@ def test_onnxruntime_not_installed(monkeypatch):
     monkeypatch.setattr("runtimes.onnx.runtime.find_spec", lambda name: None)
     with pytest.raises(lcmcore.RuntimeUnavailableError, match=r"pip install 'lcmcore\[onnx\]'"):
         lcmcore.load(lcmcore.demo_dir(), runtime="onnx")
+
+
+def test_nothing_is_left_in_the_home_of_a_user(tmp_path):
+    """ONNX Runtime 1.32 would keep a device id and a queue of events there, but not where CI=1."""
+    code = (
+        f"import lcmcore\nwith lcmcore.load({str(TINY / 'lcm')!r}) as pipe: pipe('a lake', seed=1)"
+    )
+    hidden = ("CI", "ORT_DISABLE_TELEMETRY", "LCM_CACHE", "XDG_CACHE_HOME")
+    environment = {key: value for key, value in os.environ.items() if key not in hidden}
+    subprocess.run(
+        [sys.executable, "-c", code], env={**environment, "HOME": str(tmp_path)}, check=True
+    )
+    assert not [*tmp_path.rglob("*")]
