@@ -155,9 +155,19 @@ def find_runtime(name: str, entries: Mapping[str, EntryPoint] | None = None) -> 
         raise RuntimeUnavailableError(
             f"runtime {name!r} does not import: {first_line(error)}"
         ) from error
+    if (reason := breach_of_contract(runtime)) is not None:
+        raise RuntimeUnavailableError(f"runtime {name!r} {reason}")
+    return runtime  # type: ignore[no-any-return]  # as was just checked
+
+
+def breach_of_contract(runtime: object) -> str | None:
+    """Why an object is no Runtime, None if it is one; `isinstance` ignores data members."""
     if not isinstance(runtime, Runtime):
-        raise RuntimeUnavailableError(f"runtime {name!r} does not follow lcmcore.runtime.Runtime")
-    return runtime
+        return "does not follow lcmcore.runtime.Runtime"
+    missing = [
+        each for each in ("name", "filename", "priority", "options") if not hasattr(runtime, each)
+    ]
+    return f"lacks {', '.join(missing)} of lcmcore.runtime.Runtime" if missing else None
 
 
 def importable_runtimes(entries: Mapping[str, EntryPoint] | None = None) -> Iterator[Runtime]:

@@ -9,6 +9,7 @@ from lcmcore.bundle import COMPONENTS, Bundle
 from lcmcore.errors import ArgumentError, NetworkError, RuntimeUnavailableError
 from lcmcore.runtime import (
     Runtime,
+    breach_of_contract,
     find_runtime,
     installed_runtimes,
     require_available,
@@ -35,6 +36,8 @@ def choice_per_component(bundle: Bundle, runtime: RuntimeChoice) -> dict[str, st
             raise ArgumentError(f"runtime for {key!r}: components are {', '.join(COMPONENTS)}")
         if not isinstance(choice, (str, Runtime)):
             raise ArgumentError(f"runtime must be a name or a Runtime, not {choice!r}")
+        if not isinstance(choice, str) and (reason := breach_of_contract(choice)) is not None:
+            raise ArgumentError(f"runtime {choice!r} {reason}")
     choices: dict[str, str | Runtime] = {}
     for component in COMPONENTS:
         choice = runtime.get(component, runtime.get("default", "auto"))

@@ -51,6 +51,20 @@ HOST = """
 """
 
 
+INCOMPLETE = """
+    from lcmcore.runtime import Runtime
+
+    class Ours(Runtime):
+        name, filename = "bad", "model.bad"
+
+        def available(self):
+            return None
+
+        def open(self, component, folder, options):
+            raise NotImplementedError
+"""
+
+
 def test_a_third_partys_runtime_is_found_and_used(third_party, configs):
     third_party("host", HOST)
     for component in COMPONENTS:
@@ -106,6 +120,7 @@ def test_auto_leaves_out_what_cannot_work_here(third_party, model):
         ("Ours = print('hello')", "does not import: 'NoneType' object is not callable"),
         ("class Ours: name = 'bad'", "does not follow lcmcore.runtime.Runtime"),
         ("def Ours(): raise RuntimeError", "does not import: RuntimeError"),
+        (INCOMPLETE, "lacks priority, options of lcmcore.runtime.Runtime"),
     ],
 )
 def test_a_broken_one_is_told_and_does_no_harm(source, words, third_party):
@@ -149,6 +164,16 @@ def test_unknown_runtime():
 def test_choices_that_are_none(runtime, words):
     with pytest.raises(ArgumentError, match=re.escape(words)):
         lcmcore.load(lcmcore.demo_dir(), runtime=runtime)
+
+
+def test_an_incomplete_runtime_is_refused_as_an_object_too(third_party):
+    third_party("bad", INCOMPLETE)
+    from lcm_bad import Ours
+
+    with pytest.raises(
+        ArgumentError, match=r"lacks priority, options of lcmcore\.runtime\.Runtime"
+    ):
+        lcmcore.load(lcmcore.demo_dir(), runtime=Ours())
 
 
 def test_unknown_option():
