@@ -4,31 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypedDict, TypeVar
 
 from lcmcore.util.arrays import Floats
 
 if TYPE_CHECKING:
-    from typing_extensions import TypedDict
-
     from lcmcore.pipeline import Pipeline
 
-    Callback: TypeAlias = Callable[
-        [Pipeline, int, int, dict[str, Any]], Mapping[str, Any] | bool | None
-    ]
+Callback: TypeAlias = (
+    "Callable[[Pipeline, int, int, dict[str, Any]], Mapping[str, Any] | bool | None]"
+)
 
-    class CallOptions(TypedDict, total=False):
-        """The keyword-only arguments of a call, but for `output_type`."""
 
-        negative_prompt: str | Sequence[str] | None
-        strength_mode: str
-        latent_sampling: str
-        fit: str
-        num_images_per_prompt: int
-        original_inference_steps: int | None
-        latents: Floats | None
-        prompt_embeds: Floats | None
-        callback_on_step_end: Callback | None
+class CallOptions(TypedDict, total=False):
+    """The keyword-only arguments of a call, but for `output_type`."""
+
+    negative_prompt: str | Sequence[str] | None
+    strength_mode: str
+    latent_sampling: str
+    fit: str
+    num_images_per_prompt: int
+    original_inference_steps: int | None
+    latents: Floats | None
+    prompt_embeds: Floats | None
+    callback_on_step_end: Callback | None
 
 
 ImagesT = TypeVar("ImagesT")
@@ -49,9 +48,9 @@ class Result(Generic[ImagesT]):
 
     `images` are Pillow images, an array [batch, height, width, 3] in [0, 1], or the latents, as
     `output_type` asked. `seeds` reproduce each image alone, `latents` are those decoded, `timings`
-    are seconds by stage. `settings` are the keywords that decide what the images look like, beside
-    prompt, image and seed, with nothing left to a default: `pipe(prompt, image, seed=seed,
-    **result.settings)` makes the images again.
+    are seconds by stage. `settings` are the call's keywords with nothing left to a default: all but
+    prompt, image, seed and the arrays `latents` and `prompt_embeds`. With these as in the call,
+    and `seed=result.seeds`, `pipe(..., **result.settings)` reproduces the images.
     """
 
     images: ImagesT

@@ -21,7 +21,7 @@ from lcmcore.util.validate import one_of
 
 ImageLike: TypeAlias = "Image.Image | Array | bytes | str | os.PathLike[str]"
 
-FITS = ("stretch", "cover", "contain")
+FITS = ("stretch", "cover", "contain")  # the first is the default
 MAX_PIXELS = 2**27  # 134 million: more is taken for a decompression bomb
 _LANCZOS = Image.Resampling.LANCZOS
 
@@ -57,7 +57,7 @@ def read_images(source: ImageLike | Sequence[ImageLike] | None) -> list[Image.Im
     return [read_image(each) for each in source]
 
 
-def fit_image(image: Image.Image, size: tuple[int, int], fit: str = "stretch") -> Image.Image:
+def fit_image(image: Image.Image, size: tuple[int, int], fit: str = FITS[0]) -> Image.Image:
     """Resize to (width, height) with LANCZOS.
 
     "stretch" changes the aspect ratio, "cover" crops what hangs over, "contain" shows the whole
@@ -75,9 +75,7 @@ def fit_image(image: Image.Image, size: tuple[int, int], fit: str = "stretch") -
     return image.resize(size, _LANCZOS)
 
 
-def fit_images(
-    images: Sequence[Image.Image], size: tuple[int, int], fit: str = "stretch"
-) -> Pixels:
+def fit_images(images: Sequence[Image.Image], size: tuple[int, int], fit: str = FITS[0]) -> Pixels:
     """Pixels of RGB images, each resized as by `fit_image`: [batch, height, width, 3]."""
     return np.stack([np.asarray(fit_image(image, size, fit)) for image in images])
 

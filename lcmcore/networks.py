@@ -117,7 +117,7 @@ class Networks:
         """
         with self._residency.use(component) as network:
             specs = network.inputs
-            if len(specs) == len(inputs) == 1:  # whatever an exporter called it
+            if len(specs) == len(inputs) == 1:  # the only input, whatever its name
                 inputs = dict(zip([specs[0].name], inputs.values(), strict=True))
             parts = [self._call(component, network, part) for part in _parts(specs, inputs)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -157,6 +157,11 @@ class Networks:
         self.opening[component] += seconds
         where = self._bundle.folder(component) / self.runtimes[component].filename
         _log("%s: %s opened %s in %.2f s", component, self.runtimes[component].name, where, seconds)
+        if not isinstance(network, Network):
+            name = self.runtimes[component].name
+            raise NetworkError(
+                component, f"runtime {name!r} returned no subclass of lcmcore.runtime.Network"
+            )
         try:
             _check_signature(component, network)
         except NetworkError:
@@ -230,7 +235,7 @@ def _check_signature(component: str, network: Network) -> None:
 
 
 def _parts(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
-    """Cut a batch to what the network was compiled for; a timestep serves all items."""
+    """Split a batch into parts of the compiled batch size; all share the timestep."""
     batched = {name: array for name, array in inputs.items() if name != "timestep"}
     total = len(next(iter(batched.values())))
     fixed = (spec.shape[0] for spec in specs if spec.name in batched and spec.shape)

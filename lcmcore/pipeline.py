@@ -24,6 +24,7 @@ from lcmcore.guidance import guidance_embedding
 from lcmcore.image import FITS, fit_images, read_images, to_array, to_pil, to_tensor
 from lcmcore.networks import Networks
 from lcmcore.noise import TorchGenerator
+from lcmcore.scheduler import STRENGTH_MODES
 from lcmcore.sizes import Sizes
 from lcmcore.util.arrays import Floats, Integers, Pixels
 from lcmcore.util.closeable import Closeable
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from lcmcore.runtime_choice import RuntimeChoice
     from lcmcore.sizes import Size
 
-LATENT_SAMPLINGS = ("mean", "sample")
+LATENT_SAMPLINGS = ("mean", "sample")  # the first is the default, of the others too
 OUTPUT_TYPES = ("pil", "np", "latent")
 _LATENT_CHANNELS = 4
 _LCM_GUIDANCE = 8.5  # diffusers' default for a UNet that was distilled with guidance
@@ -112,34 +113,50 @@ class Pipeline(Closeable):
     @overload
     def __call__(
         self,
-        prompt: str | Sequence[str] | None = None,
-        image: ImageLike | Sequence[ImageLike] | None = None,
-        strength: float = 0.75,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        seed: int | Sequence[int] | None = None,
-        height: int | None = None,
-        width: int | None = None,
+        prompt: str | Sequence[str] | None = ...,
+        image: ImageLike | Sequence[ImageLike] | None = ...,
+        strength: float = ...,
+        num_inference_steps: int | None = ...,
+        guidance_scale: float | None = ...,
+        seed: int | Sequence[int] | None = ...,
+        height: int | None = ...,
+        width: int | None = ...,
         *,
-        output_type: Literal["pil"] = "pil",
+        output_type: Literal["pil"] = ...,
         **options: Unpack[CallOptions],
     ) -> Result[list[Image.Image]]: ...
 
     @overload
     def __call__(
         self,
-        prompt: str | Sequence[str] | None = None,
-        image: ImageLike | Sequence[ImageLike] | None = None,
-        strength: float = 0.75,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        seed: int | Sequence[int] | None = None,
-        height: int | None = None,
-        width: int | None = None,
+        prompt: str | Sequence[str] | None = ...,
+        image: ImageLike | Sequence[ImageLike] | None = ...,
+        strength: float = ...,
+        num_inference_steps: int | None = ...,
+        guidance_scale: float | None = ...,
+        seed: int | Sequence[int] | None = ...,
+        height: int | None = ...,
+        width: int | None = ...,
         *,
         output_type: Literal["np", "latent"],
         **options: Unpack[CallOptions],
     ) -> Result[Floats]: ...
+
+    @overload
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = ...,
+        image: ImageLike | Sequence[ImageLike] | None = ...,
+        strength: float = ...,
+        num_inference_steps: int | None = ...,
+        guidance_scale: float | None = ...,
+        seed: int | Sequence[int] | None = ...,
+        height: int | None = ...,
+        width: int | None = ...,
+        *,
+        output_type: str,
+        **options: Unpack[CallOptions],
+    ) -> Result[Any]: ...
 
     def __call__(
         self,
@@ -153,14 +170,14 @@ class Pipeline(Closeable):
         width: int | None = None,
         *,
         negative_prompt: str | Sequence[str] | None = None,
-        strength_mode: str = "truncate",
-        latent_sampling: str = "mean",
-        fit: str = "stretch",
+        strength_mode: str = STRENGTH_MODES[0],
+        latent_sampling: str = LATENT_SAMPLINGS[0],
+        fit: str = FITS[0],
         num_images_per_prompt: int = 1,
         original_inference_steps: int | None = None,
         latents: Floats | None = None,
         prompt_embeds: Floats | None = None,
-        output_type: str = "pil",
+        output_type: str = OUTPUT_TYPES[0],
         callback_on_step_end: Callback | None = None,
     ) -> Result[Any]:
         """Make images from prompts and, with `image`, from other images.
@@ -192,6 +209,7 @@ class Pipeline(Closeable):
             ),
             "guidance_scale": guidance_scale,
             "negative_prompt": negative_prompt,
+            "num_images_per_prompt": num_images_per_prompt,
             "height": height,
             "width": width,
         }
@@ -250,8 +268,8 @@ class Pipeline(Closeable):
         self,
         image: ImageLike | Sequence[ImageLike],
         size: Size | None = None,
-        fit: str = "stretch",
-        latent_sampling: str = "mean",
+        fit: str = FITS[0],
+        latent_sampling: str = LATENT_SAMPLINGS[0],
         generators: Sequence[TorchGenerator] | None = None,
     ) -> Floats:
         """Images to latents [batch, 4, height / 8, width / 8], scaled as the UNet expects them.
@@ -323,7 +341,7 @@ class Pipeline(Closeable):
             repeat_to(prompt_embeds, len(latents)), guidance_scale, negative_prompt_embeds
         )
         following = timesteps[1:].tolist()
-        # All at once: a run of the UNet leaves nothing of this code in the processor's caches.
+        # Drawn before the loop: after a run of the UNet this code is cold in the CPU's caches.
         noises = [_noise(latents.shape, generators) for _ in following]
         steps = zip_longest(timesteps.tolist(), following, noises)
         for index, (timestep, prev_timestep, noise) in enumerate(steps):
@@ -390,6 +408,8 @@ class Pipeline(Closeable):
             )
         settings["guidance_scale"] = _or(settings["guidance_scale"], self.default_guidance_scale)
         real_number("guidance_scale", settings["guidance_scale"], 0, 100)
+        for key, value in settings.items():
+            settings[key] = _plain(value)
 
     def _draw_latents(
         self,
@@ -468,6 +488,13 @@ class Pipeline(Closeable):
 
 def _or(value: Any, default: Any) -> Any:
     return default if value is None else value
+
+
+def _plain(value: Any) -> Any:
+    """A setting that is no numpy scalar, and no list of the caller's."""
+    if isinstance(value, (list, tuple)):
+        return list(value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _needed(batch: Batch, timesteps: Integers, output_type: str) -> list[str]:

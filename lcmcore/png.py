@@ -55,7 +55,7 @@ def model_origin(
     config: str | Path | None = None,
     tokenizer: str | Path | None = None,
 ) -> dict[str, Any]:
-    """The part of a record that tells the model and what ran it."""
+    """The entries of a record that name the model and its runtimes."""
     choice = dict(runtime) if isinstance(runtime, Mapping) else {"default": runtime}
     names = {key: each if isinstance(each, str) else each.name for key, each in choice.items()}
     default = names.pop("default", "auto")

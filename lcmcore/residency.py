@@ -21,7 +21,9 @@ class KeepLoaded:
         self._failed: set[str] = set()
         self._locks = {component: threading.Lock() for component in COMPONENTS}
         self._opener: threading.Thread | None = None
-        self._opener_lock = threading.Lock()
+        self._opener_lock = threading.Lock()  # of the next two, and for starting the thread
+        self._pending: list[str] = []  # what the thread is to open
+        self._opening_ahead = False
         self._closed = False
         self._last: Network | None = None
 
@@ -39,14 +41,19 @@ class KeepLoaded:
 
         What fails in the thread is raised by `raise_failures`, and by `use`.
         """
-        missing = [component for component in components if component not in self._networks]
         if len(usable_cores()) == 1:
-            for component in missing:
+            for component in components:
                 self._opened(component)
             return
         with self._opener_lock:
-            if missing and not self._closed and not (self._opener and self._opener.is_alive()):
-                self._opener = threading.Thread(target=self._open_ahead, args=(missing,))
+            for component in components:
+                if component not in self._networks and component not in self._pending:
+                    self._pending.append(component)
+            if self._pending and not self._opening_ahead and not self._closed:
+                if self._opener is not None:
+                    self._opener.join()  # it has nothing left to do
+                self._opening_ahead = True
+                self._opener = threading.Thread(target=self._open_ahead)
                 self._opener.start()
 
     def raise_failures(self, components: Sequence[str]) -> None:
@@ -62,6 +69,7 @@ class KeepLoaded:
         """Close all, after the one that is being opened; none can be used any more."""
         with self._opener_lock:
             self._closed = True
+            self._pending.clear()
         if self._opener is not None:
             self._opener.join()
         self._close_all_but()
@@ -75,14 +83,22 @@ class KeepLoaded:
                 self._networks[component] = self._open_network(component)
             return self._networks[component]
 
-    def _open_ahead(self, components: Sequence[str]) -> None:
-        for component in components:
+    def _open_ahead(self) -> None:
+        """The thread: opens what is pending, and ends."""
+        while (component := self._next_pending()) is not None:
             if self._locks[component].locked():
-                continue  # the caller is opening it
+                continue  # a caller is opening it
             try:
                 self._opened(component)
             except Exception:  # `raise_failures` meets the same in the caller's thread
                 self._failed.add(component)
+
+    def _next_pending(self) -> str | None:
+        with self._opener_lock:
+            if self._pending:
+                return self._pending.pop(0)
+            self._opening_ahead = False
+            return None
 
     def _close_all_but(self, spared: str | None = None) -> None:
         for component, lock in self._locks.items():

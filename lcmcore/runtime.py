@@ -49,6 +49,7 @@ class TensorSpec(NamedTuple):
         )
 
 
+@runtime_checkable
 class Network(Protocol):
     """An opened network; subclass it.
 

@@ -20,7 +20,7 @@ from lcmcore.util.arrays import Array, Floats, Integers
 from lcmcore.util.configfile import read_object
 from lcmcore.util.validate import one_of, real_number, whole_number
 
-STRENGTH_MODES = ("truncate", "rescale")
+STRENGTH_MODES = ("truncate", "rescale")  # the first is the default
 _SIGMA_DATA = 0.5
 _SIGMA_DATA_SQUARED = _SIGMA_DATA**2
 
@@ -136,7 +136,7 @@ class LCMScheduler:
         self,
         num_inference_steps: int,
         strength: float = 1.0,
-        mode: str = "truncate",
+        mode: str = STRENGTH_MODES[0],
         original_inference_steps: int | None = None,
     ) -> Integers:
         """The timesteps to run, descending; empty for strength 0.

@@ -102,7 +102,6 @@ def _parser(builders: bool) -> argparse.ArgumentParser:
     info.set_defaults(run=_info)
     check = commands.add_parser("doctor", help="check machine, runtimes and model")
     doctor.add_arguments(check)
-    _add_verbose(check)
     build = commands.add_parser("build", help="build the networks of a model for a runtime")
     if builders:
         _add_builders(build)
@@ -158,7 +157,7 @@ def _add_generation(parser: argparse.ArgumentParser, output: str = "PNG file to 
 
 
 def _add_verbose(parser: argparse._ActionsContainer) -> None:
-    help_text = "log which runtime, file and cache each network uses"
+    help_text = "log which runtime, file and cache each network uses (not of a Dask cluster)"
     parser.add_argument("-v", "--verbose", action="store_true", help=help_text)
 
 
@@ -202,7 +201,8 @@ def _add_image_options(parser: argparse.ArgumentParser) -> None:
     add("--fit", choices=FITS, default=_call_default("fit"),
         help="how the init image is resized (default: %(default)s)")  # fmt: skip
     add("--strength-mode", choices=STRENGTH_MODES, default=_call_default("strength_mode"),
-        help="docs/models.md (default: %(default)s)")  # fmt: skip
+        help="truncate: skip the first steps, as Stable Diffusion does; rescale: spread all steps"
+        " over less noise, as diffusers' LCM img2img does (default: %(default)s)")  # fmt: skip
     add("--latent-sampling", choices=LATENT_SAMPLINGS, default=_call_default("latent_sampling"),
         help="of the VAE encoder's distribution (default: %(default)s)")  # fmt: skip
 

@@ -34,14 +34,14 @@ _PACKAGE = Path(__file__).parent
 # What an entry depends on: of this package, these files and what they import of it.
 _SOURCES = ("graph.py", "graph_cache.py", "optimize.py", "protobuf.py", "rewrites/*.py")
 
-_log = logging.getLogger("lcmcore.runtimes.onnx")
+log = logging.getLogger("lcmcore.runtimes.onnx")
 
 
 @contextmanager
 def optimized(
     source: Path, version: str, build: Callable[[Path, Path], None]
 ) -> Iterator[Path | None]:
-    """The optimized graph of a model, or None; nobody replaces it while it is in use.
+    """The optimized graph of a model, or None; it is locked against replacement while in use.
 
     `build(source, folder)` writes it if this `version` of ONNX Runtime has no entry yet.
     """
@@ -57,12 +57,16 @@ def optimized(
                 if not _is_current(entry, source, version):
                     fcntl.flock(lock, fcntl.LOCK_EX)
                 if not _is_current(entry, source, version):  # another process may have built it
-                    _log.info("%s: optimizing the graph, once, into %s", source, entry)
+                    log.info("%s: optimizing the graph, once, into %s", source, entry)
                     _replace(entry, source, version, build)
                 graph = entry / GRAPH
-                _log.info("%s: optimized graph %s", source, graph)
+                log.info("%s: optimized graph %s", source, graph)
+            else:
+                log.info(
+                    "%s: no optimized graph: the model is small, or files have no locks", source
+                )
         except Exception as error:  # the disk's or ONNX Runtime's; opening the model reports more
-            _log.info("%s: no optimized graph: %s", source, error)
+            log.info("%s: no optimized graph: %s", source, error)
         yield graph
 
 
@@ -151,7 +155,10 @@ def _build_key(version: str) -> list[str]:
 
 @cache
 def _sources_digest(package: Path) -> str:
-    """SHA-256 of the source files that decide how a graph is optimized; raises OSError."""
+    """SHA-256 of the source files that decide how a graph is optimized; raises OSError.
+
+    A frozen program has no such files: there the package's version alone identifies them.
+    """
     digest = hashlib.sha256()
     for path in sorted(path for pattern in _SOURCES for path in package.glob(pattern)):
         content = path.read_bytes()

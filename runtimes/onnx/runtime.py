@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,8 @@ from runtimes.onnx.network import OnnxNetwork
 
 if TYPE_CHECKING:
     import onnxruntime
+
+log = logging.getLogger("lcmcore.runtimes.onnx")
 
 _DEFAULT_PROVIDERS = ("CPUExecutionProvider",)
 _FATAL = 4  # ONNX Runtime's log level: errors are raised as exceptions, too
@@ -58,7 +62,11 @@ class OnnxRuntime(Runtime):
         cached = options.get("graph_cache", True)
         if not isinstance(cached, bool):
             raise ArgumentError(f"graph_cache must be true or false, not {cached!r}")
-        optimized = _open_optimized(onnxruntime, path, threads) if cached and on_cpu else None
+        optimized = None
+        if cached and on_cpu:
+            optimized = _open_optimized(onnxruntime, path, threads)
+        else:
+            log.info("%s: no optimized graph, as asked for", path)
         session, weights = optimized or (None, None)
         try:
             if session is None:
@@ -75,10 +83,9 @@ class OnnxRuntime(Runtime):
 
     def describe(self, path: Path) -> Iterator[str]:
         """Lines about a model.onnx, for `lcm info`; raises NetworkError."""
-        network = self.open(path.parent.name, path.parent, {"graph_cache": False})
-        yield from (f"input {spec}" for spec in network.inputs)
-        yield from (f"output {spec}" for spec in network.outputs)
-        network.close()
+        with closing(self.open(path.parent.name, path.parent, {"graph_cache": False})) as network:
+            yield from (f"input {spec}" for spec in network.inputs)
+            yield from (f"output {spec}" for spec in network.outputs)
         import onnxruntime
 
         yield graph_cache.state(path, onnxruntime.__version__)

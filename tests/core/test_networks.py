@@ -2,6 +2,7 @@
 
 import pickle
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -141,6 +142,20 @@ class Bare(FakeRuntime):
 
     def open(self, component, folder, options):
         return FakeNetwork(component, len, [], TensorSpec("out", (1,), "float32"))
+
+
+def test_a_network_that_follows_no_contract(photo):
+    class Untrimmed(FakeRuntime):
+        def open(self, component, folder, options):
+            network = super().open(component, folder, options)
+            return SimpleNamespace(
+                inputs=network.inputs, outputs=network.outputs, run=network.run, close=network.close
+            )
+
+    with lcmcore.load(lcmcore.demo_dir(), runtime=Untrimmed()) as pipe:
+        message = r"runtime 'fake' returned no subclass of lcmcore\.runtime\.Network"
+        with pytest.raises(NetworkError, match=message):
+            pipe("a lake")
 
 
 def test_a_network_that_takes_nothing():

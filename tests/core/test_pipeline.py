@@ -1,5 +1,6 @@
 """The whole path, over functions in place of networks and over the demo model."""
 
+import json
 import math
 import re
 import threading
@@ -154,6 +155,7 @@ def test_settings_have_every_default_and_make_the_image_again(fake, photo):
         "original_inference_steps": 50,
         "guidance_scale": pipe.default_guidance_scale,
         "negative_prompt": None,
+        "num_images_per_prompt": 1,
         "width": 96,
         "height": 64,
         "strength": 0.75,
@@ -164,6 +166,32 @@ def test_settings_have_every_default_and_make_the_image_again(fake, photo):
     again = pipe(PROMPT, photo, seed=1, **first.settings)
     np.testing.assert_array_equal(first.latents, again.latents)
     assert again.settings == first.settings
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"num_images_per_prompt": 3},
+        {"num_inference_steps": np.int64(2), "strength": np.float32(0.5)},
+        {"width": np.int64(64), "original_inference_steps": 25},
+        {"negative_prompt": ["blurred", "dark"], "guidance_scale": 3},
+    ],
+    ids=str,
+)
+def test_settings_of_any_call_make_its_images_again(asked, fake, photo):
+    pipe = fake(guidance=False)
+    first = pipe([PROMPT, "a hill"], photo, **asked)
+    settings = json.loads(json.dumps(first.settings))
+    again = pipe([PROMPT, "a hill"], photo, seed=first.seeds, **settings)
+    np.testing.assert_array_equal(first.latents, again.latents)
+    assert again.settings == first.settings
+
+
+def test_settings_hold_no_list_of_the_caller(fake):
+    negative = ["blurred"]
+    result = fake(guidance=False)(PROMPT, negative_prompt=negative, seed=1)
+    negative.append("dark")
+    assert result.settings["negative_prompt"] == ["blurred"]
 
 
 def test_settings_are_what_was_asked_for(fake, photo):

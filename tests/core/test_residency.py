@@ -248,6 +248,27 @@ def test_a_network_that_cannot_be_opened_is_told_before_its_turn(cores, photo):
         assert pipe(PROMPT, photo).images
 
 
+def test_what_a_second_call_needs_is_opened_ahead_too(cores):
+    """The thread that opens for the first call, at a slow network, goes on with the second's."""
+    go_on, done, opened = threading.Event(), threading.Event(), []
+
+    def open_network(component):
+        assert component != "unet" or go_on.wait(LONG)
+        opened.append((component, threading.current_thread()))
+        if component == "vae_decoder":
+            done.set()
+        return FakeRuntime().open(component, None, {})
+
+    networks = KeepLoaded(open_network)
+    networks.prefetch(["unet"])
+    networks.prefetch(["unet", "vae_decoder"])
+    go_on.set()
+    assert done.wait(LONG)
+    networks.close()
+    assert [component for component, _ in opened] == ["unet", "vae_decoder"]
+    assert threading.current_thread() not in {thread for _, thread in opened}
+
+
 def test_what_another_call_needs_does_not_fail_this_one(cores, photo):
     runtime = Watched(before={"vae_encoder": refuse("vae_encoder")})
     with load(runtime, "high") as pipe:
