@@ -165,7 +165,7 @@ def _add_steps_and_size(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--steps", type=int, metavar="N", help="inference steps (default: the model's, else 4)")
     add("--size", type=_size, metavar="WxH",
-        help="default: the init image's, fitted to the model, or without one the model's")  # fmt: skip
+        help="default: the init image's, fitted to the model, else the model's")  # fmt: skip
 
 
 def _add_models(parser: argparse.ArgumentParser) -> None:
