@@ -1,5 +1,6 @@
 """Commands and snippets of README and docs/ run, links lead somewhere, lines are short."""
 
+import inspect
 import os
 import re
 import shlex
@@ -12,6 +13,7 @@ import pytest
 
 import lcmcore
 from lcmcore.bundle import Settings
+from lcmcore.runtime import importable_runtimes
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -38,9 +40,16 @@ def commands(program):
                 yield pytest.param(words, id=f"{block.id}+{number}")
 
 
+def tables(header):
+    """The rows of each table of library.md whose first column has that header, as cells."""
+    text = (ROOT / "docs" / "library.md").read_text()
+    for table in re.findall(rf"^\| {header} \|.*\n\|[-|]+\n((?:\|.*\n)+)", text, re.M):
+        yield [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines()]
+
+
 @pytest.fixture
 def desk(tmp_path):
-    """A folder with what the pages take for granted: the scribble, a model, photos, jobs."""
+    """A folder with what the commands of the pages take for granted."""
     shutil.copy(SCRIBBLE, tmp_path)
     (tmp_path / "MODEL").symlink_to(lcmcore.demo_dir())
     (tmp_path / "photos").mkdir()
@@ -52,8 +61,11 @@ def desk(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("code", [*blocks("python")])
-def test_python_snippet_runs(code, desk):
-    done = subprocess.run([sys.executable, "-c", code], cwd=desk, capture_output=True, text=True)
+def test_python_snippet_runs(code, tmp_path):
+    """With the package and the scribble alone."""
+    shutil.copy(SCRIBBLE, tmp_path)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
@@ -84,8 +96,9 @@ def test_make_targets_exist(words):
 
 @pytest.mark.parametrize("words", [*commands("pip")])
 def test_pip_installs_an_extra_that_exists(words):
-    (extra,) = re.fullmatch(r"lcmcore\[(\w+)\]", words[-1]).groups()
-    assert f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text()
+    (extras,) = re.fullmatch(r"(?:lcmcore|\.)\[([\w,]+)\]", words[-1]).groups()
+    text = (ROOT / "pyproject.toml").read_text()
+    assert [extra for extra in extras.split(",") if f"\n{extra} = [" not in text] == []
 
 
 @pytest.mark.slow
@@ -97,6 +110,33 @@ def test_lcm_toml_of_the_page_is_accepted(tmp_path):
     with lcmcore.load(lcmcore.demo_dir(), config=path) as pipe:
         pipe(prompt="a lake", image=SCRIBBLE, strength=0.1, seed=1)
     assert Settings.read(path).components["vae_encoder"]["threads"] == 2
+
+
+def keywords(function):
+    """What a call of it may name, and the default as the pages write it."""
+    given = [p for p in inspect.signature(function).parameters.values() if p.name != "self"]
+    return {
+        p.name: "" if p.default is p.empty else f"`{p.default!r}`".replace("'", '"')
+        for p in given
+        if p.kind is not p.VAR_KEYWORD
+    }
+
+
+def test_tables_have_every_keyword_of_a_call_and_of_load_with_its_default():
+    call, load = (
+        {name.strip("`"): default for name, default, _ in table} for table in tables("keyword")
+    )
+    assert call == keywords(lcmcore.Pipeline.__call__)
+    assert load == keywords(lcmcore.load)
+
+
+def test_table_has_every_option_of_the_runtimes():
+    (table,) = tables("option")
+    listed = {
+        (option.strip("`"), name) for option, names, *_ in table for name in names.split(", ")
+    }
+    known = {(option, each.name) for each in importable_runtimes() for option in each.options}
+    assert listed == known
 
 
 def anchors(page):
