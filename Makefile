@@ -52,11 +52,11 @@ check: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.light
 
-# Beside diffusers and optimum, at full size; Linux, 20 GB of disk, 12 GB of memory, hours.
+# Beside diffusers and optimum, at full size; Linux, 20 GB of disk, 12 GB of memory, one to two hours.
 peers: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.peers --dir $(PEERS)
 
-# What each change to graphs, and each habit, is worth, with the model that `make peers` has made.
+# What each rewrite of a graph and each other optimization brings, with the model of `make peers`.
 rewrites: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.rewrites $(PEERS)/bundle
 	LCM_CACHE=$(PEERS)/cache $(BIN)/python -m benchmarks.habits $(PEERS)/bundle --size 512
@@ -67,7 +67,7 @@ soak: $(VENV)/.installed
 throughput: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.throughput
 
-# The references that the tests compare with, made anew by torch, diffusers and transformers.
+# The values that tests expect (tests/goldens/data), made anew by torch, diffusers and transformers.
 goldens: .venv-build/.installed
 	.venv-build/bin/python -m tests.goldens.make
 
