@@ -37,9 +37,9 @@ from runtimes.onnx.runtime import open_mapped
 
 RUNS = 3  # in a process, after one that is not counted
 PARTS = {  # of winograd_conv: the limit that, set to 0, turns it off
-    "winograd_conv, tiles of 2x2": "_MOST_BY_F2X2",
-    "winograd_conv, after upsampling": "_MOST_BY_UPSAMPLE",
-    "winograd_conv, bands of rows": "_BANDED",
+    "winograd_conv, tiles of 2x2": "_MAX_F2X2",
+    "winograd_conv, after upsampling": "_MAX_UPSAMPLE",
+    "winograd_conv, bands of rows": "_BANDS_BY_CHANNELS",
 }
 
 

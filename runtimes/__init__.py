@@ -1,1 +1,1 @@
-"""One room per runtime; each knows how to run its networks, and how to build them."""
+"""Shipped runtimes, one package each: running networks, and building them."""

@@ -1,4 +1,4 @@
-"""One memory arena for all sessions of the process, so that each network reuses the last one's.
+"""One memory arena for all sessions: each network reuses memory that the previous network freed.
 
 With an arena for each session, or one that shrinks after each run, every run touches its gigabytes
 for the first time: the kernel's page faults then take up to a tenth of an image's time.
@@ -29,7 +29,7 @@ from runtimes.onnx.protobuf import (
 if TYPE_CHECKING:
     import onnxruntime
 
-SMALLEST = 2**28  # bytes
+MIN_BYTES = 2**28  # bytes
 _IR_VERSION, _OPSET = 8, 13
 
 
@@ -46,10 +46,10 @@ def shrink(ort: Any) -> None:
     """Return to the system what no run is using.
 
     ONNX Runtime does that at the end of a run only, so a session that does nothing is run. While
-    the process has less than SMALLEST, or where that is unknown, the arena stays: to allocate it
+    the process has less than MIN_BYTES, or where that is unknown, the arena stays: to allocate it
     again takes as long as a small model's image.
     """
-    if anonymous_bytes() < SMALLEST:
+    if anonymous_bytes() < MIN_BYTES:
         return
     options = ort.RunOptions()
     options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")

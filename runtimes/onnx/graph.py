@@ -30,8 +30,8 @@ _DTYPES: dict[int, np.dtype[Any]] = {
 }
 _MICROSOFT = "com.microsoft"
 _CONTRIB_OPS = {"FusedMatMul", "MultiHeadAttention"}  # ONNX Runtime's own, in that domain
-_LARGE = 1024  # bytes of an initializer that goes into a file of its own
-_MOST_VALUES = 8  # of a constant that is read as a list
+_MIN_EXTERNAL_BYTES = 1024  # of an initializer that goes into a file of its own
+_MAX_VALUES = 8  # of a constant that is read as a list
 
 
 class Node:
@@ -93,13 +93,13 @@ class Graph:
     def constant_values(self, name: str) -> list[Any] | None:
         """The elements of a small constant; None if it is large, or not a constant."""
         array = self.initializer(name)
-        return array.ravel().tolist() if array is not None and array.size <= _MOST_VALUES else None
+        return array.ravel().tolist() if array is not None and array.size <= _MAX_VALUES else None
 
     def add_initializer(self, name: str, array: Array) -> str:
         """Add a float32 or int64 constant, a large one in a file beside; returns its name."""
         kind = TensorProto.FLOAT if array.dtype == np.float32 else TensorProto.INT64
         tensor = TensorProto(dims=array.shape, data_type=kind, name=name)
-        if array.nbytes < _LARGE:
+        if array.nbytes < _MIN_EXTERNAL_BYTES:
             tensor.add("raw_data", array.tobytes())
         else:
             path = self._path.with_suffix(".added")
@@ -138,7 +138,7 @@ class Graph:
 
 
 class GraphIndex:
-    """Which node makes a tensor, and which nodes take it; as the graph is when this is created."""
+    """Producer and consumers of each tensor, as of construction."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph

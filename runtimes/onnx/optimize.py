@@ -27,7 +27,7 @@ REWRITES = (  # in this order: winograd_conv takes upsamplings that upsample_con
     transposed_matmul,
     group_norm,
 )
-_EMBEDDED = 2**24  # bytes of a model that is written with its weights inside
+_MAX_EMBEDDED_BYTES = 2**24  # of a model that is written with its weights inside
 
 
 def optimize(
@@ -51,7 +51,7 @@ def optimize(
         levels = ort.GraphOptimizationLevel
         basic = (ort, work / source.name, folded, levels.ORT_ENABLE_BASIC)
         try:
-            _save(*basic, source.stat().st_size > _EMBEDDED)
+            _save(*basic, source.stat().st_size > _MAX_EMBEDDED_BYTES)
         except Exception:  # folded constants (float16 cast to float32) exceed protobuf's 2 GiB
             _save(*basic, True)
         graph = Graph(folded)

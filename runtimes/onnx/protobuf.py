@@ -90,7 +90,7 @@ class NodeProto(Message):
 
 
 class AttributeProto(Message):
-    """An attribute of an operator; `type` tells which of the fields holds the value."""
+    """An attribute of an operator; `type` says which field holds the value."""
 
     NUMBERS: ClassVar = {"name": 1, "f": 2, "i": 3, "s": 4, "g": 6, "ints": 8, "type": 20}
     FLOAT, INT, GRAPH, INTS = 1, 2, 5, 7  # AttributeType
@@ -120,7 +120,7 @@ class ValueInfoProto(Message):
 
 
 class TypeProto(Message):
-    """What kind of value that is."""
+    """The type of a value."""
 
     NUMBERS: ClassVar = {"tensor_type": 1}
 
@@ -138,7 +138,7 @@ class TensorShapeProto(Message):
 
 
 class Dimension(Message):
-    """TensorShapeProto.Dimension: a number, or the name of what is known at run time only."""
+    """TensorShapeProto.Dimension: a fixed size (dim_value) or a symbolic one (dim_param)."""
 
     NUMBERS: ClassVar = {"dim_value": 1}
 

@@ -25,7 +25,7 @@ def opened():
 
 
 def test_networks_share_memory_and_give_it_back(monkeypatch):
-    monkeypatch.setattr(arena, "SMALLEST", 0)
+    monkeypatch.setattr(arena, "MIN_BYTES", 0)
     OnnxRuntime().release_memory()
     networks, before = [opened(), opened()], anonymous()
     networks[0].run(LATENTS)

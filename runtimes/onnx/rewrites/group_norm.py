@@ -15,8 +15,8 @@ is read for its moments, and read and written once to apply them: a depthwise Co
 adds at once, but takes the same kernel for all images of a batch. The result is closer to that of
 float64, too: 1.6e-7 of the largest value, where it was 1.1e-5, for normal numbers at 512x512.
 
-Applies to at most _MOST channels: networks with more of them have small images there, for which
-nothing is gained.
+Applies to at most _MAX_CHANNELS channels: networks with more of them have small images there, for
+which nothing is gained.
 
 Wu and He, "Group Normalization", 2018. Chan et al., "Updating Formulae and a Pairwise Algorithm
 for Computing Sample Variances", 1979: variances are those within pieces and between them.
@@ -30,8 +30,9 @@ import numpy as np
 
 from lcmcore.util.arrays import Array
 from runtimes.onnx.graph import Graph, GraphIndex, Node, NodeBuilder
+from runtimes.onnx.protobuf import TensorProto
 
-_MOST = 512
+_MAX_CHANNELS = 512
 # Rows of a channel in a piece, or 1 where the height is no multiple of that. The mean of squares of
 # a whole group is not exact enough to subtract the square of the mean from it.
 _ROWS = 8
@@ -51,7 +52,9 @@ def group_norm(graph: Graph) -> int:
     replacements = {
         id(node): _replacement(graph, norm, node.outputs[0])
         for node in graph.nodes
-        if node.op_type == "Add" and (norm := matcher.norm(node)) and norm.gamma.size <= _MOST
+        if node.op_type == "Add"
+        and (norm := matcher.norm(node))
+        and norm.gamma.size <= _MAX_CHANNELS
     }
     return graph.replace(replacements)
 
@@ -149,7 +152,7 @@ def _moments(graph: Graph, builder: NodeBuilder, norm: _GroupNorm) -> tuple[str,
     pieces = make("Reshape", [norm.x, shape])  # [batch, channels, count, 1, pixels]
     pixels = make("Gather", [make("Shape", [pieces]), constant([4])])
     squares = make("FusedMatMul", [pieces, pieces], transB=1)  # sums of squares, without a copy
-    squares = make("Div", [squares, make("Cast", [pixels], to=1)])
+    squares = make("Div", [squares, make("Cast", [pixels], to=TensorProto.FLOAT)])
     groups = constant([0, norm.groups, -1])
     means, squares = (make("Reshape", [part, groups]) for part in (mean(pieces), squares))
     within = make("Sub", [squares, make("Mul", [means, means])])

@@ -7,12 +7,12 @@ after:
     W' -------------+
     x --- Reshape --+- FusedMatMul: W' x' - Transpose - Reshape - output
 
-ONNX Runtime's MatMul packs its second factor into the order in which the kernel reads it. Weights
-it would pack once, as copies in memory; ours stay in a mapped file, so that they are packed in each
-run, which with 64 tokens takes as long as the multiplication itself. The first factor is not
-packed. x W is (W' x')': then only the tokens are packed, and the result is transposed.
+ONNX Runtime's MatMul packs its second factor into the order in which the kernel reads it.
+Prepacking is off (weights stay mapped), so the second factor would be packed in every run: with 64
+tokens that takes as long as the multiplication itself. The first factor is not packed. x W is
+(W' x')': then only the tokens are packed, and the result is transposed.
 
-Applies where the weight is constant, with two axes, both of at least _NARROWEST: networks have
+Applies where the weight is constant, with two axes, both of at least _MIN_WIDTH: networks have
 such weights where tokens are few. With some hundreds of tokens nothing is gained, nor lost.
 """
 
@@ -22,7 +22,7 @@ import numpy as np
 
 from runtimes.onnx.graph import Graph, Node, NodeBuilder
 
-_NARROWEST = 768
+_MIN_WIDTH = 768
 
 
 def transposed_matmul(graph: Graph) -> int:
@@ -34,7 +34,7 @@ def transposed_matmul(graph: Graph) -> int:
         if node.op_type == "MatMul"
         and (weight := graph.initializer(node.inputs[1])) is not None
         and weight.ndim == 2
-        and min(weight.shape) >= _NARROWEST
+        and min(weight.shape) >= _MIN_WIDTH
     }
     return graph.replace(replacements)
 

@@ -17,7 +17,7 @@ Resize, tiles are those of the image before it: 100 multiplications make 8x8 res
 Filters that would become too large are transformed for F(2x2, 3x3): 16 multiplications, not 36.
 
 Applies to Conv with stride 1, no dilation, one group, constant weights and padding that keeps the
-image's size, with at least _FEWEST channels, where the transformed filters are not too large.
+image's size, with at least _MIN_CHANNELS channels, where the transformed filters are not too large.
 
 Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2015.
 """
@@ -36,13 +36,13 @@ from runtimes.onnx.rewrites.winograd_matrices import F2X2, F4X4, UPSAMPLE_F4X4, 
 
 _PLAIN = {"strides": [1, 1], "dilations": [1, 1], "group": [1]}
 # With fewer channels the transforms take longer than the MatMuls save.
-_FEWEST = 128  # input channels or output channels
+_MIN_CHANNELS = 128  # input channels or output channels
 # Filters become 4 times as large by F4X4, 1.8 times by F2X2, 11 times by UPSAMPLE_F4X4; where they
 # are large, and images small, reading them is what takes the time.
-_MOST_BY_F4X4, _MOST_BY_F2X2, _MOST_BY_UPSAMPLE = 2**19, 5 * 2**18, 2**18  # inputs * outputs
+_MAX_F4X4, _MAX_F2X2, _MAX_UPSAMPLE = 2**19, 5 * 2**18, 2**18  # inputs * outputs
 # Where channels are few, images are large, and their tiles together are 2.25 times as large: then
-# only a band of rows is worked on at a time, one of _BANDED / channels.
-_BANDED = 512
+# only a band of rows is worked on at a time. This is the number of bands times the channels.
+_BANDS_BY_CHANNELS = 512
 _Make: TypeAlias = Callable[..., str]  # adds a node, returns its output
 
 
@@ -50,11 +50,13 @@ def winograd_conv(graph: Graph) -> int:
     """Replace each such Conv, with the upsampling before it, if any; returns how many."""
     writer, upsampled = _Writer(graph), before_upsampling(graph)
     replacements = {
-        id(node): writer.convolution(node, weight, upsampled.get(id(node), node.inputs[0]), how)
+        id(node): writer.convolution(
+            node, weight, upsampled.get(id(node), node.inputs[0]), algorithm
+        )
         for node in graph.nodes
         if _is_plain(node)
         and (weight := graph.initializer(node.inputs[1])) is not None
-        and (how := _algorithm(weight, id(node) in upsampled)) is not None
+        and (algorithm := _algorithm(weight, id(node) in upsampled)) is not None
     }
     return graph.replace(replacements)
 
@@ -62,12 +64,12 @@ def winograd_conv(graph: Graph) -> int:
 def _algorithm(weight: Array, upsampled: bool) -> Algorithm | None:
     """The fastest one for these channels; None if the plain Conv is faster."""
     outs, ins = weight.shape[:2]
-    if min(outs, ins) < _FEWEST:
+    if min(outs, ins) < _MIN_CHANNELS:
         return None
-    limits = [(UPSAMPLE_F4X4, _MOST_BY_UPSAMPLE)]
+    limits = [(UPSAMPLE_F4X4, _MAX_UPSAMPLE)]
     if not upsampled:
-        limits = [(F4X4, _MOST_BY_F4X4), (F2X2, _MOST_BY_F2X2)]
-    return next((how for how, most in limits if outs * ins <= most), None)
+        limits = [(F4X4, _MAX_F4X4), (F2X2, _MAX_F2X2)]
+    return next((algorithm for algorithm, most in limits if outs * ins <= most), None)
 
 
 def _is_plain(node: Node) -> bool:
@@ -88,98 +90,105 @@ class _Writer:
         self._graph = graph
         self._known: set[str] = set()
 
-    def convolution(self, conv: Node, weight: Array, image: str, how: Algorithm) -> list[Node]:
+    def convolution(
+        self, conv: Node, weight: Array, image: str, algorithm: Algorithm
+    ) -> list[Node]:
         """The nodes for a Conv; `image` is its input, or what was upsampled to be that."""
         output, (outs, ins) = conv.outputs[0], weight.shape[:2]
         builder = NodeBuilder(self._graph, output)
         make = builder.make
-        filters, wholes, limits = self._filters(output, weight, how), [], []
-        bands = max(1, _BANDED // min(outs, ins))
-        scale = self._integers([how.output_tile // how.stride])
+        filters, bands, crops = self._filters(output, weight, algorithm), [], []
+        count = max(1, _BANDS_BY_CHANNELS // min(outs, ins))
+        scale = self._integers([algorithm.output_tile // algorithm.stride])
         size = make("Gather", [make("Shape", [image]), self._height_and_width()])
-        pads = conv.attributes["pads"]
-        for part, around, inside in self._bands(make, image, size, pads, bands, how):
-            tiles = self._transform_input(make, part, ins, how, around)
-            results = self._multiply(make, filters, tiles, ins, how)
-            wholes.append(self._transform_output(make, results, tiles, outs, how))
-            limits.append([make("Mul", [each, scale]) for each in inside])
+        whole_pads = conv.attributes["pads"]
+        for part, pads, crop in self._bands(make, image, size, whole_pads, count, algorithm):
+            tiles = self._transform_input(make, part, ins, algorithm, pads)
+            results = self._multiply(make, filters, tiles, ins, algorithm)
+            bands.append(self._transform_output(make, results, tiles, outs, algorithm))
+            crops.append([make("Mul", [limit, scale]) for limit in crop])
         bias = make("Reshape", [self._bias(conv, outs), self._integers([outs, 1, 1])])
-        rest = make("Mod", [size, self._integers([bands * how.stride, how.stride])])
-        fits = make("Equal", [make("ReduceSum", [rest]), self._integers([[0]])])
+        whole = [count * algorithm.stride, algorithm.stride]
+        remainder = make("Mod", [size, self._integers(whole)])
+        fits = make("Equal", [make("ReduceSum", [remainder]), self._integers([[0]])])
         branches = {
-            "then_branch": self._assemble(f"{output}/whole", wholes, [], bias),
-            "else_branch": self._assemble(f"{output}/cropped", wholes, limits, bias),
+            "then_branch": self._assemble(f"{output}/whole", bands, [], bias),
+            "else_branch": self._assemble(f"{output}/cropped", bands, crops, bias),
         }
         return [*builder.nodes, Node.make("If", [fits], output, **branches)]
 
     def _assemble(
-        self, name: str, parts: list[str], limits: list[list[str]], bias: str
+        self, name: str, bands: list[str], crops: list[list[str]], bias: str
     ) -> list[Node]:
-        """Join the bands, cropped to the limits where there are any, and add the bias."""
+        """Join the bands, cropped if there are `crops` (starts and ends), and add the bias."""
         builder = NodeBuilder(self._graph, name)
-        if limits:
+        if crops:
             axes = self._height_and_width()
-            pairs = zip(parts, limits, strict=True)
-            parts = [builder.make("Slice", [part, *within, axes]) for part, within in pairs]
-        whole = builder.make("Concat", parts, axis=2) if len(parts) > 1 else parts[0]
+            pairs = zip(bands, crops, strict=True)
+            bands = [builder.make("Slice", [band, *crop, axes]) for band, crop in pairs]
+        whole = builder.make("Concat", bands, axis=2) if len(bands) > 1 else bands[0]
         builder.make("Add", [whole, bias])
         return builder.nodes
 
     def _bands(
-        self, make: _Make, image: str, size: str, pads: list[int], bands: int, how: Algorithm
+        self, make: _Make, image: str, size: str, pads: list[int], count: int, algorithm: Algorithm
     ) -> list[tuple[str, list[int], list[str]]]:
         """For each band: its image, the pads of its Conv, and which of its results count.
 
         The last are starts and ends [row, column] of a Slice, in pixels of the input.
         """
         top, left, bottom, right = pads
-        bottom, right = bottom + how.stride - 1, right + how.stride - 1  # to whole tiles
-        if bands == 1:
+        stride = algorithm.stride
+        bottom, right = bottom + stride - 1, right + stride - 1  # to whole tiles
+        if count == 1:
             return [(image, [top, left, bottom, right], [self._integers([0, 0]), size])]
-        pads_without_height = [0, 0, top, left, 0, 0, how.tile - how.stride - top, right]
-        tables = self._band_tables(make, size, pads_without_height, bands, how.stride)
-        found = []
-        for band in range(bands):
-            around, *inside = (make("Gather", [table, self._integers(band)]) for table in tables)
-            found.append((make("Pad", [image, around]), [0] * 4, inside))
-        return found
+        pads_without_height = [0, 0, top, left, 0, 0, algorithm.tile - stride - top, right]
+        tables = self._band_tables(make, size, pads_without_height, count, stride)
+        bands = []
+        for band in range(count):
+            band_pads, *crop = (make("Gather", [table, self._integers(band)]) for table in tables)
+            bands.append((make("Pad", [image, band_pads]), [0] * 4, crop))
+        return bands
 
     def _band_tables(
-        self, make: _Make, size: str, pads: list[int], bands: int, stride: int
+        self, make: _Make, size: str, pads: list[int], count: int, stride: int
     ) -> tuple[str, str, str]:
         """A row for each band: the pads of Pad, and starts and ends [row, column] of a Slice.
 
         All bands have as many rows of tiles; if these cannot be divided evenly, the last bands
-        overlap. `pads` are those of an image without height; negative ones crop.
+        start above their `first_row`, and overlap. `pads` are those of an image without height;
+        negative ones crop.
         """
         integers = self._integers
         height = make("Gather", [size, integers([0])])
         tiles = make("Div", [make("Add", [height, integers([stride - 1])]), integers([stride])])
-        each = make("Div", [make("Add", [tiles, integers([bands - 1])]), integers([bands])])
-        due = make("Mul", [each, integers([[band] for band in range(bands)])])
-        first = make("Min", [due, make("Sub", [tiles, each])])
-        last = make("Sub", [make("Mul", [make("Add", [first, each]), integers([stride])]), height])
-        above = make("Mul", [first, integers([0, 0, -stride, 0, 0, 0, 0, 0])])
-        below = make("Mul", [last, integers([0, 0, 0, 0, 0, 0, 1, 0])])
+        rows = make("Div", [make("Add", [tiles, integers([count - 1])]), integers([count])])
+        first_row = make("Mul", [rows, integers([[band] for band in range(count)])])
+        start = make("Min", [first_row, make("Sub", [tiles, rows])])
+        end = make("Mul", [make("Add", [start, rows]), integers([stride])])
+        excess = make("Sub", [end, height])
+        above = make("Mul", [start, integers([0, 0, -stride, 0, 0, 0, 0, 0])])
+        below = make("Mul", [excess, integers([0, 0, 0, 0, 0, 0, 1, 0])])
         padded = make("Add", [make("Add", [above, below]), integers(pads)])
-        starts = make("Mul", [make("Sub", [due, first]), integers([stride, 0])])
-        ends = make("Sub", [size, make("Mul", [first, integers([stride, 0])])])
+        starts = make("Mul", [make("Sub", [first_row, start]), integers([stride, 0])])
+        ends = make("Sub", [size, make("Mul", [start, integers([stride, 0])])])
         return padded, starts, ends
 
     def _transform_input(
-        self, make: _Make, image: str, ins: int, how: Algorithm, pads: list[int]
+        self, make: _Make, image: str, ins: int, algorithm: Algorithm, pads: list[int]
     ) -> str:
         """Transformed tiles [batch, ins * multiplications, rows, columns], by a depthwise Conv."""
-        window = {"kernel_shape": [how.tile] * 2, "strides": [how.stride] * 2, "pads": pads}
-        kernel = how.input_transform.reshape(-1, 1, how.tile, how.tile).astype(np.float32)
-        name = f"input_transform{ins}x{how.multiplications}"
+        side, stride = algorithm.tile, algorithm.stride
+        window = {"kernel_shape": [side] * 2, "strides": [stride] * 2, "pads": pads}
+        kernel = algorithm.input_transform.reshape(-1, 1, side, side).astype(np.float32)
+        name = f"input_transform{ins}x{algorithm.multiplications}"
         transform = self._constant(name, lambda: np.tile(kernel, (ins, 1, 1, 1)))
         return make("Conv", [image, transform], group=ins, **window)
 
-    def _filters(self, output: str, weight: Array, how: Algorithm) -> str:
+    def _filters(self, output: str, weight: Array, algorithm: Algorithm) -> str:
         """Transformed filters [1, multiplications, outs, ins]."""
         outs, ins = weight.shape[:2]
-        filters = how.filter_transform @ weight.reshape(outs * ins, -1).T
+        filters = algorithm.filter_transform @ weight.reshape(outs * ins, -1).T
         filters = filters.reshape(1, -1, outs, ins).astype(np.float32)
         return self._graph.add_initializer(f"{output}/filters", filters)
 
@@ -188,12 +197,14 @@ class _Writer:
             return conv.inputs[2]
         return self._constant(f"zeros{outs}", lambda: np.zeros(outs, np.float32))
 
-    def _multiply(self, make: _Make, filters: str, tiles: str, ins: int, how: Algorithm) -> str:
+    def _multiply(
+        self, make: _Make, filters: str, tiles: str, ins: int, algorithm: Algorithm
+    ) -> str:
         """Sums over input channels [batch, multiplications, outs, tiles].
 
         With several images, tiles must be transposed for that; those of one image need not be.
         """
-        count = how.multiplications
+        count = algorithm.multiplications
         batch = make("Gather", [make("Shape", [tiles]), self._integers([0])])
         is_one = make("Equal", [batch, self._integers([1])])
         one, several = (NodeBuilder(self._graph, f"{tiles}/{name}") for name in ("one", "several"))
@@ -205,13 +216,13 @@ class _Writer:
         return make("If", [is_one], then_branch=one.nodes, else_branch=several.nodes)
 
     def _transform_output(
-        self, make: _Make, results: str, tiles: str, outs: int, how: Algorithm
+        self, make: _Make, results: str, tiles: str, outs: int, algorithm: Algorithm
     ) -> str:
         """The image [batch, outs, height, width] of [batch, multiplications, outs, tiles]."""
-        side, integers = how.output_tile, self._integers
-        matrix = how.output_transform.T.astype(np.float32)
+        side, integers = algorithm.output_tile, self._integers
+        matrix = algorithm.output_transform.T.astype(np.float32)
         transform = self._constant(f"output_transform{side}", lambda: matrix)
-        flat = make("Reshape", [results, integers([0, how.multiplications, -1])])
+        flat = make("Reshape", [results, integers([0, algorithm.multiplications, -1])])
         pixels = make("FusedMatMul", [flat, transform], transA=1)  # [batch, outs * tiles, side**2]
         shape = make("Shape", [tiles])
         rows, columns = (make("Gather", [shape, integers([axis])]) for axis in (2, 3))

@@ -57,7 +57,7 @@ def test_other_matmuls_stay(change, tmp_path):
     ("network", "count"), [("lcm/text_encoder", 12), ("lcm/unet", 41), ("lcm/vae_decoder", 4)]
 )
 def test_matmuls_of_optimum(network, count, tmp_path, monkeypatch):
-    monkeypatch.setattr("runtimes.onnx.rewrites.transposed_matmul._NARROWEST", 8)
+    monkeypatch.setattr("runtimes.onnx.rewrites.transposed_matmul._MIN_WIDTH", 8)
     source = TINY / network / "model.onnx"
     graph = folded(source, tmp_path / "folded.onnx")
     assert transposed_matmul(graph) == count
