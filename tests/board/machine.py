@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 MODELS = Path("/srv/lcmcore/models")  # bundles of RKNN networks, a folder a size
-HOST = Path("/srv/lcmcore/host")  # init.png and the host's pictures
+HOST = Path("/srv/lcmcore/host")  # init.png and the host's images
 HERE = platform.machine() == "aarch64" and MODELS.is_dir()
 
 

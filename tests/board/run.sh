@@ -68,7 +68,7 @@ cp -r "$repo/tests" "$repo/pyproject.toml" "$work"
 cp -r "$models" "$work/models"
 (cd "$repo" && "$python" -c 'import pathlib, sys, tests.rknn.fixtures as fixtures
 fixtures.write_bundle(pathlib.Path(sys.argv[1]))' "$work/models/48x32")
-"$python" "$here/pictures.py" "$work/host" "$repo/assets/demo"
+"$python" "$here/images.py" "$work/host" "$repo/assets/demo"
 
 rm -f "$root/run/npu.sock"
 serve() {

@@ -13,8 +13,8 @@ import pytest
 
 from lcmcore.errors import ArgumentError, NetworkError
 from lcmcore.runtime import Network, find_runtime
+from tests.board.images import arguments
 from tests.board.machine import HOST, MODELS, lcm
-from tests.board.pictures import arguments
 
 COMPONENT = "vae_encoder"
 MODEL = MODELS / "192x128"
@@ -108,7 +108,7 @@ def test_refused_inputs(network: Network, monkeypatch: pytest.MonkeyPatch) -> No
         network.run(image())
 
 
-def test_failing_run_is_not_answered_with_the_last_outputs(
+def test_failing_run_does_not_return_the_outputs_of_the_last(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # RKNNLite.inference passes over rknn_run's code and returns what the buffers still hold:
@@ -133,14 +133,14 @@ def test_refused_outputs(network: Network, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "message"),
     [("nan", "NaN or infinity"), ("inf", "NaN or infinity"), ("constant", "0.5 throughout")],
 )
-def test_useless_values(
-    network: Network, monkeypatch: pytest.MonkeyPatch, fault: str, told: str
+def test_outputs_that_are_nan_infinite_or_constant(
+    network: Network, monkeypatch: pytest.MonkeyPatch, fault: str, message: str
 ) -> None:
     monkeypatch.setenv("NPU_FAULT", fault)
-    with pytest.raises(NetworkError, match=f"^vae_encoder: output latent_parameters .*{told}"):
+    with pytest.raises(NetworkError, match=f"^vae_encoder: output latent_parameters .*{message}"):
         network.run(image())
 
 
@@ -161,7 +161,7 @@ def test_network_works_again_after_an_error(
 
 
 @pytest.mark.parametrize(
-    ("board", "told"),
+    ("board", "message"),
     [
         ("none", "not a Rockchip board"),
         ("no-library", "librknnrt"),
@@ -169,13 +169,13 @@ def test_network_works_again_after_an_error(
         ("rk3568", "rk3588.*rk3568"),
     ],
 )
-def test_wrong_machine(tmp_path: Path, board: str, told: str) -> None:
+def test_machine_that_cannot_run_the_model(tmp_path: Path, board: str, message: str) -> None:
     output = tmp_path / "board.png"
     words = arguments("img2img-192x128", HOST, output)
     done = lcm(*words, "--quiet", "--model", MODEL, "--runtime", "rknn", board=board)
     assert done.returncode == 1
     lines = [line for line in done.stderr.splitlines() if line.startswith("lcm: ")]
     assert len(lines) == 1
-    assert re.search(f"^lcm: error: .*({told})", lines[0])
+    assert re.search(f"^lcm: error: .*({message})", lines[0])
     assert "Traceback" not in done.stderr
     assert not output.exists()

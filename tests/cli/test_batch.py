@@ -1,4 +1,4 @@
-"""The `lcm batch` command on this machine, and what befalls it."""
+"""The `lcm batch` command on this machine, and how it is interrupted and resumed."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from PIL import Image, ImageChops
 from lcmcore.jobs.fingerprint import is_done, model_identity
 from lcmcore.png import read_record
 from tests.jobs.fakes import alive, children, wait_for
-from tests.jobs.pictures import (
+from tests.jobs.images import (
     BUSY,
     LCM,
     PROMPT,
@@ -38,13 +38,13 @@ def out(tmp_path):
     return tmp_path / "out"
 
 
-def pictures(folder):
+def images_in(folder):
     return sorted(folder.glob("*.png")) if folder.exists() else []
 
 
 def start_and_wait_for_two(photos, out):
     process = batch(photos, PROMPT, "-o", out, "--workers", 2, *BUSY, start=subprocess.Popen)
-    wait_for(lambda: len(pictures(out)) >= 2 or process.poll() is not None)
+    wait_for(lambda: len(images_in(out)) >= 2 or process.poll() is not None)
     assert process.poll() is None, process.communicate()[1]
     return process
 
@@ -57,7 +57,7 @@ def test_folder(photos, out):
     assert lines[-3] == "6 images generated, 1 failed"
     assert lines[-2].startswith(f"lcm: failed: {photos / 'broken.png'}: ")
     assert lines[-1] == "lcm: error: 1 of 7 images failed"
-    assert [path.name for path in pictures(out)] == [f"photo{n:02d}.png" for n in range(6)]
+    assert [path.name for path in images_in(out)] == [f"photo{n:02d}.png" for n in range(6)]
     assert_whole(out)
     (photos / "broken.png").unlink()
     done = batch(photos, PROMPT, "-o", out, *QUICK, "--strength", 0.5)
@@ -71,12 +71,12 @@ def test_quiet(photos, out):
 
 
 @pytest.mark.slow
-def test_each_image_is_that_of_the_single_command(photos, out, tmp_path):
+def test_each_image_equals_that_of_lcm_img2img(photos, out, tmp_path):
     batch(photos, PROMPT, "-o", out, *QUICK)
     record = read_record(out / "photo03.png")
     assert record["init"] == str(photos / "photo03.png")
-    told = subprocess.run([LCM, "info", out / "photo03.png"], capture_output=True, text=True)
-    remake = told.stdout.splitlines()[-1].replace("lcm ", f"{LCM} ", 1)
+    info = subprocess.run([LCM, "info", out / "photo03.png"], capture_output=True, text=True)
+    remake = info.stdout.splitlines()[-1].replace("lcm ", f"{LCM} ", 1)
     subprocess.run(remake, shell=True, cwd=tmp_path, check=True, capture_output=True)
     again = read_record(tmp_path / "photo03.png")
     record.pop("request")
@@ -102,7 +102,7 @@ def test_file_of_jobs(photos, out):
     done = batch(photos, PROMPT, "--jobs", jobs, "-o", out, *QUICK)
     assert done.returncode == 1
     assert "No such file" in done.stderr
-    assert [path.name for path in pictures(out)] == ["low.png", "photo00.png", "words.png"]
+    assert [path.name for path in images_in(out)] == ["low.png", "photo00.png", "words.png"]
     assert read_record(out / "photo00.png")["seed"] == "5"
     assert read_record(out / "low.png")["strength"] == "0.2"
     assert read_record(out / "words.png")["prompt"] == "a desert"
@@ -129,7 +129,7 @@ def test_file_of_jobs(photos, out):
         (["photos", "x", "-o", "out", "--scheduler", "none"], 1, "no Dask scheduler at none"),
     ],
 )
-def test_what_cannot_be_is_one_line(photos, words, status, message):
+def test_invalid_arguments_are_one_line(photos, words, status, message):
     done = batch(*words, cwd=photos.parent)
     assert done.returncode == status
     assert message in done.stderr.splitlines()[-1]
@@ -146,7 +146,7 @@ def test_signal_finishes_what_was_accepted_and_the_rest_resumes(many, out, signu
     _, stderr = process.communicate()
     assert process.returncode == status
     assert not any(map(alive, workers))
-    made = len(pictures(out))
+    made = len(images_in(out))
     assert_whole(out)
     assert f"{made} images generated, {40 - made} remaining" in stderr.splitlines()[-1]
     assert made < 40
@@ -180,11 +180,11 @@ def test_killed_command_leaves_no_process_and_resumes(photos, out):
     assert_whole(out)
     done = batch(photos, PROMPT, "-o", out, *BUSY)
     assert done.returncode == 0
-    assert len(pictures(out)) == 6
+    assert len(images_in(out)) == 6
 
 
 @pytest.mark.slow
-def test_killed_worker_costs_nothing(photos, out, tmp_path):
+def test_killed_worker_changes_no_image(photos, out, tmp_path):
     process = start_and_wait_for_two(photos, out)
     victim = next(iter(children(process.pid)))
     os.kill(victim, signal.SIGKILL)
@@ -211,5 +211,5 @@ def test_identity_of_a_model(configs):
     assert len({identity, changed, model_identity(configs, None, None)}) == 3
 
 
-def test_is_done_of_what_is_not_there(tmp_path):
+def test_is_done_of_a_missing_file(tmp_path):
     assert not is_done(tmp_path / "none.png", "x")

@@ -15,7 +15,7 @@ from lcmcore.cli.progress import Progress, duration
 from lcmcore.fake import FakeRuntime
 from lcmcore.jobs.job import Request
 from lcmcore.jobs.worker import PipelineWorker
-from tests.jobs.pictures import assert_whole, contents, make_photos
+from tests.jobs.images import assert_whole, contents, make_photos
 
 REQUEST = Request("a lake", "64x64", 1, seed=3)
 
@@ -57,7 +57,7 @@ def test_all_are_generated_then_skipped(tasks, backend, tmp_path):
     assert contents(tmp_path / "out") == before
 
 
-def test_what_asks_for_another_image_is_generated_again(tasks, backend):
+def test_changed_requests_and_damaged_outputs_are_generated_again(tasks, backend):
     run(tasks, backend)
     tasks[1].init.write_bytes(tasks[2].init.read_bytes())
     tasks[3] = replace(tasks[3], request=replace(REQUEST, denoise_strength=0.5))
@@ -71,7 +71,7 @@ def test_what_asks_for_another_image_is_generated_again(tasks, backend):
     assert run(tasks, replace(backend, model={"files": "another model"})).generated == 8
 
 
-def test_no_file_of_others_is_overwritten(tasks, backend):
+def test_files_of_other_programs_are_not_overwritten(tasks, backend):
     foreign = tasks[0].init.read_bytes()
     tasks[0].output.parent.mkdir()
     tasks[0].output.write_bytes(foreign)
@@ -160,7 +160,7 @@ def test_cancelled_jobs_end_the_run(tasks, backend):
         run(tasks, replace(backend, submit=submit))
 
 
-def test_words_alone_need_no_image(backend, tmp_path):
+def test_prompt_without_init_image(backend, tmp_path):
     task = Task(REQUEST, None, tmp_path / "deep" / "words.png")
     assert run([task], backend).generated == 1
     assert run([task], backend).skipped == 1

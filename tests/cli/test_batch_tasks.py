@@ -31,7 +31,7 @@ def jobs(tmp_path, *lines):
     return tasks_of_file(path, tmp_path, OUT, ALL)
 
 
-def test_folder_takes_the_pictures_by_name(tmp_path):
+def test_folder_takes_the_images_by_name(tmp_path):
     folder = folder_of(tmp_path, "b.jpg", "a.PNG", "notes.txt", ".hidden.png", "c.webp", "d")
     (tmp_path / "sub.png").mkdir()
     tasks = tasks_of_folder(folder, OUT, ALL)
@@ -48,7 +48,7 @@ def test_folder_takes_the_pictures_by_name(tmp_path):
         ("x.png.png", "x.png"),
     ],
 )
-def test_names_that_differ_in_the_ending_only_keep_it(tmp_path, names):
+def test_names_that_differ_in_the_suffix_only_keep_it(tmp_path, names):
     found = outputs(tasks_of_folder(folder_of(tmp_path, *names), OUT, ALL))
     assert set(found) == set(names)
     assert len({name.casefold() for name in found.values()}) == len(names)
@@ -56,7 +56,7 @@ def test_names_that_differ_in_the_ending_only_keep_it(tmp_path, names):
 
 
 @pytest.mark.parametrize("names", [(), ("notes.txt",)])
-def test_folder_without_pictures(tmp_path, names):
+def test_folder_without_images(tmp_path, names):
     with pytest.raises(lcmcore.ImageError, match="contains no images"):
         tasks_of_folder(folder_of(tmp_path, *names), OUT, ALL)
 
@@ -72,7 +72,7 @@ def test_init_images_are_not_written_over(tmp_path):
         tasks_of_folder(folder, folder, ALL)
 
 
-def test_lines_replace_what_the_command_says(tmp_path):
+def test_lines_override_the_command_line(tmp_path):
     first, second = jobs(
         tmp_path,
         {"init_image": "a.jpg", "prompt": "its own", "denoise_strength": 0.3},

@@ -75,11 +75,11 @@ def test_the_table(capfd):
     assert max(map(len, out.splitlines())) < 100
 
 
-def test_rounds_that_are_none(capfd):
+def test_invalid_number_of_rounds(capfd):
     assert main(["bench", "--rounds=0"]) == 1
     assert capfd.readouterr().err == "lcm: error: rounds must be from 1 to 1000, not 0\n"
 
 
-def test_steps_that_are_none(counted):
+def test_invalid_number_of_steps(counted):
     with pytest.raises(ArgumentError, match="num_inference_steps"):
         next(measure(counted[0], 1, steps=0))

@@ -1,4 +1,4 @@
-"""The `lcm` command: pictures, progress, the way back from a PNG, and how it fails."""
+"""The `lcm` command: images, progress, reproducing a PNG, and how it fails."""
 
 import os
 import pty
@@ -38,8 +38,8 @@ def lcm(capfd):
             status = main([str(word) for word in words])
         except SystemExit as leaving:  # argparse's way out
             status = leaving.code
-        told = capfd.readouterr()
-        return status, told.out, told.err
+        reported = capfd.readouterr()
+        return status, reported.out, reported.err
 
     return run
 
@@ -68,7 +68,7 @@ def test_img2img(lcm, photo_file, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("memory", ["low", "high"])
-def test_memory_makes_no_difference_to_a_picture(memory, lcm, photo_file):
+def test_memory_mode_does_not_change_the_image(memory, lcm, photo_file):
     for name, options in {"auto.png": [], "other.png": ["--memory", memory]}.items():
         assert lcm("img2img", photo_file, "a lake", "-o", name, *SMALL, *options)[0] == 0
     np.testing.assert_array_equal(pixels("auto.png"), pixels("other.png"))
@@ -80,42 +80,44 @@ def test_txt2img(lcm):
 
 
 @pytest.mark.slow
-def test_a_long_prompt_is_warned_of_and_quiet_is_silent():
+def test_a_long_prompt_warns_unless_quiet():
     """In a process of its own, where no test captures the log."""
     run = [LCM, "txt2img", "lake " * 3000, "-o", "out.png", *SMALL]
-    told = subprocess.run(run, capture_output=True, text=True, check=True).stderr
-    assert told.startswith("lcm: warning: the prompt is too long: truncated in 'lake'")
-    told = subprocess.run([*run, "-q"], capture_output=True, text=True, check=True)
-    assert (told.stdout, told.stderr) == ("", "")
+    reported = subprocess.run(run, capture_output=True, text=True, check=True).stderr
+    assert reported.startswith("lcm: warning: the prompt is too long: truncated in 'lake'")
+    reported = subprocess.run([*run, "-q"], capture_output=True, text=True, check=True)
+    assert (reported.stdout, reported.stderr) == ("", "")
 
 
-def test_an_existing_picture_is_replaced(lcm):
+def test_an_existing_image_is_replaced(lcm):
     Path("out.png").write_text("old")
     assert lcm("txt2img", "a lake", "-o", "out.png", *SMALL)[0] == 0
     assert pixels("out.png").shape == (64, 64, 3)
     assert files() == [Path("out.png")]
 
 
-def test_a_long_name_of_any_letters(lcm):
+def test_a_long_file_name_in_any_script(lcm):
     name = "湖" * 83 + ".png"  # 253 bytes of the 255 that file systems allow
     assert lcm("txt2img", "a lake", "-o", name, *SMALL)[0] == 0
     assert files() == [Path(name)]
 
 
 @pytest.mark.slow
-def test_a_bar_on_a_terminal(photo_file):
+def test_a_progress_bar_on_a_terminal(photo_file):
     terminal, stderr = pty.openpty()
     run = [LCM, "img2img", photo_file, "a lake", "-o", "out.png", *SMALL[1:], "--strength=1"]
     with subprocess.Popen(run, stderr=stderr, stdin=subprocess.DEVNULL):
         os.close(stderr)
-        told = b""
+        reported = b""
         while select.select([terminal], [], [], 60)[0]:
             try:
-                told += os.read(terminal, 4096)
+                reported += os.read(terminal, 4096)
             except OSError:  # Linux's end of a pty
                 break
     os.close(terminal)
-    assert re.search(rb"\r\[#{24}\] 1/1 steps, [\d.]+ s(\x1b\[K)?\r\nwrote out\.png with ", told)
+    assert re.search(
+        rb"\r\[#{24}\] 1/1 steps, [\d.]+ s(\x1b\[K)?\r\nwrote out\.png with ", reported
+    )
 
 
 @pytest.mark.slow
@@ -141,29 +143,29 @@ PROMPTS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS.keys())
-def test_the_printed_command_makes_the_same_picture(prompt, lcm):
+def test_the_printed_command_reproduces_the_image(prompt, lcm):
     assert lcm("txt2img", "-o", "out.png", *SMALL, "--", prompt)[0] == 0
     before = Path("out.png").read_bytes()
-    status, told, _ = lcm("info", "out.png")
+    status, reported, _ = lcm("info", "out.png")
     assert status == 0
     Path("out.png").unlink()
-    assert lcm(*split_by_shell(told))[0] == 0
+    assert lcm(*split_by_shell(reported))[0] == 0
     assert Path("out.png").read_bytes() == before
 
 
-def command_in(told):
-    return told.partition("command to reproduce it:\n")[2]
+def command_in(output):
+    return output.partition("command to reproduce it:\n")[2]
 
 
-def split_by_shell(told):
+def split_by_shell(output):
     """The words that a real shell makes of the printed command; the program is a stand-in."""
-    script = f"""lcm() {{ printf '%s\\0' "$@"; }}\n{command_in(told)}"""
+    script = f"""lcm() {{ printf '%s\\0' "$@"; }}\n{command_in(output)}"""
     words = subprocess.run(["sh", "-ec", script], capture_output=True, check=True).stdout
     return os.fsdecode(words).split("\0")[:-1]
 
 
 @pytest.mark.slow
-def test_every_option_comes_back(lcm, model, photo_file, monkeypatch):
+def test_the_printed_command_has_every_option(lcm, model, photo_file, monkeypatch):
     """Also $LCM_MODEL, which may be another by then, and an init image with an awkward name."""
     init = photo_file.rename("-it's a photo.png")
     (model / "tokenizer").rename("words of mine")
@@ -185,44 +187,44 @@ def test_every_option_comes_back(lcm, model, photo_file, monkeypatch):
     ]
     assert lcm("img2img", *options, "-o", "out.png", "--", init, "a lake") == (0, "", "")
     before = pixels("out.png")
-    told = lcm("info", "out.png")[1]
-    assert "  guidance: 2.0\n" in told
-    assert re.search(r"  seed: \d+\n", told)
-    assert re.search(r"  init-sha256: [0-9a-f]{64}\n", told)
+    reported = lcm("info", "out.png")[1]
+    assert "  guidance: 2.0\n" in reported
+    assert re.search(r"  seed: \d+\n", reported)
+    assert re.search(r"  init-sha256: [0-9a-f]{64}\n", reported)
     Path("out.png").unlink()
     monkeypatch.setenv("LCM_MODEL", "another")
     path = f"{LCM.parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path}
-    subprocess.run(["sh", "-ec", command_in(told)], check=True, env=environment)
+    subprocess.run(["sh", "-ec", command_in(reported)], check=True, env=environment)
     np.testing.assert_array_equal(pixels("out.png"), before)
 
 
 def test_info_on_the_demo(lcm):
-    status, told, err = lcm("info", demo_dir())
+    status, reported, err = lcm("info", demo_dir())
     assert (status, err) == (0, "")
-    assert "scheduler: scaled_linear betas, predicts epsilon, 50 original steps" in told
+    assert "scheduler: scaled_linear betas, predicts epsilon, 50 original steps" in reported
     for component in ("text_encoder", "unet", "vae_encoder", "vae_decoder"):
-        assert re.search(rf"  {component}: [\d.]+ MiB\n    model.onnx\n      input ", told)
+        assert re.search(rf"  {component}: [\d.]+ MiB\n    model.onnx\n      input ", reported)
 
 
-def test_info_tells_what_is_broken_and_goes_on(lcm, model):
+def test_info_reports_what_is_broken_and_goes_on(lcm, model):
     (model / "scheduler" / "scheduler_config.json").write_text("{")
     (model / "unet" / "model.onnx").unlink()
     (model / "lcm.toml").write_text("[vae_decoder]\nsha256 = '00'")
-    status, told, _ = lcm("info", model)
+    status, reported, _ = lcm("info", model)
     assert status == 0
-    assert "scheduler_config.json: not valid JSON" in told
-    assert "  unet: no model.onnx" in told
-    assert "    CHECKSUM MISMATCH: no file here has the SHA-256 of lcm.toml, 00\n" in told
+    assert "scheduler_config.json: not valid JSON" in reported
+    assert "  unet: no model.onnx" in reported
+    assert "    CHECKSUM MISMATCH: no file here has the SHA-256 of lcm.toml, 00\n" in reported
 
 
 def test_info_into_a_closed_pipe():
     run = f"{LCM} info {demo_dir()} | true"
-    told = subprocess.run(["sh", "-c", run], capture_output=True, check=True).stderr
-    assert told == b""
+    reported = subprocess.run(["sh", "-c", run], capture_output=True, check=True).stderr
+    assert reported == b""
 
 
-def test_info_where_the_terminal_has_no_such_letters(lcm):
+def test_info_where_the_encoding_lacks_a_letter(lcm):
     assert lcm("txt2img", "озеро", "-o", "out.png", *SMALL)[0] == 0
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     run = subprocess.run(
@@ -233,15 +235,15 @@ def test_info_where_the_terminal_has_no_such_letters(lcm):
 
 
 @pytest.mark.slow
-def test_a_full_disk_behind_the_messages():
+def test_a_full_disk_for_the_messages():
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
     run = f"exec {LCM} txt2img 'a lake' -o out.png {' '.join(SMALL)} 2>/dev/full"
     assert subprocess.run(["sh", "-c", run], check=False).returncode == 0
     assert files() == [Path("out.png")]
     run = f"exec {LCM} info out.png >/dev/full"
-    told = subprocess.run(["sh", "-c", run], capture_output=True, text=True, check=False)
-    fails((told.returncode, "", told.stderr), "standard output cannot be written: ")
+    reported = subprocess.run(["sh", "-c", run], capture_output=True, text=True, check=False)
+    fails((reported.returncode, "", reported.stderr), "standard output cannot be written: ")
 
 
 def test_an_init_image_from_a_pipe(lcm, photo_file):
@@ -331,7 +333,7 @@ OPTIONS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("options", "words"), OPTIONS, ids=lambda value: str(value)[:60])
-def test_options_that_cannot_be(options, words, lcm, photo_file):
+def test_invalid_options(options, words, lcm, photo_file):
     Path("folder.png").mkdir()
     before = files()
     run = ["img2img", photo_file, "a lake", "-o", "out.png", "-q", "--steps=1", *options]
@@ -461,7 +463,7 @@ def test_info_on_something_else(path, words, lcm, photo_file):
     fails(lcm("info", path), words)
 
 
-def test_the_command_itself_fails_in_one_line():
+def test_a_failing_process_prints_one_line():
     """All of the above in a process of its own, where libraries might print, or Python trace."""
     run = [LCM, "img2img", "nowhere.png", "a lake", "-o", "out.png"]
     ended = subprocess.run(run, capture_output=True, text=True, check=False)
@@ -477,7 +479,7 @@ def test_a_broken_network_in_a_process_of_its_own(model):
     assert not Path("out.png").exists()
 
 
-def test_a_fault_of_ours_is_one_line_too(lcm, monkeypatch):
+def test_a_bug_in_lcmcore_is_reported_in_one_line(lcm, monkeypatch):
     def broken(args):
         raise ZeroDivisionError("division by zero")
 
@@ -497,7 +499,7 @@ def test_out_of_memory(lcm, monkeypatch):
     fails(lcm("txt2img", "a", "-o", "out.png"), "out of memory")
 
 
-def test_a_full_disk_leaves_the_old_picture():
+def test_a_full_disk_leaves_the_old_image():
     """`ulimit -f` lets no file grow beyond a few hundred bytes."""
     Path("out.png").write_text("old")
     run = f"ulimit -f 1; exec {LCM} txt2img 'a lake' -q -o out.png {' '.join(SMALL)}"

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from lcmcore.bundle import COMPONENTS
-from tests.jobs.pictures import LCM, PROMPT, QUICK, batch, make_photos
+from tests.jobs.images import LCM, PROMPT, QUICK, batch, make_photos
 from tests.parity.bundles import TINY
 
 LONG = "lake " * 100

@@ -11,7 +11,7 @@ import pytest
 import lcmcore
 from lcmcore.jobs.cluster import connect
 from tests.jobs.fakes import wait_for
-from tests.jobs.pictures import BUSY, PROMPT, QUICK, batch, contents, make_photos
+from tests.jobs.images import BUSY, PROMPT, QUICK, batch, contents, make_photos
 
 PAGE = Path(__file__).parents[2] / "docs" / "cluster.md"
 DASK = (sys.executable, "-m", "dask")
@@ -66,7 +66,7 @@ def photos(tmp_path):
 
 
 @pytest.mark.slow
-def test_waiting_in_vain_can_be_interrupted(cluster, photos, tmp_path):
+def test_waiting_for_a_worker_can_be_interrupted(cluster, photos, tmp_path):
     where = ("--scheduler", cluster.address)
     process = batch(photos, PROMPT, "-o", tmp_path / "out", *where, start=subprocess.Popen)
     assert "waiting for a worker" in process.stderr.readline()
@@ -76,7 +76,7 @@ def test_waiting_in_vain_can_be_interrupted(cluster, photos, tmp_path):
 
 
 @pytest.mark.slow
-def test_batch_waits_for_a_worker_to_join_which_alone_needs_the_model(cluster, photos, tmp_path):
+def test_batch_waits_for_a_worker_and_needs_no_model_itself(cluster, photos, tmp_path):
     (cluster.folder / "model").symlink_to(lcmcore.demo_dir())  # where workers are, not the batch
     where = ("--scheduler", cluster.address, "--model", "model")
     for path in sorted(photos.iterdir())[2:]:
@@ -92,9 +92,7 @@ def test_batch_waits_for_a_worker_to_join_which_alone_needs_the_model(cluster, p
 
 
 @pytest.mark.slow
-def test_lost_worker_costs_nothing_and_the_bytes_are_those_of_a_local_run(
-    cluster, photos, tmp_path
-):
+def test_lost_worker_leaves_the_bytes_of_a_local_run(cluster, photos, tmp_path):
     (photos / "broken.png").write_bytes(b"text")
     victim, _ = cluster.add_worker(), cluster.add_worker()
     out = tmp_path / "out"
@@ -114,7 +112,7 @@ def test_lost_worker_costs_nothing_and_the_bytes_are_those_of_a_local_run(
 
 
 @pytest.mark.slow
-def test_commands_of_the_page(cluster, photos, tmp_path):
+def test_commands_of_the_documentation(cluster, photos, tmp_path):
     text = PAGE.read_text().replace("tcp://board0:8786", cluster.address)
     (block,) = re.findall(r"^```console\n(.*?)^```", text, re.M | re.S)
     scheduler, worker, command = (
@@ -145,7 +143,7 @@ def test_lost_scheduler_is_one_line_and_the_batch_resumes(cluster, photos, tmp_p
     assert len(contents(out)) == 10
 
 
-def test_without_dask_the_extra_is_named(monkeypatch):
+def test_missing_dask_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with (
         pytest.raises(lcmcore.RuntimeUnavailableError, match=r"pip install 'lcmcore\[cluster\]'"),

@@ -65,7 +65,7 @@ def test_job_of_a_killed_worker_is_run_again(one, steering):
 
 
 @pytest.mark.slow
-def test_job_that_kills_twice_fails(one, steering):
+def test_job_that_kills_two_workers_fails(one, steering):
     steering.kill(times=2)
     with pytest.raises(lcmcore.WorkerDied, match="killed by signal 9"):
         one.submit(job()).result()
@@ -169,7 +169,7 @@ def test_workers_leave_signals_to_the_parent(one, steering, signum):
     assert len(steering.pids()) == 1
 
 
-def test_errors_of_jobs_arrive_as_they_are(one):
+def test_errors_of_jobs_arrive_unchanged(one):
     with pytest.raises(lcmcore.ArgumentError, match="multiples of"):
         one.submit(Job(Request("a lake", "65x64"))).result()
     with pytest.raises(lcmcore.ImageError, match="not an image"):
@@ -202,7 +202,7 @@ def test_model_that_vanished_fails_the_job_and_may_come_back(configs, steering):
         assert pool.submit(job(5)).result()[1] == 5
 
 
-def test_each_worker_gets_its_share(monkeypatch, steering):
+def test_each_worker_gets_its_part_of_the_cores(monkeypatch, steering):
     class Shared(type(steering.runtime)):
         options = frozenset({"core_mask", "threads"})
 

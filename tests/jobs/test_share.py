@@ -26,6 +26,6 @@ def test_npu_cores(monkeypatch, platform, masks):
     assert [share.get("core_mask") for share in shares] == masks
 
 
-def test_share_is_an_option_that_the_model_takes():
+def test_a_worker_opens_with_its_options():
     with WorkerSpec().open(1, 2) as worker:
         assert worker.pipeline.networks.inputs("unet")

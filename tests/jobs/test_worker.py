@@ -33,7 +33,7 @@ def pixels(png):
         return np.asarray(image)
 
 
-def test_job_is_the_call_of_the_pipeline(worker, photo_bytes, photo):
+def test_job_equals_a_pipeline_call(worker, photo_bytes, photo):
     request = Request("a lake at night", "64x32", 3, 2.5, seed=11, denoise_strength=0.6)
     png, seed, latents = worker.run_job_with_latents(Job(request, photo_bytes))
     expected = worker.pipeline(
@@ -52,20 +52,20 @@ def test_job_is_the_call_of_the_pipeline(worker, photo_bytes, photo):
     np.testing.assert_array_equal(pooled, average_to(expected.latents, 8).astype(np.float16))
 
 
-def test_missing_attributes_have_the_defaults_of_the_call(worker, photo_bytes, photo):
+def test_missing_attributes_have_the_pipelines_defaults(worker, photo_bytes, photo):
     job = SimpleNamespace(req=SimpleNamespace(prompt="a meadow", seed=3), init_image=photo_bytes)
     png, _ = worker.run_job(job)
     expected = worker.pipeline("a meadow", photo, seed=3)
     np.testing.assert_array_equal(pixels(png), np.asarray(expected.images[0]))
 
 
-def test_without_an_init_image_the_words_alone_count(worker):
+def test_job_without_init_image_is_txt2img(worker):
     png, _ = worker.run_job(SimpleNamespace(req=SimpleNamespace(prompt="a desert", seed=3)))
     expected = worker.pipeline("a desert", seed=3)
     np.testing.assert_array_equal(pixels(png), np.asarray(expected.images[0]))
 
 
-def test_drawn_seed_makes_the_picture_again(worker, photo_bytes):
+def test_drawn_seed_reproduces_the_image(worker, photo_bytes):
     png, seed = worker.run_job(Job(Request("a river"), photo_bytes))
     again, _ = worker.run_job(Job(Request("a river", seed=seed), photo_bytes))
     assert again == png
@@ -116,7 +116,7 @@ def test_init_image_is_turned_upright(worker, photo, photo_bytes):
         ({"fit": 3}, "fit"),
     ],
 )
-def test_bad_request_is_told_and_the_worker_goes_on(worker, photo_bytes, bad, words):
+def test_bad_request_is_reported_and_the_worker_goes_on(worker, photo_bytes, bad, words):
     job = Job(Request(**{"prompt": "a lake", "seed": 1, **bad}), photo_bytes)
     with pytest.raises(lcmcore.ArgumentError, match=words):
         worker.run_job(job)
@@ -136,7 +136,7 @@ def test_damaged_init_image(worker, photo_bytes, cut):
 
 
 @pytest.mark.parametrize("job", [None, SimpleNamespace(), SimpleNamespace(req=None)])
-def test_what_is_no_job(worker, job):
+def test_object_that_is_no_job(worker, job):
     with pytest.raises(lcmcore.ArgumentError, match="req"):
         worker.run_job(job)
 
@@ -147,7 +147,7 @@ def test_bad_record(worker, record):
         worker.run_job(Job(Request("a lake"), None, record))
 
 
-def test_running_out_of_memory_is_an_error_of_ours(worker, monkeypatch):
+def test_out_of_memory_is_an_lcm_error(worker, monkeypatch):
     def greedy(*_, **__):
         raise MemoryError
 
@@ -156,7 +156,7 @@ def test_running_out_of_memory_is_an_error_of_ours(worker, monkeypatch):
         worker.run_job(Job(Request("a lake", "64x64")))
 
 
-def test_record_is_true(worker, photo_bytes, tmp_path):
+def test_record_has_the_request_and_the_command(worker, photo_bytes, tmp_path):
     job = Job(Request("a lake", seed=5, denoise_strength=0.4), photo_bytes, {"ticket": "12"})
     path = tmp_path / "out.png"
     path.write_bytes(worker.run_job(job)[0])
@@ -166,7 +166,7 @@ def test_record_is_true(worker, photo_bytes, tmp_path):
     assert lines[-1].endswith(" INIT 'a lake'")  # the path is not known to a worker
 
 
-def test_record_of_words_alone_is_a_txt2img(worker, tmp_path):
+def test_record_without_init_image_is_txt2img(worker, tmp_path):
     path = tmp_path / "out.png"
     path.write_bytes(worker.run_job(Job(Request("a lake", seed=5)))[0])
     assert list(describe(path))[-1].startswith("lcm txt2img -o out.png --steps=4 ")

@@ -1,4 +1,4 @@
-"""What `lcm doctor` finds on boards of several kinds of misfortune."""
+"""What `lcm doctor` finds on boards with several kinds of faults."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.rknn import fixtures
 from tests.rknn.test_file import with_graph
 
 
-def told(root: Path | None, here: str | None, level: str) -> str:
+def reported(root: Path | None, here: str | None, level: str) -> str:
     return "\n".join(
         f"{text} -> {remedy}" for kind, text, remedy in diagnose(root, here) if kind == level
     )
@@ -47,23 +47,23 @@ def test_board_without_software(
 ) -> None:
     monkeypatch.setattr(board, "library", lambda: None)
     monkeypatch.setattr(diagnosis, "_NEWEST_PYTHON", newest)
-    errors = told(tiny, "rk3588", "error")
+    errors = reported(tiny, "rk3588", "error")
     assert f"rknn-toolkit-lite2 {words}" in errors
     assert "no librknnrt.so in /usr/lib -> copy it from" in errors
 
 
 def test_healthy_board(tiny: Path, healthy: Path, lites: list[object]) -> None:
-    assert told(tiny, "rk3588", "error") == told(tiny, "rk3588", "warning") == ""
-    assert "librknnrt.so 2.5.0" in told(tiny, "rk3588", "ok")
+    assert reported(tiny, "rk3588", "error") == reported(tiny, "rk3588", "warning") == ""
+    assert "librknnrt.so 2.5.0" in reported(tiny, "rk3588", "ok")
 
 
 def test_old_library(tiny: Path, healthy: Path) -> None:
     healthy.write_bytes(healthy.read_bytes().replace(b"2.5.0", b"1.6.0"))
-    assert "librknnrt.so 1.6.0 is older than toolkit 2.5.0" in told(tiny, "rk3588", "warning")
+    assert "librknnrt.so 1.6.0 is older than toolkit 2.5.0" in reported(tiny, "rk3588", "warning")
 
 
 def test_other_board(tiny: Path, healthy: Path) -> None:
-    errors = told(tiny, "rk3568", "error")
+    errors = reported(tiny, "rk3568", "error")
     assert "unet: built for rk3588, this board is rk3568 -> rebuild it" in errors
 
 
@@ -72,7 +72,7 @@ def test_broken_and_old_files(tiny: Path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
     path = tiny / "vae_decoder" / "model.rknn"
     path.write_bytes(with_graph(path.read_bytes(), version="2.1.0"))
-    errors = told(tiny, None, "error")
+    errors = reported(tiny, None, "error")
     assert "unet: " in errors
     assert "cut" in errors
     assert "vae_decoder: built by rknn-toolkit2 2.1.0, too old" in errors
@@ -82,12 +82,12 @@ def test_networks_of_different_sizes(tiny: Path) -> None:
     data = fixtures.read("unet").replace(b"[1, 4, 4, 6]", b"[1, 4, 8, 6]")
     data = data.replace(b'"size":[1,4,4,6]', b'"size":[1,4,8,6]')
     (tiny / "unet" / "model.rknn").write_bytes(data)
-    assert "unet 6x8, vae_decoder 6x4, vae_encoder 6x4" in told(tiny, None, "error")
+    assert "unet 6x8, vae_decoder 6x4, vae_encoder 6x4" in reported(tiny, None, "error")
 
 
 def test_memory(tiny: Path, healthy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runtimes.rknn.diagnosis.available_bytes", lambda: 2**20)
-    assert "0.0 GiB is free" in told(tiny, "rk3588", "warning")
+    assert "0.0 GiB is free" in reported(tiny, "rk3588", "warning")
 
 
 @pytest.mark.parametrize(

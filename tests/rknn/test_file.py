@@ -32,7 +32,7 @@ def with_graph(data: bytes, **changes: object) -> bytes:
 def test_unet(tmp_path: Path) -> None:
     file = RknnFile.read(write(tmp_path, fixtures.read("unet")))
     assert (file.version, file.toolkit, file.platforms) == (6, "2.5.0", ("rk3588",))
-    # Latents of a 48x32 picture: 4 rows of 6.
+    # Latents of a 48x32 image: 4 rows of 6.
     assert [str(tensor) for tensor in file.inputs] == [
         "sample [1, 4, 4, 6] float16 NHWC",
         "timestep [1] int64",
@@ -52,14 +52,14 @@ def test_unet(tmp_path: Path) -> None:
          "sample [1, 3, 32, 48] float16 NCHW"),
     ],
 )  # fmt: skip
-def test_others(tmp_path: Path, component: str, takes: str, gives: str) -> None:
+def test_other_components(tmp_path: Path, component: str, takes: str, gives: str) -> None:
     file = RknnFile.read(write(tmp_path, fixtures.read(component)))
     assert str(file.inputs[0]) == takes
     assert str(file.outputs[0]) == gives
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         (b"", "empty"),
         (b"RKNN\0\0", "cut after 6 bytes"),
@@ -69,18 +69,18 @@ def test_others(tmp_path: Path, component: str, takes: str, gives: str) -> None:
         (b"RKNN" + bytes(2000), "damaged"),
     ],
 )
-def test_no_such_file(tmp_path: Path, data: bytes, told: str) -> None:
-    with pytest.raises(BundleError, match=rf"model\.rknn: .*{told}"):
+def test_no_such_file(tmp_path: Path, data: bytes, message: str) -> None:
+    with pytest.raises(BundleError, match=rf"model\.rknn: .*{message}"):
         RknnFile.read(write(tmp_path, data))
 
 
-def test_missing(tmp_path: Path) -> None:
+def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="No such file"):
         RknnFile.read(tmp_path / "model.rknn")
 
 
 @pytest.mark.parametrize("kept", [100, 20_000, -1])
-def test_cut_tells_the_length_that_it_should_have(tmp_path: Path, kept: int) -> None:
+def test_cut_file_reports_the_length_that_it_should_have(tmp_path: Path, kept: int) -> None:
     with pytest.raises(BundleError, match=r"cut: it has \d+ bytes and should have"):
         RknnFile.read(write(tmp_path, fixtures.read("unet")[:kept]))
 
@@ -121,7 +121,7 @@ def test_unknown_version_that_cannot_be_read(
     ("toolkit", "too_old"),
     [("1.6.0", True), ("2.2.1b3", True), ("2.3.0", False), ("2.10.0", False), ("odd", False)],
 )
-def test_age(tmp_path: Path, toolkit: str, too_old: bool) -> None:
+def test_too_old(tmp_path: Path, toolkit: str, too_old: bool) -> None:
     data = with_graph(fixtures.read("unet"), version=toolkit)
     assert RknnFile.read(write(tmp_path, data)).too_old is too_old
 

@@ -1,4 +1,4 @@
-"""The whole of img2img over the doubled device, from directories as they are found in the wild."""
+"""The whole of img2img over the doubled device, from directories without tokenizer and lcm.toml."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Lites = list[RKNNLiteDouble]
 
 
 @pytest.fixture
-def wild(tiny: Path) -> Path:
+def bundle(tiny: Path) -> Path:
     """config.json + model.rknn by component, and a scheduler; no tokenizer, no lcm.toml."""
     for component in fixtures.COMPONENTS:
         shutil.copy(fixtures.TINY / component / "config.json", tiny / component)
@@ -27,7 +27,7 @@ def wild(tiny: Path) -> Path:
     return tiny
 
 
-def picture(root: Path, **choice: object) -> np.ndarray:
+def generate(root: Path, **choice: object) -> np.ndarray:
     init = np.random.default_rng(0).uniform(0, 1, (32, 48, 3))
     with lcmcore.load(root, tokenizer=fixtures.TINY / "tokenizer", **choice) as pipe:
         result = pipe(
@@ -38,44 +38,44 @@ def picture(root: Path, **choice: object) -> np.ndarray:
 
 @pytest.fixture
 def expected() -> np.ndarray:
-    return picture(fixtures.TINY, runtime=OnnxRuntime())
+    return generate(fixtures.TINY, runtime=OnnxRuntime())
 
 
-def test_all_on_the_npu(wild: Path, lites: Lites, expected: np.ndarray) -> None:
-    np.testing.assert_allclose(picture(wild, runtime=RknnRuntime()), expected, atol=1e-5)
+def test_all_on_the_npu(bundle: Path, lites: Lites, expected: np.ndarray) -> None:
+    np.testing.assert_allclose(generate(bundle, runtime=RknnRuntime()), expected, atol=1e-5)
     assert len(lites) == 4
     assert all(lite.released for lite in lites)
 
 
-def test_encoder_as_onnx_runs_on_the_cpu(wild: Path, lites: Lites, expected: np.ndarray) -> None:
-    (wild / "vae_encoder" / "model.rknn").unlink()
-    shutil.copy(fixtures.TINY / "vae_encoder" / "model.onnx", wild / "vae_encoder")
-    np.testing.assert_allclose(picture(wild, runtime="auto"), expected, atol=1e-5)
+def test_encoder_as_onnx_runs_on_the_cpu(bundle: Path, lites: Lites, expected: np.ndarray) -> None:
+    (bundle / "vae_encoder" / "model.rknn").unlink()
+    shutil.copy(fixtures.TINY / "vae_encoder" / "model.onnx", bundle / "vae_encoder")
+    np.testing.assert_allclose(generate(bundle, runtime="auto"), expected, atol=1e-5)
     assert len(lites) == 3
 
 
 @pytest.mark.slow
 def test_with_little_memory_no_network_is_loaded_twice(
-    wild: Path, lites: Lites, expected: np.ndarray
+    bundle: Path, lites: Lites, expected: np.ndarray
 ) -> None:
-    """Their files tell what must be known beforehand."""
+    """Sizes and inputs are read from the files, without opening the networks."""
     np.testing.assert_allclose(
-        picture(wild, runtime=RknnRuntime(), memory="low"), expected, atol=1e-5
+        generate(bundle, runtime=RknnRuntime(), memory="low"), expected, atol=1e-5
     )
     assert len(lites) == 4
 
 
 @pytest.mark.slow
-def test_lcm_toml_chooses_by_component(wild: Path, lites: Lites, expected: np.ndarray) -> None:
-    shutil.copy(fixtures.TINY / "vae_decoder" / "model.onnx", wild / "vae_decoder")
-    (wild / "lcm.toml").write_text('[vae_decoder]\nruntime = "onnx"\n[unet]\ncore_mask = "0_1"\n')
-    np.testing.assert_allclose(picture(wild, runtime="auto"), expected, atol=1e-5)
+def test_lcm_toml_chooses_by_component(bundle: Path, lites: Lites, expected: np.ndarray) -> None:
+    shutil.copy(fixtures.TINY / "vae_decoder" / "model.onnx", bundle / "vae_decoder")
+    (bundle / "lcm.toml").write_text('[vae_decoder]\nruntime = "onnx"\n[unet]\ncore_mask = "0_1"\n')
+    np.testing.assert_allclose(generate(bundle, runtime="auto"), expected, atol=1e-5)
     assert len(lites) == 3
 
 
-def test_wrong_size_tells_the_compiled_one(wild: Path, lites: Lites) -> None:
+def test_wrong_size_names_the_compiled_one(bundle: Path, lites: Lites) -> None:
     with (
-        lcmcore.load(wild, runtime=RknnRuntime(), tokenizer=fixtures.TINY / "tokenizer") as pipe,
+        lcmcore.load(bundle, runtime=RknnRuntime(), tokenizer=fixtures.TINY / "tokenizer") as pipe,
         pytest.raises(lcmcore.LcmError, match="48x32"),
     ):
         pipe("a lake", width=64, height=64, seed=1)

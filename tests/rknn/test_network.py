@@ -36,7 +36,7 @@ def test_results_are_those_of_the_onnx_network(tiny: Path, lites: Lites, compone
         np.testing.assert_allclose(array, want, atol=HALF)
 
 
-def test_names_shapes_and_dtypes_are_the_files(tiny: Path, lites: Lites) -> None:
+def test_names_shapes_and_dtypes_are_those_of_the_file(tiny: Path, lites: Lites) -> None:
     network = opened(tiny, "unet")
     assert [str(spec) for spec in network.inputs] == [
         "sample [1, 4, 4, 6] float16",
@@ -91,7 +91,7 @@ def test_close_releases_once(tiny: Path, lites: Lites) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "message"),
     [
         ("init:-6", "init_runtime.*RKNN_ERR_MODEL_INVALID"),
         ("init:-4", "init_runtime.*RKNN_ERR_MALLOC_FAIL"),
@@ -99,16 +99,16 @@ def test_close_releases_once(tiny: Path, lites: Lites) -> None:
     ],
 )
 def test_failing_open_is_named_and_released(
-    tiny: Path, lites: Lites, monkeypatch: pytest.MonkeyPatch, fault: str, told: str
+    tiny: Path, lites: Lites, monkeypatch: pytest.MonkeyPatch, fault: str, message: str
 ) -> None:
     monkeypatch.setenv("NPU_FAULT", fault)
-    with pytest.raises(NetworkError, match=f"^vae_encoder: .*{told}"):
+    with pytest.raises(NetworkError, match=f"^vae_encoder: .*{message}"):
         opened(tiny, core_mask="0")
     assert lites[0].released
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "message"),
     [
         ("inputs:-5", "RKNN_ERR_PARAM_INVALID"),
         ("outputs:-8", "RKNN_ERR_OUTPUT_INVALID"),
@@ -120,18 +120,18 @@ def test_failing_open_is_named_and_released(
     ],
 )
 def test_failing_run_is_named(
-    tiny: Path, lites: Lites, monkeypatch: pytest.MonkeyPatch, fault: str, told: str
+    tiny: Path, lites: Lites, monkeypatch: pytest.MonkeyPatch, fault: str, message: str
 ) -> None:
     network = opened(tiny)
     monkeypatch.setenv("NPU_FAULT", fault)
     inputs = inputs_of(tiny / "vae_encoder" / "model.rknn")
-    with pytest.raises(NetworkError, match=f"^vae_encoder: .*{told}"):
+    with pytest.raises(NetworkError, match=f"^vae_encoder: .*{message}"):
         network.run(inputs)
     monkeypatch.delenv("NPU_FAULT")
     network.run(inputs)
 
 
-def test_results_of_the_run_before_are_noticed(
+def test_outputs_of_the_previous_run_are_an_error(
     tiny: Path, lites: Lites, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tiny / "vae_encoder" / "model.rknn"
@@ -144,7 +144,7 @@ def test_results_of_the_run_before_are_noticed(
             network.run(inputs_of(path, seed=2))
 
 
-def test_raising_library_is_named(
+def test_exception_of_the_library_is_named(
     tiny: Path, lites: Lites, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = opened(tiny)
@@ -158,7 +158,7 @@ def test_raising_library_is_named(
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 48, 32), (1, 3, 32, 47), (3, 32, 48)])
-def test_wrong_shape_stays_away_from_the_driver(
+def test_wrong_shape_never_reaches_the_driver(
     tiny: Path, lites: Lites, shape: tuple[int, ...]
 ) -> None:
     network = opened(tiny)
@@ -226,7 +226,7 @@ def test_old_toolkit(tiny: Path, lites: Lites) -> None:
     assert not lites
 
 
-def test_names_of_an_odd_exporter_go_by_position(tiny: Path, lites: Lites) -> None:
+def test_unknown_input_names_go_by_position(tiny: Path, lites: Lites) -> None:
     path = tiny / "unet" / "model.rknn"
     inputs = inputs_of(path)
     expected = opened(tiny, "unet").run(inputs)

@@ -1,4 +1,4 @@
-"""However the converter's process ends, that is an exception with a reason."""
+"""However the converter's process ends, an exception gives the reason."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("crash", r"crashed during build \(SIGSEGV\); its log says: E build: something is odd$"),
         ("killed", r"crashed during build \(SIGKILL, probably the OOM killer\)"),
@@ -30,8 +30,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
         ("raises", "failed to build: ValueError: no such operator$"),
     ],
 )
-def test_failures(fake: None, name: str, told: str) -> None:
-    with Toolkit("unet") as converter, pytest.raises(NetworkError, match=rf"^unet: .*{told}"):
+def test_failures(fake: None, name: str, message: str) -> None:
+    with Toolkit("unet") as converter, pytest.raises(NetworkError, match=rf"^unet: .*{message}"):
         converter.build(Path(name), {}, "rk3588")
 
 

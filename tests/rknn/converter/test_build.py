@@ -23,7 +23,7 @@ def lcm(*words: object) -> subprocess.CompletedProcess[str]:
 
 
 def build(source: Path, out: Path, *more: object, size: str = "48x32") -> str:
-    """Build what must succeed; what it said."""
+    """Build what must succeed; returns its output."""
     done = lcm("build", "rknn", source, out, "--platform", "rk3588", "--size", size, *more)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
@@ -31,7 +31,7 @@ def build(source: Path, out: Path, *more: object, size: str = "48x32") -> str:
 
 
 def refused(source: Path, out: Path, *more: object, size: str = "48x32") -> str:
-    """Build what must fail; the one line that it said of that."""
+    """Build what must fail; returns the line on stderr."""
     done = lcm("build", "rknn", source, out, "--platform", "rk3588", "--size", size, *more)
     assert done.returncode == 1, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("lcm: error: ")]
@@ -77,7 +77,7 @@ def test_added_encoder_leaves_the_other_networks_as_they_were(tmp_path: Path) ->
     assert not (out / "unet" / "model.rknn").exists()
 
 
-def test_what_goes_with_a_network_follows_its_source(source: Path, tmp_path: Path) -> None:
+def test_tokenizer_and_config_follow_their_source(source: Path, tmp_path: Path) -> None:
     """Else a text encoder would read its own words with another model's vocabulary."""
     out, names = tmp_path / "out", ("tokenizer/vocab.json", "text_encoder/config.json")
     only = ("--components", "text_encoder")

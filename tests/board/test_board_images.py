@@ -1,4 +1,4 @@
-"""The whole way through the `lcm` command on aarch64, against the host's ONNX Runtime pictures."""
+"""The `lcm` command on aarch64, against the images of ONNX Runtime on the host."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import pytest
 from PIL import Image
 
 from lcmcore.bundle import demo_dir
+from tests.board.images import CASES, arguments, size
 from tests.board.machine import HOST, MODELS, lcm
-from tests.board.pictures import CASES, arguments, size
 
 
 def psnr(one: Path, other: Path) -> float:
-    """Peak signal-to-noise ratio in dB of two pictures of the same size."""
+    """Peak signal-to-noise ratio in dB of two images of the same size."""
     first, second = (np.asarray(Image.open(path), np.float64) for path in (one, other))
     assert first.shape == second.shape
     return float(10 * np.log10(255**2 / max(np.mean((first - second) ** 2), 1e-9)))
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_board_makes_the_picture_of_the_host(case: str, tmp_path: Path) -> None:
+def test_board_image_matches_that_of_the_host(case: str, tmp_path: Path) -> None:
     output = tmp_path / "board.png"
     model = MODELS / size(case)
     done = lcm(*arguments(case, HOST, output), "--model", model, "--runtime", "rknn")
@@ -43,7 +43,7 @@ def test_auto_runs_an_encoder_without_rknn_file_on_the_cpu(tmp_path: Path) -> No
     assert psnr(output, HOST / f"{case}.png") >= 40
 
 
-def test_quiet_is_quiet_in_spite_of_the_vendor(tmp_path: Path) -> None:
+def test_quiet_silences_the_vendors_library(tmp_path: Path) -> None:
     words = arguments("txt2img-192x128", HOST, tmp_path / "board.png")
     done = lcm(*words, "--quiet", "--model", MODELS / "192x128", "--runtime", "rknn")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

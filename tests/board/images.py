@@ -1,7 +1,7 @@
-"""The pictures that board and host both make: `python pictures.py FOLDER ONNX_MODEL` on the host.
+"""The images that board and host both generate: `python images.py FOLDER ONNX_MODEL` on the host.
 
-The folder gets init.png and one PNG a case, made by ONNX Runtime through the `lcm` command. The
-board makes the same with its RKNN networks, and test_board_pictures.py compares.
+The folder gets init.png and one PNG a case, by ONNX Runtime through the `lcm` command. The board
+generates the same with its RKNN networks, and test_board_images.py compares.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def init_image() -> Image.Image:
 
 
 def main(folder: Path, model: str) -> None:
-    """Make the host's pictures."""
+    """Generate the host's images."""
     from lcmcore.cli.main import main as lcm
 
     folder.mkdir(parents=True, exist_ok=True)

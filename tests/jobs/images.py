@@ -1,4 +1,4 @@
-"""Folders of small pictures, and the command that turns them into others."""
+"""Folders of small init images, and `lcm batch` over them."""
 
 import os
 import subprocess
@@ -43,7 +43,7 @@ def contents(folder):
 
 
 def assert_whole(folder):
-    """Nothing in the folder but pictures that can be read to their end."""
+    """Nothing in the folder but images that can be read to their end."""
     for path in folder.iterdir():
         assert path.suffix == ".png" and path.name[0] != "."
         with Image.open(path) as image:
