@@ -1,4 +1,4 @@
-"""Models and pictures that many tests start from."""
+"""Models and images that many tests start from."""
 
 import shutil
 from pathlib import Path
@@ -63,7 +63,7 @@ def demo():
 
 @pytest.fixture
 def photo():
-    """A picture of 96x64 with another colour in every corner."""
+    """An image of 96x64 with another colour in every corner."""
     rows, columns = np.mgrid[0:64, 0:96]
     pixels = np.stack([rows * 4, columns * 2, (rows + columns) % 256], axis=2)
     return Image.fromarray(pixels.astype(np.uint8))

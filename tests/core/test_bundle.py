@@ -1,4 +1,4 @@
-"""A model directory and its lcm.toml: what is read, and how a mistake is told."""
+"""A model directory and its lcm.toml: what is read, and how mistakes are reported."""
 
 import json
 import re
@@ -118,7 +118,7 @@ def test_a_missing_scheduler_is_named(configs, fake):
         fake(configs)
 
 
-def test_a_missing_tokenizer_is_named_and_can_be_lent(configs):
+def test_a_missing_tokenizer_is_named_and_can_be_given(configs):
     lent = (configs / "tokenizer").rename(configs.parent / "lent")
     with pytest.raises(BundleError, match=r"no tokenizer at .*configs/tokenizer.*--tokenizer DIR"):
         _ = Bundle.open(configs).tokenizer
@@ -257,7 +257,7 @@ def test_the_fake_needs_no_network_files(configs):
         assert pipe("a", seed=1).images[0].size == (256, 256)
 
 
-def test_a_model_counts_with_its_external_data(tmp_path):
+def test_the_size_of_a_model_includes_external_data(tmp_path):
     (tmp_path / "unet").mkdir()
     bundle = Bundle.open(tmp_path)
     for name, size in {

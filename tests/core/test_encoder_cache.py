@@ -1,4 +1,4 @@
-"""What the encoders returned is kept for the next call, and nothing else is mistaken for it."""
+"""Results of the encoders are kept for the next call, and found for equal inputs only."""
 
 import numpy as np
 import pytest
@@ -49,10 +49,10 @@ def same(one, other):
         {"guidance_scale": 2.0},
         {"latent_sampling": "sample"},
         {"num_images_per_prompt": 3},
-        {"fit": "cover"},  # of a picture that has the size already
+        {"fit": "cover"},  # of an image that has the size already
     ],
 )
-def test_what_leaves_prompt_and_image_as_they_are_runs_no_encoder(change, counted, photo):
+def test_same_prompt_and_image_run_no_encoder(change, counted, photo):
     pipe, runs = counted()
     pipe(PROMPT, photo, seed=1)
     changed = pipe(PROMPT, photo, **{"seed": 1, **change})
@@ -85,7 +85,7 @@ def test_another_prompt_or_image_is_encoded(change, ran, counted, photo):
     same(changed.latents, counted()[0](**call, seed=1).latents)
 
 
-def test_a_sample_of_what_is_kept_follows_its_seed(counted, photo):
+def test_a_latent_sample_of_kept_moments_follows_its_seed(counted, photo):
     pipe, runs = counted()
     drawn = [
         pipe(PROMPT, photo, strength=0, latent_sampling="sample", seed=seed).latents
@@ -110,7 +110,7 @@ def test_a_network_of_one_item_runs_for_each_item_once(counted, photo):
     assert runs == {"text_encoder": 3, "vae_encoder": 3}
 
 
-def test_no_caller_changes_what_is_kept(counted):
+def test_callers_cannot_change_kept_results(counted):
     pipe, runs = counted()
     before = pipe.encode_prompt(PROMPT).copy()
     for _ in range(2):  # the first is fresh, the second kept
@@ -119,7 +119,7 @@ def test_no_caller_changes_what_is_kept(counted):
     assert runs["text_encoder"] == 1
 
 
-def test_a_buffer_that_a_runtime_uses_again_is_not_what_is_kept(fake):
+def test_a_buffer_that_a_runtime_reuses_is_copied(fake):
     buffer = np.zeros((1, 77, 16), np.float32)
 
     def text_encoder(input_ids):
@@ -146,7 +146,7 @@ def test_a_failure_is_not_kept(fake):
     assert pipe.encode_prompt(PROMPT).any()
 
 
-def test_nothing_is_kept_beyond_the_end(counted):
+def test_closing_drops_kept_results(counted):
     pipe, _ = counted()
     pipe.encode_prompt(PROMPT)
     pipe.close()
@@ -154,7 +154,7 @@ def test_nothing_is_kept_beyond_the_end(counted):
         pipe.encode_prompt(PROMPT)
 
 
-def test_the_least_recently_used_goes():
+def test_the_least_recently_used_result_is_dropped():
     kept, made = EncoderCache(), []
 
     def get(number):
@@ -178,7 +178,7 @@ def test_the_least_recently_used_goes():
         ("text_encoder", np.full((2, 3), -0.0, np.float32)),
     ],
 )
-def test_what_looks_alike_is_kept_apart(component, asked):
+def test_similar_inputs_are_kept_apart(component, asked):
     kept = EncoderCache()
     kept.get("text_encoder", np.zeros((2, 3), np.float32), lambda: np.zeros(1))
     assert kept.get(component, asked, lambda: np.ones(1))[0] == 1

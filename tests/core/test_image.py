@@ -1,4 +1,4 @@
-"""Pictures of every kind to RGB, to the model's size, and to tensors and back."""
+"""Images of every kind to RGB, to the model's size, and to tensors and back."""
 
 import io
 import os
@@ -86,8 +86,8 @@ LEFT, RIGHT, TOP, BOTTOM = 0.25, 0.75, 0.25, 0.75
         (8, (LEFT, BOTTOM)),
     ],
 )
-def test_exif_turns_the_picture_upright(orientation, corner):
-    """Where the stored picture's left upper corner, in red, comes to lie (EXIF 2.3, 4.6.4)."""
+def test_exif_turns_the_image_upright(orientation, corner):
+    """Where the stored image's left upper corner, in red, comes to lie (EXIF 2.3, 4.6.4)."""
     image = Image.new("RGB", (40, 20))
     image.paste(RED, (0, 0, 20, 10))
     tags = image.getexif()
@@ -113,7 +113,7 @@ def test_sources(photo, photo_file):
 
 
 @pytest.mark.parametrize("kind", [str, Path])
-def test_a_pipe_has_a_path_and_is_closed(kind):
+def test_a_pipe_is_read_by_its_path_and_closed(kind):
     read, write = os.pipe()
     try:
         os.write(write, encoded(filled("RGB", RED)))
@@ -154,8 +154,8 @@ def cut():
         pytest.param(bomb(), "decompression bomb", id="bomb"),
     ],
 )
-def test_files_that_are_no_picture(data, words, tmp_path):
-    path = tmp_path / "picture.png"
+def test_files_that_are_no_image(data, words, tmp_path):
+    path = tmp_path / "image.png"
     path.write_bytes(data)
     for source, name in ((path, str(path)), (data, "image")):
         with pytest.raises(ImageError, match=f"^{re.escape(name)}: .*{words}"):
@@ -190,7 +190,7 @@ def test_paths_that_are_no_file(name, words, tmp_path):
         (np.full((4, 4, 3), "x"), "uint8, or floats"),
     ],
 )
-def test_values_that_are_no_picture(source, words):
+def test_values_that_are_no_image(source, words):
     with pytest.raises(ArgumentError, match=re.escape(words)):
         read_image(source)
 
@@ -231,7 +231,7 @@ def test_unknown_fit(photo):
 
 
 @pytest.mark.parametrize("height", [1, 3, 5, 7])
-def test_of_uneven_margins_the_lower_is_larger(height):
+def test_the_lower_of_uneven_margins_is_larger(height):
     fitted = np.asarray(fit_image(filled("RGB", RED, (8, height)), (8, 8), "contain"))
     above = (8 - height) // 2
     rows = [row for row in range(8) if fitted[row].any()]
@@ -257,7 +257,7 @@ def test_tensors_lose_nothing(array):
 
 
 @given(arrays.arrays(np.float32, (1, 3, 2, 2), elements=st.floats(-1e6, 1e6, width=32)))
-def test_pictures_are_clipped(tensor):
+def test_images_are_clipped(tensor):
     array = to_array(tensor)
     assert array.min() >= 0
     assert array.max() <= 1
@@ -266,7 +266,7 @@ def test_pictures_are_clipped(tensor):
 
 @given(st.binary(max_size=200), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM"]))
 @pytest.mark.filterwarnings("ignore")  # Pillow warns of what it repairs
-def test_any_bytes_are_a_picture_or_an_error(data, magic):
+def test_any_bytes_are_an_image_or_an_error(data, magic):
     try:
         image = read_image(magic + data)
     except ImageError:

@@ -1,4 +1,4 @@
-"""What goes into a network and comes out of it is checked, and told by name."""
+"""Inputs and outputs of networks are checked; errors name the network and the tensor."""
 
 import pickle
 import re
@@ -17,7 +17,7 @@ SPECS = [TensorSpec("sample", (1, 4, None, 8), "float16"), TensorSpec("timestep"
 GOOD = {"sample": np.zeros((1, 4, 3, 8), np.float32), "timestep": np.array([999])}
 
 
-def test_what_fits_is_let_through():
+def test_inputs_that_fit():
     check_inputs("unet", SPECS, GOOD)
 
 
@@ -100,7 +100,7 @@ COLOUR = np.zeros((1, 3, 64, 64), np.float32)
         ),
     ],
 )
-def test_networks_that_return_the_wrong_thing(functions, message, fake, photo):
+def test_networks_that_return_wrong_outputs(functions, message, fake, photo):
     with pytest.raises(NetworkError, match=re.escape(message)):
         fake(**functions)("a", photo, width=64, height=64)
 
@@ -158,7 +158,7 @@ def test_a_network_that_follows_no_contract(photo):
             pipe("a lake")
 
 
-def test_a_network_that_takes_nothing():
+def test_a_network_without_inputs():
     with (
         lcmcore.load(lcmcore.demo_dir(), runtime=Bare()) as pipe,
         pytest.raises(NetworkError, match="the file holds a network without inputs"),

@@ -32,7 +32,7 @@ def test_a_call_and_its_result(demo, photo):
     assert all(seconds >= 0 for seconds in result.timings.values())
 
 
-def test_seeds_make_a_picture_again(demo, photo):
+def test_seeds_reproduce_an_image(demo, photo):
     first, again = (demo(PROMPT, photo, seed=2**64 - 1) for _ in range(2))
     same(first.images[0], again.images[0])
     drawn = demo(PROMPT, photo)
@@ -41,7 +41,7 @@ def test_seeds_make_a_picture_again(demo, photo):
 
 
 @pytest.mark.parametrize("sampling", ["mean", "sample"])
-def test_each_picture_of_a_batch_can_be_made_alone(sampling, fake, photo):
+def test_each_image_of_a_batch_can_be_generated_alone(sampling, fake, photo):
     prompts, images = ["a lake", "a hill"], [photo, photo.rotate(180)]
     pipe = fake(
         unet=lambda sample, encoder_hidden_states, **_: sample / 2 + _mean(encoder_hidden_states)
@@ -59,7 +59,7 @@ def _mean(embeds):
     return embeds.mean(axis=(1, 2)).reshape(-1, 1, 1, 1).astype(np.float32)
 
 
-def test_the_demo_model_in_batches(demo, photo):
+def test_a_batch_of_the_demo_model_equals_single_calls(demo, photo):
     batch = demo([PROMPT, "a green hill"], photo, seed=[5, 3], output_type="np")
     alone = demo("a green hill", photo, seed=3, output_type="np")
     np.testing.assert_allclose(batch.images[1:], alone.images, atol=1e-4)
@@ -74,7 +74,7 @@ def test_the_demo_model_in_batches(demo, photo):
         ({"prompt": ["a"] * 1025}, "the number of images must be from 1 to 1024"),
     ],
 )
-def test_batches_that_do_not_go_together(arguments, words, fake, photo):
+def test_batches_of_different_sizes(arguments, words, fake, photo):
     if "image" in arguments:
         arguments = {**arguments, "image": [photo] * arguments["image"]}
     with pytest.raises(ArgumentError, match=words):
@@ -132,7 +132,7 @@ def test_given_embeddings_replace_the_prompt(fake):
     )
 
 
-def test_an_edit_of_the_last_latents_leaves_what_was_denoised(fake):
+def test_editing_the_latents_in_place_leaves_denoised_alone(fake):
     kept = []
 
     def callback(pipe, step, timestep, tensors):
@@ -147,7 +147,7 @@ def test_an_edit_of_the_last_latents_leaves_what_was_denoised(fake):
         assert not (after == 7).any()
 
 
-def test_settings_have_every_default_and_make_the_image_again(fake, photo):
+def test_settings_have_every_default_and_reproduce_the_image(fake, photo):
     pipe = fake()
     first = pipe(PROMPT, photo, seed=1)
     assert first.settings == {
@@ -209,10 +209,10 @@ def test_settings_are_what_was_asked_for(fake, photo):
 
 
 def test_a_callback_sees_each_step_and_can_change_it(fake):
-    told = []
+    reported = []
 
     def callback(pipe, step, timestep, arrays):
-        told.append((step, timestep, sorted(arrays)))
+        reported.append((step, timestep, sorted(arrays)))
         assert arrays["timesteps"].tolist() == [999, 759, 499, 259]
         if step == 1:
             return {"latents": np.full_like(arrays["latents"], 0.5)}
@@ -225,7 +225,7 @@ def test_a_callback_sees_each_step_and_can_change_it(fake):
         return np.zeros_like(sample)
 
     fake(unet=unet)(PROMPT, seed=1, callback_on_step_end=callback)
-    assert told == [
+    assert reported == [
         (step, timestep, ["denoised", "latents", "timesteps"])
         for step, timestep in enumerate([999, 759, 499, 259])
     ]
@@ -280,9 +280,9 @@ def test_guidance_without_its_input_takes_two_passes(fake):
 
     batches.clear()
     arguments = {"seed": 1, "guidance_scale": 3.0, "width": 64, "height": 64}
-    told = pipe("a lake", negative_prompt="blurry", **arguments)
+    guided = pipe("a lake", negative_prompt="blurry", **arguments)
     assert batches == [2] * 4
-    assert (told.latents != pipe("a lake", **arguments).latents).any()
+    assert (guided.latents != pipe("a lake", **arguments).latents).any()
     batches.clear()
     pipe("a lake", guidance_scale=1.0, width=64, height=64)
     assert batches == [1] * 4
@@ -305,7 +305,7 @@ def test_the_models_defaults(fake, configs):
     assert fake(configs, guidance=False).default_guidance_scale == 1.0
 
 
-def test_without_an_encoder_only_images_are_refused(model, photo):
+def test_without_a_vae_encoder_only_img2img_fails(model, photo):
     (model / "vae_encoder" / "model.onnx").unlink()
     with lcmcore.load(model) as pipe:
         assert pipe(PROMPT, width=64, height=64).images[0].size == (64, 64)
@@ -318,13 +318,13 @@ def test_without_an_encoder_only_images_are_refused(model, photo):
 
 
 @pytest.mark.parametrize("component", ["text_encoder", "unet", "vae_decoder"])
-def test_without_another_network_nothing_opens(component, model):
+def test_without_another_network_the_model_does_not_open(component, model):
     (model / component / "model.onnx").unlink()
     with pytest.raises(NetworkError, match=f"^{component}: no model.onnx.* in .*{component}"):
         lcmcore.load(model)
 
 
-def test_a_broken_network_is_told_before_its_turn(model):
+def test_a_broken_network_is_reported_before_it_runs(model):
     """It is opened while others work; so a long run need not be waited for."""
     (model / "vae_decoder" / "model.onnx").unlink()
     (model / "vae_decoder" / "model.onnx").write_bytes(b"no model")
@@ -342,7 +342,7 @@ def test_a_broken_network_is_told_before_its_turn(model):
     assert len(steps) < 50
 
 
-def test_a_network_that_breaks_during_the_steps_is_told_between_them(configs):
+def test_a_network_that_breaks_during_the_steps_is_reported_between_them(configs):
     first_step_done = threading.Event()
 
     class BrokenDecoder(FakeRuntime):
@@ -376,7 +376,7 @@ def test_a_closed_pipeline(fake):
 
 
 @pytest.mark.slow
-def test_two_at_once_do_not_disturb_each_other(demo, photo):
+def test_calls_in_parallel_threads_equal_single_calls(demo, photo):
     with lcmcore.load(lcmcore.demo_dir(), runtime="onnx", threads=2) as other:
         jobs = [(demo, 1), (other, 2), (demo, 3), (other, 1)]
         alone = [pipe(PROMPT, photo, seed=seed).images[0].tobytes() for pipe, seed in jobs]
@@ -421,7 +421,7 @@ def test_fit(fit, fake, photo):
     )
 
 
-def test_encode_image_in_between(fake, photo):
+def test_encode_image_then_decode(fake, photo):
     pipe = fake()
     latents = pipe.encode_image(photo)
     assert latents.shape == (1, 4, 8, 12)
@@ -496,7 +496,7 @@ def test_arguments_that_are_wrong(arguments, words, fake, photo):
     assert isinstance(caught.value, ValueError)
 
 
-def test_embeddings_of_another_width_are_the_unets_complaint(fake):
+def test_embeddings_of_another_width_are_an_error_of_the_unet(fake):
     with pytest.raises(
         NetworkError, match=re.escape("unet: input encoder_hidden_states [1, 77, 8] float32")
     ):

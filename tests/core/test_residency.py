@@ -38,8 +38,8 @@ class Watched(FakeRuntime):
         return network
 
 
-class Telling(Watched):
-    """Tells of inputs without opening, as the RKNN runtime does by its files."""
+class Declaring(Watched):
+    """Returns inputs without opening the network, as the RKNN runtime does from its files."""
 
     def inputs(self, component, folder, options):
         return FakeRuntime().open(component, folder, options).inputs
@@ -72,17 +72,17 @@ def refuse(component):
     return fail
 
 
-# One at a time.
+# memory="low": one network is open at a time.
 
 
 @pytest.mark.parametrize(
     ("runtime", "first"),
     [
         (Watched, ["unet", "text_encoder", "vae_encoder", "unet", "vae_decoder"]),
-        (Telling, ["text_encoder", "vae_encoder", "unet", "vae_decoder"]),
+        (Declaring, ["text_encoder", "vae_encoder", "unet", "vae_decoder"]),
     ],
 )
-def test_low_opens_each_for_its_turn(runtime, first, photo):
+def test_low_opens_each_when_it_runs(runtime, first, photo):
     runtime = runtime()
     with load(runtime, "low") as pipe:
         pipe(PROMPT, photo, seed=1)
@@ -95,13 +95,13 @@ def test_low_opens_each_for_its_turn(runtime, first, photo):
         assert runtime.opened == ["text_encoder", "vae_decoder"]
 
 
-def test_low_makes_the_same_pictures(photo):
-    pictures = []
+def test_low_generates_the_same_images(photo):
+    images = []
     for memory in ("low", "high"):
         options = {"runtime": "onnx", "threads": 1, "memory": memory}
         with lcmcore.load("tests/tiny/lcm", **options) as pipe:
-            pictures += pipe([PROMPT, "a hill"], photo, seed=7, output_type="np").images.tolist()
-    assert pictures[:2] == pictures[2:]
+            images += pipe([PROMPT, "a hill"], photo, seed=7, output_type="np").images.tolist()
+    assert images[:2] == images[2:]
 
 
 def test_low_leaves_nothing_open_after_a_failure(photo):
@@ -118,8 +118,8 @@ def test_low_leaves_nothing_open_after_a_failure(photo):
         assert not runtime.now
 
 
-def test_low_lets_a_callback_decode(photo):
-    """And cancel; the UNet goes and comes for it."""
+def test_low_allows_a_callback_to_decode(photo):
+    """And to cancel; the UNet is closed for the decoder, and opened again."""
     runtime, previews = Watched(), []
 
     def callback(pipe, step, timestep, arrays):
@@ -151,7 +151,7 @@ def test_low_is_one_at_a_time_for_threads_too(photo):
     assert runtime.most == 1
 
 
-def test_low_tells_of_a_broken_network_when_its_turn_comes(photo):
+def test_low_reports_a_broken_network_when_it_is_opened(photo):
     runtime = Watched(before={"vae_decoder": refuse("vae_decoder")})
     with load(runtime, "low") as pipe:
         with pytest.raises(NetworkError, match=r"^vae_decoder: cannot be opened$"):
@@ -159,7 +159,7 @@ def test_low_tells_of_a_broken_network_when_its_turn_comes(photo):
         assert not runtime.now
 
 
-# All open.
+# memory="high": networks stay open.
 
 
 def test_high_opens_each_once(photo):
@@ -171,20 +171,20 @@ def test_high_opens_each_once(photo):
     assert sorted(runtime.opened) == sorted(runtime.closed) == sorted(COMPONENTS)
 
 
-def test_high_opens_what_comes_next_while_one_works(cores, photo):
+def test_high_opens_the_next_networks_while_one_runs(cores, photo):
     opened = {component: threading.Event() for component in COMPONENTS}
 
     def text_encoder(input_ids):
         assert opened["vae_decoder"].wait(LONG)
         return _embed(input_ids)
 
-    class Telltale(Watched):
+    class Signalling(Watched):
         def open(self, component, folder, options):
             network = super().open(component, folder, options)
             opened[component].set()
             return network
 
-    runtime = Telltale(text_encoder=text_encoder)
+    runtime = Signalling(text_encoder=text_encoder)
     with load(runtime, "high") as pipe:
         pipe(PROMPT, photo)
     threads = dict(zip(runtime.opened, runtime.threads, strict=True))
@@ -195,14 +195,14 @@ def test_high_opens_the_others_while_the_unet_is_asked_for_its_defaults(cores, c
     (configs / "lcm.toml").unlink()
     opened = {component: threading.Event() for component in COMPONENTS}
 
-    class Telltale(Watched):
+    class Signalling(Watched):
         def open(self, component, folder, options):
             if component == "unet":
                 assert opened["text_encoder"].wait(LONG)
             opened[component].set()
             return super().open(component, folder, options)
 
-    with lcmcore.load(configs, runtime=Telltale(), memory="high") as pipe:
+    with lcmcore.load(configs, runtime=Signalling(), memory="high") as pipe:
         result = pipe(PROMPT)
     assert result.settings["guidance_scale"] == 8.5
     assert not opened["vae_encoder"].is_set()
@@ -215,7 +215,7 @@ def test_high_opens_only_what_the_call_needs(cores, photo):
     assert sorted(runtime.opened) == ["text_encoder", "unet"]
 
 
-def test_high_without_a_core_to_spare_opens_all_before_the_first_works(cores, photo):
+def test_high_on_a_single_core_opens_all_before_the_first_runs(cores, photo):
     cores(1)
     runtime = Watched(
         text_encoder=lambda **_: pytest.fail("a network is broken"),
@@ -226,8 +226,8 @@ def test_high_without_a_core_to_spare_opens_all_before_the_first_works(cores, ph
     assert set(runtime.threads) == {threading.current_thread()}
 
 
-def test_a_network_that_cannot_be_opened_is_told_before_its_turn(cores, photo):
-    """By the caller's thread; a later call finds it repaired."""
+def test_a_network_that_cannot_be_opened_is_reported_before_it_runs(cores, photo):
+    """In the caller's thread; a later call opens it again."""
 
     def text_encoder(input_ids):
         while runtime.before and not pipe.networks._residency._failed:
@@ -269,7 +269,7 @@ def test_what_a_second_call_needs_is_opened_ahead_too(cores):
     assert threading.current_thread() not in {thread for _, thread in opened}
 
 
-def test_what_another_call_needs_does_not_fail_this_one(cores, photo):
+def test_a_broken_network_fails_only_calls_that_need_it(cores, photo):
     runtime = Watched(before={"vae_encoder": refuse("vae_encoder")})
     with load(runtime, "high") as pipe:
         with pytest.raises(NetworkError, match=r"^vae_encoder: cannot be opened$"):
@@ -278,7 +278,7 @@ def test_what_another_call_needs_does_not_fail_this_one(cores, photo):
 
 
 @pytest.mark.parametrize("memory", ["low", "high"])
-def test_a_missing_encoder_is_told_before_anything_works(memory, configs, photo):
+def test_a_missing_encoder_is_reported_before_any_network_runs(memory, configs, photo):
     for component in COMPONENTS:
         (configs / component / "model.watched").touch()
     (configs / "vae_encoder" / "model.watched").unlink()
@@ -292,7 +292,7 @@ def test_a_missing_encoder_is_told_before_anything_works(memory, configs, photo)
 
 
 def test_closing_while_a_network_is_opened(cores, photo):
-    """Waits for that, closes it too, opens no more, and the call that goes on is told."""
+    """close() waits for the network, closes it too and opens no other; the running call fails."""
     begun, go_on = threading.Event(), threading.Event()
 
     def slow():
@@ -329,7 +329,7 @@ def test_a_callback_may_close(cores, photo):
     assert not runtime.now
 
 
-def test_whoever_wants_a_network_waits_for_the_thread_that_opens_it(cores):
+def test_use_waits_for_the_thread_that_opens_the_network(cores):
     begun, opened = threading.Event(), []
 
     def open_network(component):
@@ -347,7 +347,7 @@ def test_whoever_wants_a_network_waits_for_the_thread_that_opens_it(cores):
     assert opened == ["unet"]
 
 
-# Which of the two.
+# memory="auto": which of the two.
 
 
 @pytest.fixture
@@ -362,7 +362,7 @@ def chosen(monkeypatch):
     return choose
 
 
-def test_auto_wants_twice_the_files(chosen, model):
+def test_auto_is_high_if_twice_the_files_are_free(chosen, model):
     onnx = sum(path.stat().st_size for path in model.glob("*/model.onnx"))
     assert chosen(model, 2 * onnx) == "high"
     assert chosen(model, 2 * onnx - 1) == "low"
@@ -379,20 +379,20 @@ def test_external_data_counts(name, chosen, model):
 
 
 @pytest.mark.parametrize("name", ["model.rknn", "model.safetensors", "pytorch_model.bin"])
-def test_what_the_runtime_does_not_read_does_not_count(name, chosen, model):
+def test_files_of_other_runtimes_do_not_count(name, chosen, model):
     (model / "unet" / name).unlink(missing_ok=True)
     with (model / "unet" / name).open("wb") as file:
         file.truncate(2**33)
     assert chosen(model, 2**31, runtime="onnx") == "high"
 
 
-def test_the_caller_wins_over_lcm_toml_and_that_over_auto(chosen, model):
+def test_the_argument_overrides_lcm_toml_which_overrides_auto(chosen, model):
     (model / "lcm.toml").write_text('memory = "low"')
     assert chosen(model, None) == "low"
     assert chosen(model, 0, memory="high") == "high"
 
 
-def test_choices_that_are_none(model):
+def test_invalid_memory_modes(model):
     with pytest.raises(ArgumentError, match="memory must be 'auto' or 'low' or 'high', not 'some'"):
         lcmcore.load(model, memory="some")
     (model / "lcm.toml").write_text("memory = 4")
@@ -400,16 +400,16 @@ def test_choices_that_are_none(model):
         lcmcore.load(model)
 
 
-def test_a_network_that_stays_open_rests_when_the_next_one_has_its_turn(cores):
+def test_an_open_network_is_trimmed_when_the_next_one_runs(cores):
     trimmed = []
 
-    class Resting(FakeRuntime):
+    class Trimmed(FakeRuntime):
         def open(self, component, folder, options):
             network = super().open(component, folder, options)
             network.trim = lambda: trimmed.append(component)
             return network
 
-    with load(Resting(), "high") as pipe:
+    with load(Trimmed(), "high") as pipe:
         pipe(PROMPT, seed=1, num_inference_steps=4)
         first = ["unet", "text_encoder", "unet"]  # the UNet was asked for its inputs before
         assert trimmed == first

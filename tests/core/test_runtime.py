@@ -101,7 +101,7 @@ def test_auto_takes_the_highest_priority_in_any_order(names, third_party, model)
         assert pipe.networks.runtimes["unet"].name == "best"
 
 
-def test_auto_leaves_out_what_cannot_work_here(third_party, model):
+def test_auto_leaves_out_unavailable_runtimes(third_party, model):
     third_party("host", f"{HOST}\n        def available(self): return 'no such chip'")
     (model / "unet" / "model.host").touch()
     with lcmcore.load(model) as pipe:
@@ -123,7 +123,7 @@ def test_auto_leaves_out_what_cannot_work_here(third_party, model):
         (INCOMPLETE, "lacks priority, options of lcmcore.runtime.Runtime"),
     ],
 )
-def test_a_broken_one_is_told_and_does_no_harm(source, words, third_party):
+def test_a_broken_runtime_is_reported_and_others_work(source, words, third_party):
     third_party("bad", source)
     assert "bad" in installed_runtimes()
     with pytest.raises(RuntimeUnavailableError, match=f"runtime 'bad' {re.escape(words)}"):
@@ -132,7 +132,7 @@ def test_a_broken_one_is_told_and_does_no_harm(source, words, third_party):
     assert any("model.onnx" in line for line in describe(lcmcore.demo_dir()))
 
 
-def test_a_broken_one_does_not_hide_what_is_missing(third_party, tmp_path):
+def test_a_broken_runtime_does_not_hide_a_missing_file(third_party, tmp_path):
     third_party("bad", "import nowhere")
     with pytest.raises(NetworkError, match=r"no model\.onnx.* in .*\?; runtime 'bad'"):
         lcmcore.load(tmp_path)
@@ -161,7 +161,7 @@ def test_unknown_runtime():
         ({"vae": "onnx"}, "runtime for 'vae': components are text_encoder, unet"),
     ],
 )
-def test_choices_that_are_none(runtime, words):
+def test_invalid_runtimes(runtime, words):
     with pytest.raises(ArgumentError, match=re.escape(words)):
         lcmcore.load(lcmcore.demo_dir(), runtime=runtime)
 

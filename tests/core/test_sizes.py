@@ -70,7 +70,7 @@ def test_compiled_networks_have_one_size():
         COMPILED.choose(256, None, None)
 
 
-def test_a_deployment_may_allow_finer_sizes():
+def test_size_multiple_allows_finer_sizes():
     finer = Sizes.of_model(UnetConfig(), VaeConfig(), None, multiple=8)
     assert finer.choose(504, 520, None) == (504, 520)
     with pytest.raises(ArgumentError, match="size_multiple must be a multiple of 8, not 12"):
@@ -78,7 +78,7 @@ def test_a_deployment_may_allow_finer_sizes():
 
 
 @pytest.mark.parametrize(
-    ("size", "pictures", "needed"),
+    ("size", "images", "needed"),
     [
         # 64x64 latents: an attention map of 4096 x 4096 for each of 8 heads, in float32
         ((512, 512), 1, 8 * 4096**2 * 4),
@@ -87,17 +87,17 @@ def test_a_deployment_may_allow_finer_sizes():
         ((256, 256), 1, 256 * 256 * (128 + 256) * 4),
     ],
 )
-def test_memory(size, pictures, needed, monkeypatch):
+def test_memory(size, images, needed, monkeypatch):
     monkeypatch.setattr("lcmcore.sizes.available_bytes", lambda: needed)
-    assert SD15.choose(*size, None, pictures) == size
+    assert SD15.choose(*size, None, images) == size
     monkeypatch.setattr("lcmcore.sizes.available_bytes", lambda: needed - 1)
     with pytest.raises(ArgumentError, match=f"{size[0]}x{size[1]} needs more than .* is free"):
-        SD15.choose(*size, None, pictures)
+        SD15.choose(*size, None, images)
     monkeypatch.setattr("lcmcore.sizes.available_bytes", lambda: None)  # unknown: let it try
-    assert SD15.choose(*size, None, pictures) == size
+    assert SD15.choose(*size, None, images) == size
 
 
-def test_memory_is_not_asked_for_little(monkeypatch):
+def test_small_sizes_do_not_query_the_memory(monkeypatch):
     monkeypatch.setattr("lcmcore.sizes.available_bytes", lambda: 1 / 0)
     assert SD15.choose(64, 64, None) == (64, 64)
     with pytest.raises(ZeroDivisionError):

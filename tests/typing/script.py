@@ -59,8 +59,8 @@ def draw() -> None:
         assert_type(result.latents, NDArray[np.float32])
         result.images[0].save("lake.png")
 
-        pictures = pipe(["a lake", "a hill"], output_type="pil", num_images_per_prompt=2)
-        assert_type(pictures.images, list[Image.Image])
+        several = pipe(["a lake", "a hill"], output_type="pil", num_images_per_prompt=2)
+        assert_type(several.images, list[Image.Image])
         arrays = pipe("a lake", height=64, width=64, output_type="np")
         assert_type(arrays.images, NDArray[np.float32])
         latents = pipe("a lake", output_type="latent")
