@@ -4,7 +4,7 @@
 
 For each habit: img2img of 4 runs of the UNet with everything, and with this one left out, in turn,
 each in a fresh process. Prints a table of medians: seconds from the start of the process to the
-first picture, seconds of one more with another seed, peak resident and largest anonymous memory,
+first image, seconds of one more with another seed, peak resident and largest anonymous memory,
 as "without / with". What is done to graphs is in `benchmarks.rewrites`.
 """
 
@@ -73,7 +73,7 @@ def measured(without: str, bundle: Path, size: int) -> list[float]:
 
 
 def run(without: str, bundle: Path, size: int, started: float) -> list[float]:
-    """Draw a picture, and one more."""
+    """Generate an image, and one more."""
     options = HABITS[without]() or {}
     image = Image.fromarray(
         np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
@@ -98,7 +98,7 @@ def without_cache() -> dict[str, Any]:
 
 
 def without_encoder_cache() -> None:
-    """Encoders run for each picture."""
+    """Encoders run for each image."""
     replace(EncoderCache, "get", lambda self, component, inputs, encode: encode())
 
 

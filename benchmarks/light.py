@@ -24,8 +24,8 @@ def import_seconds(modules: str) -> float:
     """Seconds that an import takes in a fresh interpreter, compiled as pip leaves a package."""
     code = f"import time; t = time.perf_counter(); import {modules}; print(time.perf_counter() - t)"
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
-    told = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
-    return float(told)
+    printed = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
+    return float(printed)
 
 
 def import_ratio() -> float:

@@ -1,4 +1,4 @@
-"""A picture is drawn without each habit; what the habit is worth, no test asserts."""
+"""An image is generated without each habit; what the habit is worth, no test asserts."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from tests.parity.bundles import TINY
 
 @pytest.mark.slow
 @pytest.mark.parametrize("habit", HABITS)
-def test_a_picture_without_it(habit, tmp_path, monkeypatch):
+def test_an_image_without_it(habit, tmp_path, monkeypatch):
     """What a habit hangs on is looked for by name; if that has gone, this fails."""
     monkeypatch.setenv("LCM_CACHE", str(tmp_path))
     first, again, resident, anonymous = measured(habit, TINY / "lcm", 64)

@@ -1,4 +1,4 @@
-"""Golden pictures of the demo bundle: diffusers' pipelines with torch networks of its very weights.
+"""Golden images of the demo bundle: diffusers' pipelines with torch networks of its very weights.
 
 To be made again whenever the demo model is trained again: `make goldens`, or
 `python -m tests.goldens.make demo`.
@@ -134,7 +134,7 @@ def make() -> str:
     texts = [*(call["prompt"] for _, call in cases.values()), *PICKED, *prompts(50, seed=6)]
     ids = token_ids(model.tokenizer, texts)
     save_json(FOLDER / "tokenizer.json.gz", {"texts": texts, "ids": ids})
-    return f"{len(cases)} pictures, {len(texts)} texts"
+    return f"{len(cases)} images, {len(texts)} texts"
 
 
 def _read_bundle() -> Model:

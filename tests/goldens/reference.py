@@ -1,4 +1,4 @@
-"""Pictures by diffusers, from a call in lcmcore's words."""
+"""Images by diffusers, from a call in lcmcore's words."""
 
 import sys
 from collections.abc import Mapping
@@ -41,9 +41,9 @@ class Model:
 
 @torch.no_grad()
 def draw(model: Model, call: Mapping[str, Any], images: list[Image.Image]) -> np.ndarray:
-    """Float pictures [batch, height, width, 3] in [0, 1] for the keywords of a call.
+    """Float images [batch, height, width, 3] in [0, 1] for the keywords of a call.
 
-    Our keywords are those of diffusers, but for three: `seed` (a generator for each picture),
+    Our keywords are those of diffusers, but for three: `seed` (a generator for each image),
     `strength_mode` (which says whose img2img it is) and `latent_sampling`.
     """
     if call.get("strength") == 0:
@@ -68,7 +68,7 @@ def _tensor(images: list[Image.Image]) -> torch.Tensor:
     """What a pipeline would make of the images itself, but in the order of its shape, NCHW.
 
     It would leave them channels last, where torch's group norm is so inexact on flat colours, and
-    so dependent on the number of threads, that pictures differ in 0.7 % of their 8-bit values.
+    so dependent on the number of threads, that images differ in 0.7 % of their 8-bit values.
     """
     return VaeImageProcessor(do_normalize=False).preprocess(images).contiguous()
 

@@ -124,7 +124,7 @@ def _taesd() -> AutoencoderTiny:
     )
     _amplify(vae.encoder.layers[-1], 20)
     _amplify(vae.decoder.layers[-1], 4)
-    vae.decoder.layers[-1].bias.data.add_(0.4)  # else nearly all of the picture is black
+    vae.decoder.layers[-1].bias.data.add_(0.4)  # else nearly all of the image is black
     return vae
 
 

@@ -24,7 +24,7 @@ def opened():
     return OnnxRuntime().open("vae_decoder", FOLDER, {})
 
 
-def test_networks_share_memory_and_give_it_back(monkeypatch):
+def test_networks_share_memory_and_release_it(monkeypatch):
     monkeypatch.setattr(arena, "MIN_BYTES", 0)
     OnnxRuntime().release_memory()
     networks, before = [opened(), opened()], anonymous()
@@ -37,16 +37,16 @@ def test_networks_share_memory_and_give_it_back(monkeypatch):
     assert anonymous() - before < 0.3 * first
 
 
-def test_an_arena_that_the_program_around_has_made():
+def test_an_arena_that_the_application_has_registered():
     arena.use_shared_arena(onnxruntime, onnxruntime.SessionOptions())
     arena._create.cache_clear()  # it is registered again, as if an application had been first
     assert opened().run(LATENTS)["sample"].shape == (1, 3, 384, 384)
 
 
-def test_a_pipeline_gives_back_when_a_picture_is_done(monkeypatch):
-    given_back = []
-    monkeypatch.setattr(arena, "shrink", lambda ort: given_back.append(networks.running.copy()))
+def test_a_pipeline_releases_memory_after_each_image(monkeypatch):
+    released = []
+    monkeypatch.setattr(arena, "shrink", lambda ort: released.append(networks.running.copy()))
     with lcmcore.load(FOLDER.parent) as pipe:
         networks = pipe.networks
         pipe("a lake", width=64, height=64, num_inference_steps=1)
-        assert [running["vae_decoder"] > 0 for running in given_back] == [True]
+        assert [running["vae_decoder"] > 0 for running in released] == [True]

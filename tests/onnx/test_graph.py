@@ -40,7 +40,7 @@ def test_what_only_a_branch_needs_is_saved(tmp_path):
 @pytest.mark.parametrize(
     "content", [b"", b"\xff" * 40, b"\x3a\x7f\x00"], ids=["empty", "noise", "cut"]
 )
-def test_what_is_no_model(content, tmp_path):
+def test_a_file_that_is_no_model(content, tmp_path):
     (tmp_path / "model.onnx").write_bytes(content)
     with pytest.raises(ValueError, match=r"not a protobuf|only a part|empty"):
         Graph(tmp_path / "model.onnx")

@@ -1,4 +1,4 @@
-"""The cache of optimized graphs: when an entry is used, rebuilt, or done without."""
+"""The cache of optimized graphs: when an entry is used, rebuilt, or left out."""
 
 import ast
 import json
@@ -49,7 +49,7 @@ def builds(monkeypatch):
     return made
 
 
-def picture(folder, **options):
+def decode(folder, **options):
     network = OnnxRuntime().open("vae_decoder", folder, options)
     pixels = network.run(LATENTS)["sample"]
     network.close()
@@ -60,11 +60,11 @@ def entries(root):
     return [path for path in root.iterdir() if path.is_dir()]
 
 
-def test_an_entry_is_made_once_and_draws_the_same(root, folder, builds):
-    plain = picture(folder, graph_cache=False)
+def test_an_entry_is_built_once_and_decodes_the_same(root, folder, builds):
+    plain = decode(folder, graph_cache=False)
     assert not root.exists()
     for _ in range(3):
-        np.testing.assert_allclose(picture(folder), plain, atol=1e-5 * np.abs(plain).max())
+        np.testing.assert_allclose(decode(folder), plain, atol=1e-5 * np.abs(plain).max())
     assert builds == [folder / "model.onnx"]
 
 
@@ -80,7 +80,7 @@ def resident_kilobytes(name):
     return total
 
 
-def test_a_network_at_rest_holds_no_weights_and_works_again(root, folder):
+def test_a_trimmed_network_holds_no_weights_and_runs_again(root, folder):
     network = OnnxRuntime().open("vae_decoder", folder, {})
     before = network.run(LATENTS)["sample"]
     (entry,) = entries(root)
@@ -96,17 +96,17 @@ def test_a_network_at_rest_holds_no_weights_and_works_again(root, folder):
 
 
 def test_a_changed_model_replaces_its_entry(root, folder, builds):
-    picture(folder)
+    decode(folder)
     shutil.copy(TINY / "taesd" / "vae_decoder" / "model.onnx", folder)
-    assert np.array_equal(picture(folder, graph_cache=False).shape, picture(folder).shape)
+    assert np.array_equal(decode(folder, graph_cache=False).shape, decode(folder).shape)
     assert len(builds) == 2
     assert len(entries(root)) == 1
 
 
-def test_a_model_with_another_date_is_known_again(root, folder, builds):
-    picture(folder)
+def test_a_model_with_another_date_keeps_its_entry(root, folder, builds):
+    decode(folder)
     os.utime(folder / "model.onnx", (1, 1))
-    picture(folder)
+    decode(folder)
     assert len(builds) == 1
 
 
@@ -115,7 +115,7 @@ def test_a_model_with_another_date_is_known_again(root, folder, builds):
 def test_another_machine_or_software_replaces_the_entry(
     what, root, folder, builds, tmp_path, monkeypatch
 ):
-    picture(folder)
+    decode(folder)
     if what == "cpu":
         monkeypatch.setattr(graph_cache, "_cpu", lambda: "another")
     elif what == "ONNX Runtime":
@@ -124,7 +124,7 @@ def test_another_machine_or_software_replaces_the_entry(
         monkeypatch.setattr("lcmcore.__version__", "0.0.1")
     else:
         monkeypatch.setattr(graph_cache, "_PACKAGE", changed_package(tmp_path, "graph.py"))
-    picture(folder)
+    decode(folder)
     assert len(builds) == 2
     assert len(entries(root)) == 1
 
@@ -153,13 +153,13 @@ def test_a_changed_source_gives_another_key(name, tmp_path, monkeypatch):
     assert graph_cache._build_key("1.0") != key
 
 
-def test_other_sources_do_not_count(tmp_path, monkeypatch):
+def test_other_sources_keep_the_key(tmp_path, monkeypatch):
     key = graph_cache._build_key("1.0")
     monkeypatch.setattr(graph_cache, "_PACKAGE", changed_package(tmp_path, "build.py"))
     assert graph_cache._build_key("1.0") == key
 
 
-def test_all_that_optimizing_imports_counts():
+def test_the_key_covers_all_that_optimizing_imports():
     """Of this package: a module that a rewrite begins to use must be in the key, too."""
     found = {path for pattern in graph_cache._SOURCES for path in PACKAGE.glob(pattern)}
     imported = {
@@ -192,22 +192,22 @@ HARMS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "harm"), HARMS)
-def test_a_broken_entry_is_no_harm(name, harm, root, folder, builds):
-    plain = picture(folder)
+def test_a_broken_entry_is_rebuilt(name, harm, root, folder, builds):
+    plain = decode(folder)
     harm(entries(root)[0] / name)
     for _ in range(2):
-        np.testing.assert_allclose(picture(folder), plain, atol=1e-5 * np.abs(plain).max())
+        np.testing.assert_allclose(decode(folder), plain, atol=1e-5 * np.abs(plain).max())
     assert len(builds) == 2
 
 
 @pytest.mark.slow
 def test_what_a_crash_leaves_behind_is_removed(root, folder, builds):
-    picture(folder)
+    decode(folder)
     entry = entries(root)[0]
     remains = entry.with_name(f"{entry.name}.half")
     (remains / "entry").mkdir(parents=True)
     (entry / "entry.json").unlink()
-    picture(folder)
+    decode(folder)
     assert not remains.exists()
     assert len(entries(root)) == 1
 
@@ -215,21 +215,21 @@ def test_what_a_crash_leaves_behind_is_removed(root, folder, builds):
 def test_where_nothing_can_be_written(root, folder, builds):
     root.parent.mkdir()
     root.write_text("a file in the way")
-    assert picture(folder).shape == (1, 3, 64, 64)
+    assert decode(folder).shape == (1, 3, 64, 64)
     assert builds == []
 
 
 def test_a_full_disk(root, folder, builds, monkeypatch):
     usage = shutil.disk_usage("/")._replace(free=10)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    assert picture(folder).shape == (1, 3, 64, 64)
+    assert decode(folder).shape == (1, 3, 64, 64)
     assert builds == []
     assert entries(root) == []
 
 
-def test_small_models_do_without(root, folder, builds, monkeypatch):
+def test_small_models_have_no_entry(root, folder, builds, monkeypatch):
     monkeypatch.setattr(graph_cache, "SMALLEST", 10**9)
-    picture(folder)
+    decode(folder)
     assert builds == []
 
 
@@ -237,15 +237,15 @@ def test_weights_beside_the_file(root, tmp_path, builds):
     from tests.onnx.test_runtime import OUTSIDE, write_weighted
 
     write_weighted(tmp_path / "net", **OUTSIDE)
-    plain = picture(tmp_path / "net")
+    plain = decode(tmp_path / "net")
     data = tmp_path / "net" / "model.onnx_data"
     assert data.stat().st_nlink == 1
     data.write_bytes(data.read_bytes()[::-1])
-    assert not np.array_equal(picture(tmp_path / "net"), plain)
+    assert not np.array_equal(decode(tmp_path / "net"), plain)
     assert len(builds) == 2
 
 
-def test_a_closed_network_lets_go_of_its_weights(root, folder):
+def test_closing_unmaps_the_weights(root, folder):
     def mapped():
         with Path("/proc/self/maps").open() as lines:
             return any("model.weights" in line for line in lines)
@@ -258,7 +258,7 @@ def test_a_closed_network_lets_go_of_its_weights(root, folder):
 
 def open_one(folder, results):
     graph_cache.SMALLEST = 0
-    results.put(picture(folder).sum())
+    results.put(decode(folder).sum())
 
 
 @pytest.mark.slow
@@ -277,11 +277,11 @@ def test_many_processes_at_once(root, folder):
 
 
 @pytest.mark.slow
-def test_info_tells_of_the_entry(root, tmp_path):
+def test_info_reports_the_entry(root, tmp_path):
     bundle = shutil.copytree(TINY / "lcm", tmp_path / "lcm")
     assert sum("graph: none yet" in line for line in describe(bundle)) == 4
     assert not root.exists()
-    picture(bundle / "vae_decoder")
+    decode(bundle / "vae_decoder")
     line = next(line for line in describe(bundle) if "MiB, current" in line)
     assert str(entries(root)[0]) in line
     (entry,) = entries(root)
@@ -292,7 +292,7 @@ def test_info_tells_of_the_entry(root, tmp_path):
 
 def test_an_option_that_is_wrong(folder):
     with pytest.raises(ArgumentError, match="graph_cache must be true or false, not 'no'"):
-        picture(folder, graph_cache="no")
+        decode(folder, graph_cache="no")
 
 
 @pytest.mark.parametrize(
@@ -322,8 +322,8 @@ def test_threads_stay_on_the_big_cores(folder, monkeypatch):
         runtime, "_session_options", lambda *args: given.append(real(*args)) or given[-1]
     )
     monkeypatch.setattr(cpu, "big", lambda: [0, 1])
-    picture(folder)
+    decode(folder)
     assert given[-1].intra_op_num_threads == 2
     assert given[-1].get_session_config_entry("session.intra_op_thread_affinities") == "2"
-    picture(folder, threads=1)
+    decode(folder, threads=1)
     assert given[-1].intra_op_num_threads == 1

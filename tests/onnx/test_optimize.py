@@ -9,7 +9,7 @@ from tests.parity.bundles import TINY
 
 
 @pytest.mark.slow
-def test_all_of_it(tmp_path):
+def test_a_whole_network(tmp_path):
     """Optimized, the whole network has nothing left to replace, and returns the same."""
     source = TINY / "lcm" / "unet" / "model.onnx"
     (tmp_path / "entry").mkdir()
@@ -26,7 +26,7 @@ def test_all_of_it(tmp_path):
     ("free", "level"),
     [(0, "ORT_ENABLE_EXTENDED"), (2**40, "ORT_ENABLE_ALL"), (None, "ORT_ENABLE_ALL")],
 )
-def test_weights_are_laid_out_where_memory_holds_them(free, level, tmp_path, monkeypatch):
+def test_weights_are_reordered_if_memory_holds_them(free, level, tmp_path, monkeypatch):
     """With less memory than the weights take, reordering them brought the OOM killer."""
     levels = []
 

@@ -1,4 +1,4 @@
-"""Real ONNX Runtime over small graphs, in the forms that exporters of every age write."""
+"""Real ONNX Runtime over small graphs, in the forms that older and newer exporters write."""
 
 import os
 import re
@@ -96,7 +96,7 @@ def unet_inputs(batch=2):
 
 @pytest.mark.parametrize("kind", [INT64, INT32, FLOAT], ids=["int64", "int32", "float32"])
 @pytest.mark.parametrize("shape", [[], [1], ["b"]], ids=["rank 0", "[1]", "[b]"])
-def test_timesteps_of_every_age(kind, shape, tmp_path):
+def test_timesteps_of_older_and_newer_exports(kind, shape, tmp_path):
     write_unet(tmp_path, (kind, shape))
     network = OnnxRuntime().open("unet", tmp_path, {})
     spec = next(spec for spec in network.inputs if spec.name == "timestep")
@@ -116,7 +116,7 @@ def test_half_precision(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [INT64, INT32])
-def test_ids_of_either_width(kind, tmp_path):
+def test_input_ids_of_32_and_64_bits(kind, tmp_path):
     nodes = [
         helper.make_node("Unsqueeze", ["input_ids", "last"], ["column"]),
         helper.make_node("Cast", ["column"], ["last_hidden_state"], to=FLOAT),
@@ -133,7 +133,7 @@ def test_ids_of_either_width(kind, tmp_path):
     np.testing.assert_array_equal(output["last_hidden_state"][0, :, 0], ids[0])
 
 
-def test_shapes_are_told_with_free_dimensions(tmp_path):
+def test_free_dimensions_are_none(tmp_path):
     write_unet(tmp_path, size=(8, "w"))
     network = OnnxRuntime().open("unet", tmp_path, {})
     assert network.inputs[0].shape == (None, 4, 8, None)
@@ -202,7 +202,7 @@ def test_no_file(tmp_path):
         OnnxRuntime().open("unet", tmp_path, {})
 
 
-def test_a_failing_run_is_named(tmp_path, capfd):
+def test_a_failing_run_names_the_network(tmp_path, capfd):
     write_weighted(tmp_path)
     network = OnnxRuntime().open("vae_decoder", tmp_path, {})
     with pytest.raises(NetworkError, match=r"^vae_decoder: ONNX Runtime failed: .*"):
@@ -268,8 +268,8 @@ def test_options_that_are_wrong(options, words, tmp_path):
         OnnxRuntime().open("unet", tmp_path, options)
 
 
-def test_a_fixed_size_is_the_size(configs):
-    """Batch 1 and 8x8 latents in the file: one picture a call, of 64x64 and nothing else."""
+def test_a_fixed_size_is_the_only_one(configs):
+    """Batch 1 and 8x8 latents in the file: one image a run, of 64x64 only."""
     write_unet(configs / "unet", (INT64, []), size=(8, 8), batch=1)
     with lcmcore.load(configs, runtime={"unet": "onnx", "default": FakeRuntime()}) as pipe:
         result = pipe(["a", "b"], seed=1)

@@ -1,4 +1,4 @@
-"""The golden pictures of diffusers, and how far ours are from them."""
+"""The golden images of diffusers, and how far ours are from them."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The demo bundle against diffusers, which drew with torch networks of the same weights.
+"""The demo bundle against diffusers, which ran torch networks of the same weights.
 
 Golden: tests/goldens/demo.py, again with `make goldens` (after the demo model was trained again).
 """
@@ -17,11 +17,11 @@ from lcmcore.tokenizer import CLIPTokenizer
 
 from .goldens import DATA, load_json
 
-pytestmark = pytest.mark.host  # minutes a picture under emulation
+pytestmark = pytest.mark.host  # minutes an image under emulation
 
 FOLDER = DATA / "demo"
 CASES: dict[str, tuple[str, dict[str, Any]]] = load_json("demo/cases.json")
-MOST_OFF = 0.001
+MAX_SHARE_OFF = 0.001
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +32,12 @@ def pipe() -> Iterator[Pipeline]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_same_picture_as_diffusers(pipe: Pipeline, name: str) -> None:
+def test_same_image_as_diffusers(pipe: Pipeline, name: str) -> None:
     image, call = CASES[name]
     (drawn,) = pipe(image=FOLDER / f"{image}.png" if image else None, **call).images
     off = _levels_off(drawn, Image.open(FOLDER / f"{name}.png"))
     assert off.max() <= 1
-    assert (off > 0).mean() <= MOST_OFF
+    assert (off > 0).mean() <= MAX_SHARE_OFF
 
 
 def test_tokenizer() -> None:

@@ -1,4 +1,4 @@
-"""Float pictures against diffusers' pipelines, on tiny networks of random weights.
+"""Float images against diffusers' pipelines, on tiny networks of random weights.
 
 Golden: tests/goldens/pipelines.py, networks: tiny.py, again with `make goldens`. "rescale" is
 LatentConsistencyModelImg2ImgPipeline, "truncate" StableDiffusionImg2ImgPipeline with LCMScheduler,
@@ -29,12 +29,12 @@ def pipes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Pipeli
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_same_picture_as_diffusers(pipes: dict[str, Pipeline], name: str) -> None:
+def test_same_image_as_diffusers(pipes: dict[str, Pipeline], name: str) -> None:
     pixels = draw(pipes[CASES[name]["bundle"]], name)
     assert distance(pixels, name) < TOLERANCE
 
 
-def test_goldens_answer_to_every_argument() -> None:
+def test_every_argument_changes_the_golden() -> None:
     """Two calls that differ in one thing must differ by far more than the tolerance."""
     pairs = (
         ("rescale", "rescale sample"),
@@ -47,7 +47,7 @@ def test_goldens_answer_to_every_argument() -> None:
         assert np.abs(ARRAYS[one] - ARRAYS[other]).mean() > 100 * TOLERANCE, (one, other)
 
 
-def test_a_picture_of_a_batch_can_be_made_alone(pipes: dict[str, Pipeline]) -> None:
+def test_an_image_of_a_batch_can_be_generated_alone(pipes: dict[str, Pipeline]) -> None:
     """Each item's seed, prompt and image belong together, as in diffusers' list of generators."""
     name = "rescale batch sample"
     call = dict(CASES[name]["call"])

@@ -35,7 +35,7 @@ def test_ids_of_every_text(tokenizer: CLIPTokenizer) -> None:
     assert wrong == {}
 
 
-def test_the_golden_has_all_kinds(tokenizer: CLIPTokenizer) -> None:
+def test_the_golden_has_truncated_texts_and_special_tokens(tokenizer: CLIPTokenizer) -> None:
     """Texts that are cut, and specials inside of them: else the test above would show little."""
     rows = GOLDEN["ids"]
     cut = [row for row in rows if row.count(tokenizer.pad) == 1]
@@ -53,7 +53,9 @@ def test_other_padding(tmp_path: Path) -> None:
     assert CLIPTokenizer.from_dir(tmp_path)(TEXTS[: len(expected)]).tolist() == expected
 
 
-def test_a_cut_prompt_is_told(tokenizer: CLIPTokenizer, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_truncated_prompt_is_reported(
+    tokenizer: CLIPTokenizer, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING):
         tokenizer("word " * 75)
         assert not caplog.records

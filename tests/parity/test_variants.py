@@ -23,7 +23,7 @@ def bundle(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("variant", variants.EXACT, ids=lambda variant: variant.__name__)
-def test_same_picture(bundle: Path, variant: Callable[[Path], None]) -> None:
+def test_same_image(bundle: Path, variant: Callable[[Path], None]) -> None:
     variant(bundle)
     with lcmcore.load(bundle, runtime="onnx", threads=1) as pipe:
         for name in (IMAGE, TEXT):
@@ -47,7 +47,7 @@ def test_fixed_size_runs_a_batch_one_by_one(bundle: Path) -> None:
             assert distance(draw(pipe, name), name) < TOLERANCE
 
 
-def test_fixed_size_tells_its_size(bundle: Path) -> None:
+def test_another_size_names_the_fixed_one(bundle: Path) -> None:
     variants.fixed_size(bundle)
     with lcmcore.load(bundle, runtime="onnx", threads=1) as pipe:
         with pytest.raises(lcmcore.LcmError, match="32x32"):

@@ -63,7 +63,7 @@ def external_data(bundle: Path) -> None:
 
 
 def fixed_size(bundle: Path) -> None:
-    """Compiled for one picture of HEIGHT x WIDTH, as a Rockchip board would want it."""
+    """Compiled for one image of HEIGHT x WIDTH, as a Rockchip board would want it."""
     sizes = {
         "batch_size": 1,
         "sequence_length": 77,

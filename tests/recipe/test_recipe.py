@@ -1,4 +1,4 @@
-"""The recipe of the demo model from the first picture to a bundle, with next to no training.
+"""The recipe of the demo model from the first image to a bundle, with next to no training.
 
 It needs torch and diffusers: the environment that `make goldens` makes.
 """
@@ -50,12 +50,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_from_the_first_picture_to_a_bundle(run: Path, tmp_path: Path) -> None:
+def test_from_the_first_image_to_a_bundle(run: Path, tmp_path: Path) -> None:
     export.export(run, tmp_path / "bundle")
     init = Image.new("RGB", (256, 256), "green")
     with lcmcore.load(tmp_path / "bundle") as pipeline:
-        picture = pipeline("a forest at dawn", image=init, strength=0.5, seed=1).images[0]
-    assert picture.size == (256, 256)
+        image = pipeline("a forest at dawn", image=init, strength=0.5, seed=1).images[0]
+    assert image.size == (256, 256)
 
 
 def test_the_autoencoder_is_normalized(run: Path) -> None:

@@ -100,7 +100,7 @@ def test_attention_is_fused(change, tmp_path):
 
 
 @pytest.mark.parametrize("change", SIMILAR.values(), ids=SIMILAR)
-def test_what_only_looks_like_it_stays(change, tmp_path):
+def test_other_graphs_of_that_kind_stay(change, tmp_path):
     graph = Graph(exported_attention(tmp_path / "model.onnx", change))
     before = [bytes(node.proto) for node in graph.nodes]
     assert attention(graph) == 0
