@@ -28,7 +28,7 @@ except ImportError:  # Windows: without locks there is no cache
     fcntl = None  # type: ignore[assignment]
 
 GRAPH, WEIGHTS = "model.onnx", "model.weights"
-SMALLEST = 2**25  # bytes; smaller models open as fast without
+MIN_BYTES = 2**25  # bytes; smaller models open as fast without
 _ENTRY = "entry.json"
 _PACKAGE = Path(__file__).parent
 # What an entry depends on: of this package, these files and what they import of it.
@@ -96,7 +96,7 @@ def _entry(source: Path) -> Path:
 
 
 def _worth_caching(source: Path) -> bool:
-    return sum(_size(path) for path in source.parent.iterdir() if path.is_file()) >= SMALLEST
+    return sum(_size(path) for path in source.parent.iterdir() if path.is_file()) >= MIN_BYTES
 
 
 def _is_current(entry: Path, source: Path, version: str) -> bool:

@@ -24,7 +24,7 @@ LATENTS = {"latent_sample": np.random.default_rng(0).normal(size=(1, 4, 8, 8)).a
 def root(tmp_path, monkeypatch):
     """The cache's folder; tiny networks count as large."""
     monkeypatch.setenv("LCM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(graph_cache, "SMALLEST", 0)
+    monkeypatch.setattr(graph_cache, "MIN_BYTES", 0)
     return tmp_path / "cache" / "onnx"
 
 
@@ -228,7 +228,7 @@ def test_a_full_disk(root, folder, builds, monkeypatch):
 
 
 def test_small_models_have_no_entry(root, folder, builds, monkeypatch):
-    monkeypatch.setattr(graph_cache, "SMALLEST", 10**9)
+    monkeypatch.setattr(graph_cache, "MIN_BYTES", 10**9)
     decode(folder)
     assert builds == []
 
@@ -257,7 +257,7 @@ def test_closing_unmaps_the_weights(root, folder):
 
 
 def open_one(folder, results):
-    graph_cache.SMALLEST = 0
+    graph_cache.MIN_BYTES = 0
     results.put(decode(folder).sum())
 
 
