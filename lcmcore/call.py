@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypedDict, TypeVar
+from typing import Any, Generic, NamedTuple, TypeAlias, TypedDict, TypeVar
 
 from lcmcore.util.arrays import Floats
 
-if TYPE_CHECKING:
-    from lcmcore.pipeline import Pipeline
-
-Callback: TypeAlias = (
-    "Callable[[Pipeline, int, int, dict[str, Any]], Mapping[str, Any] | bool | None]"
-)
+# Of the pipeline, the step's number, its timestep and its tensors: `Pipeline.__call__`.
+Callback: TypeAlias = Callable[[Any, int, int, dict[str, Any]], Mapping[str, Any] | bool | None]
 
 
 class CallOptions(TypedDict, total=False):
