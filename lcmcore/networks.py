@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 # What distinguishes the networks: inputs, and the channels of the image-like one.
 _UNET_INPUTS = ("sample", "timestep", "encoder_hidden_states")
-_EXPLAINED = {"low": "one network is open at a time", "high": "networks stay open"}
 _CHANNELS = {"unet": 4, "vae_encoder": 3, "vae_decoder": 4}
+_EXPLAINED = {"low": "one network is open at a time", "high": "networks stay open"}
 
 
 class Networks:

@@ -17,15 +17,17 @@ import numpy as np
 
 from lcmcore.batch import Batch, repeat_to
 from lcmcore.bundle import Bundle
-from lcmcore.call import Result, Step
+from lcmcore.call import Callback, CallOptions, Result, Step
 from lcmcore.encoder_cache import EncoderCache
 from lcmcore.errors import ArgumentError, Cancelled, NetworkError
 from lcmcore.guidance import guidance_embedding
-from lcmcore.image import FITS, fit_images, read_images, to_array, to_pil, to_tensor
+from lcmcore.image import FITS, ImageLike, fit_images, read_images, to_array, to_pil, to_tensor
 from lcmcore.networks import Networks
 from lcmcore.noise import TorchGenerator
+from lcmcore.runtime import TensorSpec
+from lcmcore.runtime_choice import RuntimeChoice
 from lcmcore.scheduler import STRENGTH_MODES
-from lcmcore.sizes import Sizes
+from lcmcore.sizes import Size, Sizes
 from lcmcore.util.arrays import Floats, Integers, Pixels
 from lcmcore.util.closeable import Closeable
 from lcmcore.util.validate import float_array, one_of, real_number
@@ -33,12 +35,6 @@ from lcmcore.util.validate import float_array, one_of, real_number
 if TYPE_CHECKING:
     from PIL import Image
     from typing_extensions import Unpack
-
-    from lcmcore.call import Callback, CallOptions
-    from lcmcore.image import ImageLike
-    from lcmcore.runtime import TensorSpec
-    from lcmcore.runtime_choice import RuntimeChoice
-    from lcmcore.sizes import Size
 
 LATENT_SAMPLINGS = ("mean", "sample")  # the first is the default, of the others too
 OUTPUT_TYPES = ("pil", "np", "latent")

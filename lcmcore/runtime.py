@@ -8,7 +8,7 @@ dtype and rank of the file behind it are the runtime's own business.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
@@ -126,8 +126,7 @@ class Runtime(Protocol):
         The default opens the network, and lists its inputs and outputs.
         """
         with closing(self.open(path.parent.name, path.parent, {})) as network:
-            yield from (f"input {spec}" for spec in network.inputs)
-            yield from (f"output {spec}" for spec in network.outputs)
+            yield from list_specs(network.inputs, network.outputs)
 
     def diagnose(self, root: Path) -> Iterator[Finding]:
         """Findings about this machine and the model directory, for `lcm doctor`; none here."""
@@ -187,6 +186,12 @@ def worker_options(index: int, count: int) -> dict[str, Any]:
             require_available(runtime)
             options |= runtime.worker_options(index, count)
     return options
+
+
+def list_specs(inputs: Iterable[object], outputs: Iterable[object]) -> Iterator[str]:
+    """A line for each input and output, for `Runtime.describe`."""
+    yield from (f"input {spec}" for spec in inputs)
+    yield from (f"output {spec}" for spec in outputs)
 
 
 def require_available(runtime: Runtime) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lcmcore.errors import ArgumentError, NetworkError, first_line
-from lcmcore.runtime import Network, Runtime, require_available, require_file
+from lcmcore.runtime import Network, Runtime, list_specs, require_available, require_file
 from lcmcore.util.cpu import usable_cores
 from runtimes.onnx import arena, cpu, graph_cache
 from runtimes.onnx.network import OnnxNetwork
@@ -84,8 +84,7 @@ class OnnxRuntime(Runtime):
     def describe(self, path: Path) -> Iterator[str]:
         """Lines about a model.onnx, for `lcm info`; raises NetworkError."""
         with closing(self.open(path.parent.name, path.parent, {"graph_cache": False})) as network:
-            yield from (f"input {spec}" for spec in network.inputs)
-            yield from (f"output {spec}" for spec in network.outputs)
+            yield from list_specs(network.inputs, network.outputs)
         import onnxruntime
 
         yield graph_cache.state(path, onnxruntime.__version__)

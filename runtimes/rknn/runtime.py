@@ -14,6 +14,7 @@ from lcmcore.runtime import (
     Network,
     Runtime,
     TensorSpec,
+    list_specs,
     require_available,
     require_file,
 )
@@ -84,8 +85,7 @@ class RknnRuntime(Runtime):
             yield f"file version {file.version} is not supported"
             return
         yield f"built for {', '.join(file.platforms)} by rknn-toolkit2 {file.toolkit}"
-        yield from (f"input {tensor}" for tensor in file.inputs)
-        yield from (f"output {tensor}" for tensor in file.outputs)
+        yield from list_specs(file.inputs, file.outputs)
 
     def diagnose(self, root: Path) -> Iterator[Finding]:
         """(level, finding, remedy) about this machine and the bundle, for `lcm doctor`."""
