@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from lcmcore.errors import BundleError, first_line
+from lcmcore.util.files import read_regular
+
+_MAX_BYTES = 2**26  # the largest file of this kind, a tokenizer.json, has some 2**22
 
 
 def read_text(path: Path) -> str:
     """The file as UTF-8 text; raises BundleError that names it."""
     try:
-        return path.read_text(encoding="utf-8-sig")  # editors on Windows write a BOM
+        return read_regular(path, _MAX_BYTES).decode("utf-8-sig")  # Windows' editors write a BOM
     except FileNotFoundError:
         raise BundleError(f"no such file: {path}") from None
     except (OSError, ValueError) as error:

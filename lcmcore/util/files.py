@@ -1,13 +1,17 @@
-"""Writing files atomically, and their checksums."""
+"""Reading regular files of a bounded size, writing files atomically, checksums."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO
 
 from lcmcore.errors import OutputError, first_line
+
+_BINARY = getattr(os, "O_BINARY", 0)  # of Windows, where it keeps line ends as they are
 
 
 def require_writable(path: Path) -> None:
@@ -34,6 +38,42 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:
         return False
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading that is no FIFO or socket, which are waited for, and no device.
+
+    Raises OSError; symbolic links are followed.
+    """
+    _require_regular(os.stat(path), path)  # before it is opened: that alone can act on a device
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _BINARY)
+    file = os.fdopen(descriptor, "rb")
+    try:
+        _require_regular(os.fstat(descriptor), path)  # it may have been replaced meanwhile
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def read_regular(path: Path, max_bytes: int) -> bytes:
+    """The content of a regular file; raises OSError for another, or one of more than `max_bytes`.
+
+    Sparse files can be larger than the memory, and files of /proc longer than their size says.
+    """
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size <= max_bytes:
+            content = file.read(max_bytes + 1)
+            if len(content) <= max_bytes:
+                return content
+    raise OSError(errno.EFBIG, f"larger than {max_bytes / 2**20:g} MiB", os.fspath(path))
+
+
+def _require_regular(status: os.stat_result, path: Path) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
 
 
 def make_folder(folder: Path) -> None:

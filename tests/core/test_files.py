@@ -1,0 +1,46 @@
+"""Files of strangers: only regular ones of a bounded size are read."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lcmcore.util.files import open_regular, read_regular
+
+
+def test_regular_files_and_links_to_them_are_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"abc")
+    (tmp_path / "link").symlink_to("file")
+    assert read_regular(tmp_path / "link", 3) == b"abc"
+    with open_regular(tmp_path / "file") as file:
+        assert file.read() == b"abc"
+
+
+@pytest.mark.parametrize("size", [4, 2**40])
+def test_a_file_of_more_bytes_is_refused_unread(tmp_path: Path, size: int) -> None:
+    os.truncate(os.open(tmp_path / "sparse", os.O_CREAT | os.O_WRONLY), size)
+    with pytest.raises(OSError, match="larger than"):
+        read_regular(tmp_path / "sparse", 3)
+
+
+def test_a_file_that_is_longer_than_it_says_is_refused() -> None:
+    """Files of /proc have the size 0."""
+    with pytest.raises(OSError, match="larger than"):
+        read_regular(Path("/proc/self/status"), 100)
+
+
+def test_a_fifo_is_refused_without_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(OSError, match="not a regular file"):
+        open_regular(tmp_path / "fifo")
+
+
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/null"])
+def test_a_device_is_refused(device: str) -> None:
+    with pytest.raises(OSError, match="not a regular file"):
+        open_regular(Path(device))
+
+
+def test_a_folder_is_refused_by_its_own_error(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError):
+        open_regular(tmp_path)
