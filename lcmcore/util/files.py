@@ -45,7 +45,7 @@ def open_regular(path: Path) -> BinaryIO:
 
     Raises OSError; symbolic links are followed.
     """
-    _require_regular(os.stat(path), path)  # before it is opened: that alone can act on a device
+    _require_regular(path.stat(), path)  # before it is opened: that alone can act on a device
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _BINARY)
     file = os.fdopen(descriptor, "rb")
     try:
