@@ -1,0 +1,83 @@
+"""The one place where text reaches a person: lines on stdout and stderr that are safe to show.
+
+Each function writes one line, whatever the text holds: a newline or an escape sequence in a
+prompt, a file's name or a network's input is shown (`printable`), and never obeyed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import TextIO
+
+from lcmcore.errors import OutputError, first_line
+from lcmcore.util.files import redirect_to_devnull
+from lcmcore.util.printable import printable
+
+_CLEAR = "\x1b[K"  # to the end of the line
+
+
+def say(line: str) -> None:
+    """Write a line of what was asked for to stdout, at once.
+
+    Raises OutputError if stdout is closed or full, or its encoding lacks a letter; exits with
+    status 1 where the reader of a pipe has gone, as in `lcm info | head`.
+    """
+    if sys.stdout is None:
+        raise OutputError("standard output is closed")
+    try:
+        _write(sys.stdout, f"{printable(line)}\n")
+    except UnicodeEncodeError as error:
+        raise OutputError(f"standard output cannot show this: {error}: set PYTHONUTF8=1") from error
+    except BrokenPipeError:
+        redirect_to_devnull(sys.stdout)
+        sys.exit(1)
+    except OSError as error:
+        redirect_to_devnull(sys.stdout)
+        raise OutputError(f"standard output cannot be written: {first_line(error)}") from error
+
+
+def tell(line: str, stream: TextIO | None = None) -> None:
+    """Write a message to stderr (or `stream`); where that is closed or full it is lost."""
+    _try_to_write(f"{printable(line)}\n", stream)
+
+
+def redraw(line: str, stream: TextIO | None = None) -> None:
+    """Replace the line of the cursor, on a terminal, and stay in it: for progress bars."""
+    _try_to_write(f"\r{printable(line)}{_CLEAR}", stream)
+
+
+def is_terminal(stream: TextIO | None = None) -> bool:
+    """Whether stderr (or `stream`) is a terminal."""
+    stream = stream or sys.stderr
+    return stream is not None and stream.isatty()
+
+
+def replace_closed_descriptors() -> None:
+    """Open /dev/null as stdin, stdout and stderr where they are closed (`>&-`).
+
+    The next file to be opened, maybe the image, would get such a number, and what a C library
+    logs would be written into it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest number
+
+
+def _try_to_write(text: str, stream: TextIO | None) -> None:
+    stream = stream or sys.stderr
+    if stream is None:
+        return
+    try:
+        _write(stream, text)
+    except (OSError, ValueError):  # a full disk under a log must not end the run
+        with contextlib.suppress(OSError, ValueError):
+            redirect_to_devnull(stream)
+
+
+def _write(stream: TextIO, text: str) -> None:
+    stream.write(text)
+    stream.flush()
