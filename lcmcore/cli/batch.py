@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import pickle
-import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from lcmcore.jobs.fingerprint import model_identity
 from lcmcore.jobs.pool import Pool
 from lcmcore.jobs.process import WorkerSpec
 from lcmcore.util.files import make_folder
+from lcmcore.util.terminal import tell
 
 _T = TypeVar("_T")
 _POLL_SECONDS = 0.5
@@ -43,7 +43,7 @@ def generate_many(args: argparse.Namespace) -> int:
             return shutdown.status
         progress.say(_summary(tally))
     for name, reason in tally.failures:
-        print(f"lcm: failed: {name}: {reason}", file=sys.stderr)
+        tell(f"lcm: failed: {name}: {reason}")
     if shutdown.requested():
         return shutdown.status
     if tally.failures:

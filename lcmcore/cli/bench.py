@@ -21,6 +21,7 @@ from lcmcore.pipeline import Pipeline
 from lcmcore.sizes import Size
 from lcmcore.util.closeable import Closeable
 from lcmcore.util.memory import anonymous_bytes, peak_resident_bytes
+from lcmcore.util.terminal import say
 from lcmcore.util.validate import read_size, whole_number
 
 _POLL_SECONDS = 0.02  # between looks at the memory
@@ -50,10 +51,11 @@ def run(args: argparse.Namespace) -> None:
         for each in measure(pipe, rounds, size, steps):
             measured.append(each)
             progress.item(len(measured), rounds + 1, None, "images")
-    print(f"{pipe.bundle.paths.root}: memory {pipe.networks.memory}, {steps} steps an image")
-    print(*_table(pipe, measured, steps), sep="\n")
+    say(f"{pipe.bundle.paths.root}: memory {pipe.networks.memory}, {steps} steps an image")
+    for line in _table(pipe, measured, steps):
+        say(line)
     peaks = peak_resident_bytes(), anonymous.peak
-    print("peak memory: {:.0f} MB resident, {:.0f} MB anonymous".format(*(p / 1e6 for p in peaks)))
+    say("peak memory: {:.0f} MB resident, {:.0f} MB anonymous".format(*(p / 1e6 for p in peaks)))
 
 
 def measure(

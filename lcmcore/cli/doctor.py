@@ -17,6 +17,7 @@ from lcmcore.errors import LcmError
 from lcmcore.runtime import Finding, find_runtime, installed_runtimes
 from lcmcore.runtime_choice import choose_runtime
 from lcmcore.util.memory import available_bytes
+from lcmcore.util.terminal import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +33,9 @@ def run(args: argparse.Namespace) -> None:
     root = Path(args.model or os.environ.get("LCM_MODEL") or demo_dir())
     errors = 0
     for level, text, remedy in findings(root):
-        print(f"{level:8} {text}" + (f"\n         -> {remedy}" if remedy else ""), flush=True)
+        say(f"{level:8} {text}")
+        if remedy:
+            say(f"         -> {remedy}")
         errors += level == "error"
     if errors:
         raise LcmError(f"{count_of(errors, 'error')} found (see above)")

@@ -11,53 +11,77 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import lcmcore
 from lcmcore.bundle import COMPONENTS, MEMORY_MODES
 from lcmcore.cli import bench, doctor
 from lcmcore.cli.generate import generate
 from lcmcore.cli.info import describe
-from lcmcore.errors import ArgumentError, LcmError, OutputError, first_line
+from lcmcore.errors import ArgumentError, LcmError
 from lcmcore.image import FITS
 from lcmcore.pipeline import LATENT_SAMPLINGS, Pipeline
 from lcmcore.scheduler import STRENGTH_MODES
-from lcmcore.util.files import redirect_to_devnull
 from lcmcore.util.logs import log_to_stderr
+from lcmcore.util.terminal import replace_closed_descriptors, say, tell
 from lcmcore.util.validate import read_size
 
-_DONE, _FAILED, _INTERRUPTED = 0, 1, 130
+_DONE, _FAILED, _USAGE, _INTERRUPTED = 0, 1, 2, 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """Help on stdout and wrong usage on stderr, safe to show like all else; no colours."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.color = False  # Python 3.14 would colour the help
+
+    def error(self, message: str) -> NoReturn:
+        """Show how the command is used, and in one line what is wrong; exit with status 2."""
+        for line in self.format_usage().rstrip().split("\n"):
+            tell(line)
+        tell(f"{self.prog}: error: {message}")
+        sys.exit(_USAGE)
+
+    def _print_message(self, message: str, file: object = None) -> None:
+        """What argparse calls for --help and --version."""
+        for line in message.rstrip().split("\n"):
+            say(line)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command: 0 done, 1 an error in one line on stderr, 2 wrong usage."""
+    replace_closed_descriptors()
     words = sys.argv[1:] if argv is None else list(argv)
-    args = _parser(builders=words[:1] == ["build"]).parse_args(words)
-    warnings.simplefilter("ignore")  # Pillow warns of files that it reads, or that then fail anyway
-    log_to_stderr(_log_level(args))
     try:
-        return args.run(args) or _DONE
+        return _run(words) or _DONE
     except LcmError as error:
         return _fail(str(error))
     except MemoryError:
         return _fail("out of memory: choose a smaller size")
     except KeyboardInterrupt:
-        print("lcm: interrupted", file=sys.stderr)
+        tell("lcm: interrupted")
         return _INTERRUPTED
-    except BrokenPipeError:  # as in `lcm info | head`
-        redirect_to_devnull(sys.stdout)
-        return _FAILED
     except Exception as error:  # a bug of lcmcore: no traceback unless asked for
         if os.environ.get("LCM_TRACEBACK"):
-            traceback.print_exc()
+            for line in traceback.format_exc().rstrip().split("\n"):
+                tell(f"lcm: {line}")
         return _fail(
             f"{type(error).__name__}: {error} (a bug in lcmcore: please report it with what"
             " LCM_TRACEBACK=1 shows)"
         )
 
 
+def _run(words: list[str]) -> int | None:
+    args = _parser(builders=words[:1] == ["build"]).parse_args(words)
+    warnings.simplefilter("ignore")  # Pillow warns of files that it reads, or that then fail anyway
+    log_to_stderr(_log_level(args))
+    status: int | None = args.run(args)
+    return status
+
+
 def _fail(message: str) -> int:
-    print(f"lcm: error: {' '.join(message.split())}", file=sys.stderr)
+    tell(f"lcm: error: {message.strip()}")
     return _FAILED
 
 
@@ -69,7 +93,7 @@ def _log_level(args: argparse.Namespace) -> int:
 
 def _parser(builders: bool) -> argparse.ArgumentParser:
     """The parser of all commands; only `lcm build` looks up its builders, which takes time."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="lcm", description="Latent Consistency Model image generation on small machines."
     )
     parser.add_argument("--version", action="version", version=f"lcmcore {lcmcore.__version__}")
@@ -229,17 +253,8 @@ def _component_runtime(text: str) -> tuple[str, str]:
 
 
 def _info(args: argparse.Namespace) -> None:
-    try:
-        for line in describe(args.path):
-            print(line)
-        sys.stdout.flush()
-    except UnicodeEncodeError as error:
-        raise OutputError(f"{error}: set PYTHONUTF8=1") from error
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        redirect_to_devnull(sys.stdout)
-        raise OutputError(f"standard output cannot be written: {first_line(error)}") from error
+    for line in describe(args.path):
+        say(line)
 
 
 if __name__ == "__main__":

@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from typing import TextIO
 
 from lcmcore.util.closeable import Closeable
-from lcmcore.util.files import redirect_to_devnull
+from lcmcore.util.terminal import is_terminal, redraw, tell
 
 _WIDTH = 24
-_CLEAR = "\x1b[K"  # to the end of the line
 
 
 class Progress(Closeable):
     """A bar on a terminal, plain lines in a log or between INFO lines (-v), nothing when quiet."""
 
     def __init__(self, quiet: bool = False, stream: TextIO | None = None) -> None:
-        self._stream = stream or sys.stderr
-        self._quiet = quiet or self._stream is None  # no stderr at all: `2>&-`
+        self._stream = stream
+        self._quiet = quiet
         verbose = logging.getLogger("lcmcore").isEnabledFor(logging.INFO)
-        self._terminal = not self._quiet and not verbose and self._stream.isatty()
+        self._terminal = not quiet and not verbose and is_terminal(stream)
         self._bar_shown = False
         self._start = time.perf_counter()
 
     def say(self, text: str) -> None:
         """Write a line."""
         self.close()
-        self._write(f"{text}\n")
+        self._tell(text)
 
     def step(self, done: int, total: int) -> None:
         """`done` of `total` steps are done."""
@@ -36,34 +34,29 @@ class Progress(Closeable):
         if self._terminal:
             self._bar(done, total, f" steps, {seconds:.1f} s")
         else:
-            self._write(f"step {done}/{total}, {seconds:.1f} s\n")
+            self._tell(f"step {done}/{total}, {seconds:.1f} s")
 
     def item(self, done: int, total: int, name: str | None, words: str) -> None:
         """`done` of `total` items are done; a log gets a line for each item that has a name."""
         if self._terminal:
             self._bar(done, total, f" {words}")
         elif name is not None:
-            self._write(f"{done}/{total} {name}, {words}\n")
+            self._tell(f"{done}/{total} {name}, {words}")
 
     def close(self) -> None:
         """End the line of a bar."""
         if self._bar_shown:
             self._bar_shown = False
-            self._write("\n")
+            tell("", self._stream)
 
     def _bar(self, done: int, total: int, words: str) -> None:
         filled = _WIDTH * done // total
         self._bar_shown = True
-        self._write(f"\r[{'#' * filled}{'-' * (_WIDTH - filled)}] {done}/{total}{words}{_CLEAR}")
+        redraw(f"[{'#' * filled}{'-' * (_WIDTH - filled)}] {done}/{total}{words}", self._stream)
 
-    def _write(self, text: str) -> None:
+    def _tell(self, text: str) -> None:
         if not self._quiet:
-            try:
-                self._stream.write(text)
-                self._stream.flush()
-            except OSError:  # a full disk under a log must not end the run
-                self._quiet = True
-                redirect_to_devnull(self._stream)
+            tell(text, self._stream)
 
 
 def duration(seconds: float) -> str:
