@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+import os
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from PIL import Image, PngImagePlugin
 
 import lcmcore
 from lcmcore.errors import ImageError, first_line
+from lcmcore.util.files import open_regular
 
 if TYPE_CHECKING:
     from lcmcore.call import Result
     from lcmcore.runtime_choice import RuntimeChoice
 
 SOFTWARE = "Software"  # the PNG specification's keyword for the program
+
+_WRITER = "lcmcore "  # and its version
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_MAX_TEXT = 2**22  # bytes; records have some hundred
+_MAX_CHUNKS = 2**18
+_DAMAGED = "a text chunk of the PNG is damaged"
+_TOO_LONG = f"the texts of the PNG are longer than {_MAX_TEXT // 2**20} MiB"
 
 # Keywords of a call, and what the command calls them.
 _NAMES = {
@@ -79,15 +90,95 @@ def encode_png(image: Image.Image, record: Mapping[str, str]) -> bytes:
 
 
 def read_record(path: Path) -> dict[str, str]:
-    """The text chunks of a PNG that lcmcore made; raises ImageError for any other file."""
+    """The text chunks of a PNG that lcmcore made; raises ImageError for any other file.
+
+    No pixels are decoded. Of two chunks with one keyword the first counts.
+    """
+    record: dict[str, str] = {}
     try:
-        with Image.open(path) as image:
-            image.load()
-            texts = {key: str(text) for key, text in getattr(image, "text", {}).items()}
+        with open_regular(path) as file:
+            for keyword, text in _texts(file):
+                record.setdefault(keyword, text)
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file or folder") from None
-    except Exception as error:  # Pillow's plugins raise whatever they meet
-        raise ImageError(f"{path}: not an image: {first_line(error)}") from error
-    if not texts.get(SOFTWARE, "").startswith("lcmcore ") or "prompt" not in texts:
+    except OSError as error:
+        reason = error.strerror or first_line(error)
+        raise ImageError(f"{path}: not an image that can be read: {reason}") from error
+    except ValueError as error:
+        raise ImageError(f"{path}: {error}") from None
+    if not record.get(SOFTWARE, "").startswith(_WRITER) or "prompt" not in record:
         raise ImageError(f"{path}: holds no record of how it was made; lcmcore did not write it")
-    return texts
+    return record
+
+
+def is_ours(path: Path) -> bool:
+    """Whether lcmcore wrote the file, whole or cut off after its record: it may be overwritten.
+
+    False for a file that cannot be read. Follows symbolic links.
+    """
+    try:
+        with open_regular(path) as file:
+            writers = (text for keyword, text in _texts(file) if keyword == SOFTWARE)
+            return next(writers, "").startswith(_WRITER)
+    except (OSError, ValueError):
+        return False
+
+
+def _texts(file: BinaryIO) -> Iterator[tuple[str, str]]:
+    """Keyword and text of each text chunk, in the file's order; other chunks are passed over.
+
+    At most 4 MiB of text and 2**18 chunks are read, whatever the file claims. Raises OSError, and
+    ValueError that says what is wrong. PNG specification, third edition, sections 5.2 to 5.4.
+    """
+    if file.read(len(_SIGNATURE)) != _SIGNATURE:
+        raise ValueError("not an image with a record of how it was made; lcmcore did not write it")
+    room = _MAX_TEXT
+    for _ in range(_MAX_CHUNKS):
+        length, kind = struct.unpack(">I4s", _read(file, 8))
+        if not kind.isalpha():
+            raise ValueError("the PNG is damaged")
+        if kind == b"IEND":
+            return
+        if kind not in (b"tEXt", b"zTXt", b"iTXt"):
+            file.seek(length + 4, os.SEEK_CUR)  # and the checksum
+            continue
+        if length > room:
+            raise ValueError(_TOO_LONG)
+        content = _read(file, length)
+        if zlib.crc32(kind + content) != int.from_bytes(_read(file, 4), "big"):
+            raise ValueError(_DAMAGED)
+        keyword, text = _decode(kind, content, room)
+        room -= max(length, len(text))
+        yield keyword, text
+    raise ValueError("the PNG has too many chunks")
+
+
+def _read(file: BinaryIO, count: int) -> bytes:
+    content = file.read(count)
+    if len(content) < count:
+        raise ValueError("the PNG is cut off")
+    return content
+
+
+def _decode(kind: bytes, content: bytes, limit: int) -> tuple[str, str]:
+    """Keyword and text of a tEXt, zTXt or iTXt chunk: sections 11.3.3.2 to 11.3.3.4."""
+    keyword, _, rest = content.partition(b"\0")
+    encoding, compressed = "latin-1", kind == b"zTXt"
+    if kind == b"zTXt":
+        rest = rest[1:]  # the method, of which there is one
+    elif kind == b"iTXt":
+        encoding, compressed = "utf-8", rest[:1] == b"\1"
+        _language, _, rest = rest[2:].partition(b"\0")
+        _keyword, _, rest = rest.partition(b"\0")  # translated
+    text = _inflate(rest, limit) if compressed else rest
+    return keyword.decode("latin-1"), text.decode(encoding, "replace")
+
+
+def _inflate(content: bytes, limit: int) -> bytes:
+    try:
+        text = zlib.decompressobj().decompress(content, limit + 1)
+    except zlib.error as error:
+        raise ValueError(f"{_DAMAGED}: {error}") from error
+    if len(text) > limit:
+        raise ValueError(_TOO_LONG)
+    return text

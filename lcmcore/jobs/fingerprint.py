@@ -8,12 +8,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from PIL import Image
-
 from lcmcore.bundle import COMPONENTS, ModelPaths, demo_dir
-from lcmcore.errors import BundleError, OutputError, first_line
+from lcmcore.errors import BundleError, ImageError, OutputError, first_line
 from lcmcore.jobs.job import Request
-from lcmcore.png import SOFTWARE
+from lcmcore.png import is_ours, read_record
 from lcmcore.util.files import sha256
 
 RECORD_KEY = "request"  # keyword of the PNG's text chunk
@@ -55,14 +53,12 @@ def is_done(path: Path, wanted: str) -> bool:
     """
     if not path.exists() or not path.stat().st_size:
         return False  # a power cut may leave empty files
-    try:
-        with Image.open(path, formats=["PNG"]) as image:
-            record = dict(image.info)
-    except Exception:  # Pillow's plugins raise whatever they meet
-        record = {}
-    if not str(record.get(SOFTWARE, "")).startswith("lcmcore "):
+    if not is_ours(path):
         raise OutputError(f"{path} already exists and was not written by lcmcore: move it away")
-    return record.get(RECORD_KEY) == wanted and _is_whole(path)
+    try:
+        return read_record(path).get(RECORD_KEY) == wanted and _is_whole(path)
+    except ImageError:  # it is cut off
+        return False
 
 
 def _is_whole(path: Path) -> bool:
