@@ -10,11 +10,11 @@ from typing import Any
 
 from lcmcore.bundle import demo_dir
 from lcmcore.cli.progress import Progress
-from lcmcore.errors import ArgumentError, ImageError, first_line
+from lcmcore.errors import ArgumentError, ImageError, OutputError, first_line
 from lcmcore.image import read_image
 from lcmcore.jobs.job import Request
 from lcmcore.pipeline import Pipeline, load
-from lcmcore.png import encode_png, make_record, model_origin
+from lcmcore.png import encode_png, is_ours, make_record, model_origin
 from lcmcore.util.files import is_file, require_writable, sha256, write_whole
 
 
@@ -22,7 +22,7 @@ def generate(args: argparse.Namespace) -> None:
     """Make the image that the arguments ask for; raises LcmError, and then writes nothing."""
     if args.output.suffix.lower() != ".png":
         raise ArgumentError(f"{args.output}: the image is a PNG: name it {args.output.stem}.png")
-    require_writable(args.output)
+    _output_file(args.output, args.init)
     init = None if args.init is None else read_image(args.init)
     digest = None if args.init is None else _digest(args.init)
     start = time.perf_counter()
@@ -36,12 +36,47 @@ def generate(args: argparse.Namespace) -> None:
             **request_of(args).keywords(),
         )
         record = make_record(args.prompt, result, _origin(args, digest))
-        write_whole(args.output, encode_png(result.images[0], record))
+        png = encode_png(result.images[0], record)
+        write_whole(_output_file(args.output, args.init), png)  # it may be another one by now
         seconds = time.perf_counter() - start
         progress.say(
             f"wrote {args.output} with {pipe.bundle.paths.root},"
             f" seed {result.seeds[0]}, in {seconds:.1f} s"
         )
+
+
+def _output_file(output: Path, init: Path | None) -> Path:
+    """The file to write: `output`, or the one that it is a link to.
+
+    Raises OutputError unless lcmcore wrote the file that is there, or there is none. The init image
+    is never overwritten, by whatever name; nor is a file made where a link points to nothing.
+    """
+    linked = os.path.islink(output)  # noqa: PTH114 - no error for a name too long
+    target = Path(os.path.realpath(output)) if linked else output
+    require_writable(target)
+    if not os.path.lexists(target):
+        if linked:
+            raise OutputError(
+                f"{output} is a link to {target}, where nothing is: remove it, or choose another"
+                " name"
+            )
+        return target
+    if init is not None and _is_same(target, init):
+        raise OutputError(f"{output} is the init image, which would be lost: choose another name")
+    if not is_ours(target):
+        raise OutputError(
+            f"{output} already exists and was not written by lcmcore: choose another name,"
+            " or move it away"
+        )
+    return target
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether both are one file, by whatever names, links or case of letters."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
 
 
 def open_pipeline(args: argparse.Namespace) -> Pipeline:

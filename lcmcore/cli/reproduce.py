@@ -5,6 +5,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 
+from lcmcore.errors import ArgumentError
+from lcmcore.util.printable import printable
+
 # Entries of a record that are options of the command, in the order in which it prints them.
 _OPTIONS = (
     "strength",
@@ -22,15 +25,18 @@ _OPTIONS = (
     "runtime",
 )
 _UNKNOWN_INIT = "INIT"
+ANSI_C = "$'"  # begins a word in which shells decode escapes
 
 
-def command_of(record: Mapping[str, str], output: str) -> str:
-    """The shell command that reproduces the recorded image in the file `output`.
+def command_of(record: Mapping[str, str], output: str) -> list[str]:
+    """The words of the command that reproduces the recorded image in the file `output`.
 
     A worker gets an init image as bytes and does not know its path: then the command says INIT.
+    The record may be a stranger's: whatever it holds, the command only writes `output`.
     """
     from_image = "strength" in record
-    words = ["lcm", "img2img" if from_image else "txt2img", "-o", output]
+    words = ["lcm", "img2img" if from_image else "txt2img"]
+    words += [f"--output={output}"] if output.startswith("-") else ["-o", output]
     words += [f"--{key}={record[key]}" for key in _OPTIONS if key in record]
     choices = record.get("component-runtime", "").split()
     words += [f"--component-runtime={choice}" for choice in choices]
@@ -38,4 +44,26 @@ def command_of(record: Mapping[str, str], output: str) -> str:
     positional.append(record["prompt"])
     if any(word.startswith("-") for word in positional):
         words.append("--")
-    return shlex.join(words + positional)
+    return words + positional
+
+
+def quote(word: str) -> str:
+    """The word for a shell, on one line: what cannot be shown is written as $'\\012', by bytes.
+
+    bash, zsh, ksh, busybox and POSIX since 2024 know $'...' (2.2.4, Dollar-Single-Quotes); dash
+    does not. Three octal digits are what all of them read alike. Raises ArgumentError for NUL,
+    which no argument of a program can hold.
+    """
+    if "\0" in word:
+        raise ArgumentError("a text that holds NUL is no argument of a command")
+    if printable(word) != word:
+        return f"{ANSI_C}{''.join(map(_escape, word))}'"
+    # zsh would replace an unquoted =ls by /bin/ls.
+    return f"'{word}'" if word.startswith("=") and shlex.quote(word) == word else shlex.quote(word)
+
+
+def _escape(character: str) -> str:
+    """As it is if it can be shown and is not special, in $'...' or to a shell's history."""
+    if character not in "\\'!" and printable(character) == character:
+        return character
+    return "".join(f"\\{byte:03o}" for byte in character.encode("utf-8", "surrogateescape"))
