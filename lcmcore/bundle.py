@@ -126,9 +126,12 @@ class Settings(NamedTuple):
 class Bundle:
     """An opened model directory: paths, settings and configs, the latter read on first use."""
 
-    def __init__(self, paths: ModelPaths, settings: Settings, tokenizer_dir: Path) -> None:
+    def __init__(
+        self, paths: ModelPaths, settings: Settings, settings_file: Path, tokenizer_dir: Path
+    ) -> None:
         self.paths = paths
         self.settings = settings
+        self.settings_file = settings_file
         self.tokenizer_dir = tokenizer_dir
 
     @classmethod
@@ -145,10 +148,10 @@ class Bundle:
         paths = ModelPaths(root)
         if not is_folder(paths.root):
             raise BundleError(f"no model directory at {paths.root}")
-        settings = Settings()
-        if config is not None or paths.settings.exists():
-            settings = Settings.read(Path(config) if config is not None else paths.settings)
-        return cls(paths, settings, Path(tokenizer) if tokenizer else paths.tokenizer)
+        settings, file = Settings(), paths.settings if config is None else Path(config)
+        if config is not None or file.exists():
+            settings = Settings.read(file)
+        return cls(paths, settings, file, Path(tokenizer) if tokenizer else paths.tokenizer)
 
     @cached_property
     def scheduler(self) -> LCMScheduler:

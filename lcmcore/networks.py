@@ -209,8 +209,8 @@ class Networks:
             for key in self._bundle.settings.options_of(component):
                 if key not in known:
                     raise ArgumentError(
-                        f"lcm.toml: unknown key {component}.{key}; known keys are"
-                        f" runtime, sha256, build, {_listed(known)}"
+                        f"{self._bundle.settings_file}: unknown key {component}.{key};"
+                        f" known keys are runtime, sha256, build, {_listed(known)}"
                     )
 
 

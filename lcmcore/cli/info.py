@@ -54,13 +54,13 @@ def _compare_init(name: str, wanted: str) -> str:
     try:
         digest = hashlib.sha256(read_regular(Path(name), _MAX_INIT)).hexdigest()
     except FileNotFoundError:
-        return f"init image {name}: MISSING, there is no such file"
+        return f"init image is MISSING: no such file: {name}"
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
-        return f"init image {name}: NOT COMPARED with its SHA-256: {reason}"
+        return f"init image is NOT COMPARED with its SHA-256: {reason}: {name}"
     if digest == wanted:
-        return f"init image {name}: matches the recorded SHA-256"
-    return f"init image {name}: DIFFERS from the one used, whose SHA-256 is {wanted}"
+        return f"init image matches its SHA-256: {name}"
+    return f"init image DIFFERS from the one used, by its SHA-256: {name}"
 
 
 def _describe_bundle(path: Path) -> Iterator[str]:
@@ -76,7 +76,10 @@ def _describe_bundle(path: Path) -> Iterator[str]:
     yield f"  scheduler: {_or_error(_scheduler, bundle)}"
     yield f"  tokenizer: {_or_error(_tokenizer, bundle)}"
     for component in COMPONENTS:
-        yield from _describe_component(bundle, component)
+        try:
+            yield from _describe_component(bundle, component)
+        except OSError as error:
+            yield f"  {component}: cannot be read: {first_line(error)}"
 
 
 def _or_error(describer: Callable[[Bundle], str], bundle: Bundle) -> str:
