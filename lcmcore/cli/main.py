@@ -22,6 +22,7 @@ from lcmcore.errors import ArgumentError, LcmError
 from lcmcore.image import FITS
 from lcmcore.pipeline import LATENT_SAMPLINGS, Pipeline
 from lcmcore.scheduler import STRENGTH_MODES
+from lcmcore.util.files import is_deleted
 from lcmcore.util.logs import log_to_stderr
 from lcmcore.util.terminal import replace_closed_descriptors, say, tell
 from lcmcore.util.validate import read_size
@@ -62,14 +63,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         tell("lcm: interrupted")
         return _INTERRUPTED
-    except Exception as error:  # a bug of lcmcore: no traceback unless asked for
-        if os.environ.get("LCM_TRACEBACK"):
-            for line in traceback.format_exc().rstrip().split("\n"):
-                tell(f"lcm: {line}")
-        return _fail(
-            f"{type(error).__name__}: {error} (a bug in lcmcore: please report it with what"
-            " LCM_TRACEBACK=1 shows)"
-        )
+    except Exception as error:
+        if isinstance(error, FileNotFoundError) and is_deleted(Path()):  # of os.getcwd()
+            return _fail("the working directory was deleted: go to another one")
+        return _fail_by_a_bug(error)
+
+
+def _fail_by_a_bug(error: Exception) -> int:
+    """No traceback unless asked for."""
+    if os.environ.get("LCM_TRACEBACK"):
+        for line in traceback.format_exc().rstrip().split("\n"):
+            tell(f"lcm: {line}")
+    return _fail(
+        f"{type(error).__name__}: {error} (a bug in lcmcore: please report it with what"
+        " LCM_TRACEBACK=1 shows)"
+    )
 
 
 def _run(words: list[str]) -> int | None:

@@ -20,6 +20,8 @@ def require_writable(path: Path) -> None:
         raise OutputError(f"{path} is a folder: give the name of a file")
     if not is_folder(path.parent):
         raise OutputError(f"there is no folder {path.parent} to write {path.name} to")
+    if is_deleted(path.parent):
+        raise OutputError(f"folder {path.parent} was deleted: {path.name} cannot be written to it")
     if not os.access(path.parent, os.W_OK):
         raise OutputError(f"folder {path.parent} is not writable")
 
@@ -28,6 +30,14 @@ def is_folder(path: Path) -> bool:
     """Like `path.is_dir()`, which raises for a name too long or a parent that cannot be read."""
     try:
         return path.is_dir()
+    except OSError:
+        return False
+
+
+def is_deleted(folder: Path) -> bool:
+    """Whether the folder has no name any more, as the working directory of a process may."""
+    try:
+        return folder.stat().st_nlink == 0
     except OSError:
         return False
 

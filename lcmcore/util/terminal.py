@@ -11,7 +11,7 @@ import os
 import sys
 from typing import TextIO
 
-from lcmcore.errors import OutputError, first_line
+from lcmcore.errors import OutputError
 from lcmcore.util.files import redirect_to_devnull
 from lcmcore.util.printable import printable
 
@@ -35,7 +35,7 @@ def say(line: str) -> None:
         sys.exit(1)
     except OSError as error:
         redirect_to_devnull(sys.stdout)
-        raise OutputError(f"standard output cannot be written: {first_line(error)}") from error
+        raise OutputError(f"standard output cannot be written: {error.strerror}") from error
 
 
 def tell(line: str, stream: TextIO | None = None) -> None:
