@@ -63,7 +63,7 @@ def quote(word: str) -> str:
 
 
 def _escape(character: str) -> str:
-    """As it is if it can be shown and is not special, in $'...' or to a shell's history."""
-    if character not in "\\'!" and printable(character) == character:
+    """As it is if it can be shown and has no meaning within $'...'."""
+    if character not in "\\'" and printable(character) == character:
         return character
     return "".join(f"\\{byte:03o}" for byte in character.encode("utf-8", "surrogateescape"))
