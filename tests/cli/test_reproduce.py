@@ -18,9 +18,7 @@ from lcmcore.cli.reproduce import _OPTIONS, command_of, quote
 SHELLS = [["bash"], ["zsh", "-f"], ["ksh"], ["busybox", "sh"]]
 SHELLS = [shell for shell in SHELLS if shell == ["bash"] or shutil.which(shell[0])]
 
-SPECIAL = (
-    "'\"\\$`!=~#&;|<>(){}[]*?%^-\n\r\t\x01\x07\x1b\x7f\x85\x9b\xa0é湖🏔\u200b\u202e\u2028\ufeff"
-)
+SPECIAL = "'\"\\$`!=~#&;|<>(){}[]*?%^-\n\r\t\x01\x07\x1b\x7f\x85\x9b\xa0é湖🏔\u200b\u202e\u2028"
 TEXT = st.text(st.one_of(st.sampled_from(SPECIAL), st.characters(exclude_categories=["Cs"])))
 TEXT = TEXT.map(lambda text: text.replace("\0", ""))
 BYTES = st.binary(max_size=30).map(lambda name: name.replace(b"\0", b"").replace(b"/", b""))

@@ -1,0 +1,166 @@
+"""The one place where text reaches a person, and that there is no other."""
+
+import ast
+import io
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lcmcore
+import runtimes
+from lcmcore import LcmError
+from lcmcore.errors import OutputError
+from lcmcore.util import terminal
+from lcmcore.util.logs import log_to_stderr
+from lcmcore.util.terminal import is_terminal, redraw, replace_closed_descriptors, say, tell
+
+BAD = "one\nlcm: info: forged\r\x1b[2J\u202e"
+SHOWN = r"one\nlcm: info: forged\r\x1b[2J\u202e"
+
+
+@pytest.mark.parametrize(
+    ("write", "out", "err"),
+    [
+        (say, f"{SHOWN}\n", ""),
+        (tell, "", f"{SHOWN}\n"),
+        (redraw, "", f"\r{SHOWN}\x1b[K"),
+    ],
+)
+def test_whatever_the_text_holds_it_is_one_line(write, out, err, capsys):
+    write(BAD)
+    reported = capsys.readouterr()
+    assert (reported.out, reported.err) == (out, err)
+
+
+def test_messages_to_another_stream(capsys):
+    stream = io.StringIO()
+    tell(BAD, stream)
+    redraw("bar", stream)
+    assert stream.getvalue() == f"{SHOWN}\n\rbar\x1b[K"
+    assert capsys.readouterr() == ("", "")
+    assert not is_terminal(stream)
+
+
+class Full(io.StringIO):
+    """Of a full disk; what is redirected has no descriptor either."""
+
+    def write(self, text):
+        raise OSError(28, "No space left on device")
+
+
+def test_messages_that_cannot_be_written_are_lost(monkeypatch):
+    tell("a", Full())
+    redraw("a", Full())
+    closed = io.StringIO()
+    closed.close()
+    tell("a", closed)
+    monkeypatch.setattr(sys, "stderr", None)
+    tell("a")
+    redraw("a")
+    assert not is_terminal()
+
+
+def test_results_that_cannot_be_written_are_an_error(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(OutputError, match=r"^standard output is closed$"):
+        say("a")
+
+
+def test_a_letter_that_the_encoding_lacks(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    with pytest.raises(LcmError, match=r"'\\u6e56'.*PYTHONUTF8=1"):
+        say("湖")
+
+
+def test_log_lines_are_escaped(capsys, monkeypatch):
+    """Without pytest's own handlers, for which basicConfig would do nothing."""
+    logger = logging.getLogger("lcmcore")
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setattr(logging.getLogger(), "level", logging.WARNING)
+    monkeypatch.setattr(logger, "level", logging.NOTSET)
+    log_to_stderr(logging.INFO)
+    logging.getLogger("lcmcore.networks").info("opened %s", BAD)
+    logging.getLogger("lcmcore").debug("unheard")
+    logging.getLogger("other").info("unheard")
+    logging.getLogger("other").warning("heard")
+    assert capsys.readouterr().err == f"lcm: info: opened {SHOWN}\nlcm: warning: heard\n"
+
+
+def test_a_log_message_with_wrong_arguments_ends_nothing(capsys, monkeypatch):
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    log_to_stderr(logging.WARNING)
+    logging.getLogger("lcmcore").warning("%d", "text")
+    assert capsys.readouterr().err == ""
+
+
+def test_a_closed_descriptor_is_not_given_to_the_next_file(tmp_path):
+    """Else a C library's log would end in it: here the "library" is this script itself."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, sys\n"
+        "from lcmcore.util.terminal import replace_closed_descriptors\n"
+        "replace_closed_descriptors()\n"
+        "file = open('image', 'wb')\n"
+        "os.write(1, b'log'), os.write(2, b'log')\n"
+        "assert os.read(0, 1) == b''\n"
+        "assert all(map(os.get_inheritable, range(3)))\n"
+        "file.write(b'pixels')\n"
+    )
+    run = f"exec {sys.executable} {script} <&- >&- 2>&-"
+    assert subprocess.run(["bash", "-c", run], cwd=tmp_path, check=False).returncode == 0
+    assert (tmp_path / "image").read_bytes() == b"pixels"
+
+
+def test_open_descriptors_stay_what_they_are():
+    before = [os.fstat(number) for number in range(3)]
+    replace_closed_descriptors()
+    assert [os.fstat(number) for number in range(3)] == before
+
+
+# What writes to a terminal by another way.
+CALLS = {"print", "input", "logging.StreamHandler", "os.write", "argparse.ArgumentParser"}
+CALLS |= {f"traceback.print_{name}" for name in ("exc", "exception", "last", "stack", "tb")}
+STREAMS = {"sys.stdout", "sys.stderr", "sys.__stdout__", "sys.__stderr__", "sys.displayhook"}
+
+
+def other_ways(source):
+    """What in a module writes past `lcmcore.util.terminal`."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in CALLS:
+            yield ast.unparse(node)
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in STREAMS:
+            yield ast.unparse(node)
+        if isinstance(node, ast.ImportFrom) and node.module == "sys":
+            yield ast.unparse(node)
+
+
+def test_nothing_else_writes_to_the_terminal():
+    found = {}
+    for package in (lcmcore, runtimes):
+        root = Path(package.__file__).parent
+        for path in root.rglob("*.py"):
+            if ways := list(other_ways(path.read_text())):
+                found[path] = ways
+    assert {*found} == {Path(terminal.__file__)}, found
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "print(1)",
+        "sys.stderr.write('a')",
+        "stream = stream or sys.stdout",
+        "traceback.print_exc()",
+        "logging.StreamHandler()",
+        "os.write(1, b'')",
+        "argparse.ArgumentParser()",
+        "from sys import stdout",
+    ],
+)
+def test_another_way_is_found(source):
+    assert list(other_ways(source))
