@@ -1,0 +1,232 @@
+"""Records in PNG files: ours, those of strangers, damaged ones, and files that are none.
+
+The files are laid out byte by byte here as the PNG specification says, or written by Pillow.
+"""
+
+import io
+import os
+import struct
+import tracemalloc
+import zlib
+
+import pytest
+from PIL import Image, PngImagePlugin
+
+from lcmcore.errors import ImageError
+from lcmcore.png import encode_png, is_ours, read_record
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+RECORD = {"Software": "lcmcore 0.1.0", "prompt": "a lake\nat night", "seed": "7"}
+
+
+def chunk(kind, content=b""):
+    checksum = zlib.crc32(kind + content)
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+
+def text(keyword, content):
+    return chunk(b"tEXt", keyword + b"\0" + content)
+
+
+HEADER = SIGNATURE + chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0))
+PIXELS = chunk(b"IDAT", b"no pixels, and never decoded")
+OURS = text(b"Software", b"lcmcore 0.1.0") + text(b"prompt", b"a lake")
+END = chunk(b"IEND")
+
+
+@pytest.fixture
+def png(tmp_path):
+    """Writes the parts to a file."""
+
+    def write(*parts):
+        path = tmp_path / "a.png"
+        path.write_bytes(b"".join(parts))
+        return path
+
+    return write
+
+
+def test_what_was_written_is_read(png):
+    image = Image.new("RGB", (3, 2), "red")
+    path = png(encode_png(image, RECORD))
+    assert read_record(path) == RECORD
+    assert list(read_record(path)) == list(RECORD)
+    assert is_ours(path)
+    with Image.open(path) as read:
+        assert read.tobytes() == image.tobytes()
+
+
+@pytest.mark.parametrize("after_idat", [False, True])
+def test_every_kind_of_text_that_pillow_writes(after_idat, png):
+    """Also behind the pixels, where tools that rewrite a PNG may put it."""
+    chunks = PngImagePlugin.PngInfo()
+    given = {
+        "Software": ("tEXt", "lcmcore 0.1.0"),
+        "prompt": ("iTXt", "湖 \U0001f30a"),
+        "latin": ("tEXt", "Gr\xfc\xdfe"),
+        "deflated": ("zTXt", "caf\xe9 " * 999),
+        "both": ("iTXt zip", "озеро " * 999),
+        "empty": ("tEXt", ""),
+    }
+    for keyword, (kind, content) in given.items():
+        data = {
+            "tEXt": keyword.encode() + b"\0" + content.encode("latin-1", "replace"),
+            "zTXt": keyword.encode()
+            + b"\0\0"
+            + zlib.compress(content.encode("latin-1", "replace")),
+            "iTXt": keyword.encode() + b"\0\0\0de\0Titel\0" + content.encode(),
+            "iTXt zip": keyword.encode() + b"\0\1\0\0\0" + zlib.compress(content.encode()),
+        }
+        chunks.add(kind[:4].encode(), data[kind], after_idat=after_idat)
+    buffer = io.BytesIO()
+    Image.new("L", (2, 2)).save(buffer, "PNG", pnginfo=chunks)
+    path = png(buffer.getvalue())
+    assert read_record(path) == {keyword: content for keyword, (_, content) in given.items()}
+    with Image.open(path) as image:  # Pillow's own reading of the same file
+        image.load()
+        assert read_record(path) == image.text
+    assert is_ours(path)
+
+
+def test_pixels_are_not_decoded(png):
+    assert read_record(png(HEADER, OURS, PIXELS, END))["prompt"] == "a lake"
+
+
+def test_of_two_chunks_with_one_keyword_the_first_counts(png):
+    path = png(HEADER, OURS, text(b"Software", b"GIMP"), text(b"prompt", b"a hill"), END)
+    assert read_record(path) == {"Software": "lcmcore 0.1.0", "prompt": "a lake"}
+    assert is_ours(path)
+    path = png(HEADER, text(b"Software", b"GIMP"), OURS, END)
+    with pytest.raises(ImageError, match="lcmcore did not write it"):
+        read_record(path)
+    assert not is_ours(path)
+
+
+def test_what_is_no_utf8_is_replaced(png):
+    path = png(HEADER, OURS, chunk(b"iTXt", b"a\0\0\0\0\0x\xff"), END)
+    assert read_record(path)["a"] == "x\ufffd"
+
+
+NOT_OURS = {
+    "text": (b"Dear diary,", "not an image with a record"),
+    "empty": (b"", "not an image with a record"),
+    "almost a PNG": (SIGNATURE[:7], "not an image with a record"),
+    "no record": (HEADER + PIXELS + END, "holds no record of how it was made"),
+    "another program": (HEADER + text(b"Software", b"GIMP") + END, "holds no record"),
+    "a similar program": (HEADER + text(b"Software", b"lcmcores 1") + END, "holds no record"),
+    "another keyword": (HEADER + text(b"software", b"lcmcore 1") + END, "holds no record"),
+    "cut before it": (HEADER + PIXELS[:9], "the PNG is cut off"),
+    "cut within it": (HEADER + OURS[:20], "the PNG is cut off"),
+    "no chunks": (SIGNATURE + bytes(99), "the PNG is damaged"),
+    "damaged text": (HEADER + OURS.replace(b"lcm", b"lcn"), "a text chunk of the PNG is damaged"),
+    "damaged checksum": (HEADER + OURS[:30] + b"xxxx" + END, "a text chunk of the PNG is damaged"),
+}
+
+
+@pytest.mark.parametrize(("content", "words"), NOT_OURS.values(), ids=NOT_OURS.keys())
+def test_files_that_are_not_ours(content, words, png):
+    path = png(content)
+    with pytest.raises(ImageError) as caught:
+        read_record(path)
+    assert str(caught.value).startswith(f"{path}: {words}")
+    assert not is_ours(path)
+
+
+def test_a_jpeg_is_not_ours(tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (2, 2)).save(path, "JPEG")
+    assert not is_ours(path)
+    with pytest.raises(ImageError, match="not an image with a record"):
+        read_record(path)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "loop").symlink_to("loop")
+    for name, words in {
+        "nothing": "no such file or folder",
+        "fifo": "not a regular file",
+        "loop": "not an image that can be read: Too many",
+        "": "not an image that can be read: Is a directory",
+        "n" * 5000: "not an image that can be read: File name too long",
+        "a\0b": "embedded null byte",
+    }.items():
+        with pytest.raises(ImageError, match=words):
+            read_record(tmp_path / name)
+        assert not is_ours(tmp_path / name)
+
+
+def test_a_cut_image_is_ours_but_its_record_is_not_read(png):
+    """It may be overwritten, as a batch does after a loss of power."""
+    for length in range(len(HEADER + OURS), len(HEADER + OURS + PIXELS) + 8):
+        path = png((HEADER + OURS + PIXELS + END)[:length])
+        assert is_ours(path)
+        with pytest.raises(ImageError, match="cut off"):
+            read_record(path)
+
+
+LIMIT = 4 * 2**20
+
+
+@pytest.mark.parametrize("excess", [0, 1])
+@pytest.mark.parametrize("kind", ["plain", "zTXt", "iTXt", "two"])
+def test_texts_are_bounded_whatever_they_claim(kind, excess, png):
+    """4 MiB in all, keywords and what is compressed counted at the larger size."""
+    content = b"x" * (LIMIT - len(OURS) + 2 * 12 + excess)
+    parts = {
+        "plain": [chunk(b"tEXt", b"a\0" + content[2:])],
+        "two": [chunk(b"tEXt", b"a\0" + content[5000:]), chunk(b"tEXt", b"b\0" + content[:4996])],
+        "zTXt": [chunk(b"zTXt", b"a\0\0" + zlib.compress(content))],
+        "iTXt": [chunk(b"iTXt", b"a\0\1\0\0\0" + zlib.compress(content))],
+    }
+    path = png(HEADER, OURS, *parts[kind], END)
+    if excess:
+        with pytest.raises(ImageError, match="the texts of the PNG are longer than 4 MiB"):
+            read_record(path)
+    else:
+        assert len(read_record(path)["a"]) >= len(content) - 5000
+    assert is_ours(path)
+
+
+def test_a_decompression_bomb_is_not_unpacked(png):
+    """Its 64 MiB are never in memory."""
+    bomb = zlib.compress(bytes(2**26), 1)
+    path = png(HEADER, OURS, chunk(b"zTXt", b"a\0\0" + bomb), END)
+    tracemalloc.start()
+    with pytest.raises(ImageError, match="longer than 4 MiB"):
+        read_record(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**24
+
+
+def test_damaged_compression(png):
+    path = png(HEADER, OURS, chunk(b"zTXt", b"a\0\0no zlib"), END)
+    with pytest.raises(ImageError, match="a text chunk of the PNG is damaged: Error -3"):
+        read_record(path)
+
+
+@pytest.mark.parametrize("spare", [0, 1])
+def test_chunks_are_counted(spare, png):
+    """2**18, of which these files need four beside the empty ones."""
+    path = png(HEADER, OURS, chunk(b"aaAa") * (2**18 - 3 - spare), END)
+    if spare:
+        assert read_record(path)["prompt"] == "a lake"
+    else:
+        with pytest.raises(ImageError, match="too many chunks"):
+            read_record(path)
+
+
+def test_a_chunk_that_claims_gigabytes_is_passed_over_unread(png):
+    """Also a sparse file that holds what it claims."""
+    path = png(HEADER, OURS, struct.pack(">I4s", 2**31 - 1, b"aaAa"))
+    with pytest.raises(ImageError, match="cut off"):
+        read_record(path)
+    with path.open("ab") as file:
+        file.truncate(len(HEADER + OURS) + 8 + 2**31 - 1 + 4)
+        file.seek(0, os.SEEK_END)
+        file.write(END)
+    assert read_record(path)["prompt"] == "a lake"
+    path = png(HEADER, struct.pack(">I4s", 2**31 - 1, b"tEXt"))
+    with pytest.raises(ImageError, match="longer than 4 MiB"):
+        read_record(path)
