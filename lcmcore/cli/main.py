@@ -89,7 +89,7 @@ def _run(words: list[str]) -> int | None:
 
 
 def _fail(message: str) -> int:
-    tell(f"lcm: error: {message.strip()}")
+    tell(f"lcm: error: {message.rstrip()}")
     return _FAILED
 
 
