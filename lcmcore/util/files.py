@@ -73,7 +73,9 @@ def read_regular(path: Path, max_bytes: int) -> bytes:
     """
     with open_regular(path) as file:
         if os.fstat(file.fileno()).st_size <= max_bytes:
-            content = file.read(max_bytes + 1)
+            content: bytes | None = file.read(max_bytes + 1)
+            if content is None:  # some of /proc, /proc/kmsg for one, wait for more to come
+                raise BlockingIOError(errno.EAGAIN, "nothing to read", os.fspath(path))
             if len(content) <= max_bytes:
                 return content
     raise OSError(errno.EFBIG, f"larger than {max_bytes / 2**20:g} MiB", os.fspath(path))

@@ -89,6 +89,18 @@ def test_an_option_that_no_runtime_knows(configs, fake):
         fake(configs)
 
 
+def test_a_config_is_called_by_its_own_name(configs, tmp_path):
+    """In errors of its file, where lcm.toml was named before."""
+    other = write(tmp_path / "other.toml", "[unet]\nthredas = 2")
+    with pytest.raises(ArgumentError) as caught:
+        lcmcore.load(configs, runtime=FakeRuntime(), config=other)
+    assert str(caught.value).startswith(f"{other}: unknown key unet.thredas; known keys are")
+    write(other, "stepz = 4")
+    with pytest.raises(BundleError) as invalid:
+        lcmcore.load(configs, runtime=FakeRuntime(), config=other)
+    assert str(invalid.value).startswith(f"{other}: unknown key stepz")
+
+
 def test_config_replaces_lcm_toml(configs, tmp_path):
     write(configs / "lcm.toml", "broken")
     other = write(tmp_path / "other.toml", "runtime = 'mine'")

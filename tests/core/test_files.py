@@ -44,3 +44,30 @@ def test_a_device_is_refused(device: str) -> None:
 def test_a_folder_is_refused_by_its_own_error(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError):
         open_regular(tmp_path)
+
+
+def test_a_file_that_would_be_waited_for_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As /proc/kmsg is, which says that it is a regular file; Python's read returns None then."""
+    (tmp_path / "file").write_bytes(b"")
+
+    class Waiting:
+        """Stands for the file object of such a file."""
+
+        def __enter__(self) -> "Waiting":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.file.close()
+
+        def __init__(self) -> None:
+            self.file = (tmp_path / "file").open("rb")
+            self.fileno = self.file.fileno
+
+        def read(self, _count: int) -> None:
+            return None
+
+    monkeypatch.setattr("lcmcore.util.files.open_regular", lambda _path: Waiting())
+    with pytest.raises(BlockingIOError, match="nothing to read"):
+        read_regular(tmp_path / "file", 9)
