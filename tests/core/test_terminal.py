@@ -4,6 +4,7 @@ import ast
 import io
 import logging
 import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -45,34 +46,58 @@ def test_messages_to_another_stream(capsys):
     assert not is_terminal(stream)
 
 
-class Full(io.StringIO):
-    """Of a full disk; what is redirected has no descriptor either."""
+def test_a_terminal_is_known():
+    reader, writer = pty.openpty()
+    with open(writer, "w") as stream:  # noqa: PTH123
+        assert is_terminal(stream)
+    os.close(reader)
 
-    def write(self, text):
-        raise OSError(28, "No space left on device")
 
-
-def test_messages_that_cannot_be_written_are_lost(monkeypatch):
-    tell("a", Full())
-    redraw("a", Full())
-    closed = io.StringIO()
-    closed.close()
-    tell("a", closed)
+@pytest.mark.parametrize("write", [tell, redraw])
+def test_messages_that_cannot_be_written_are_lost(write, monkeypatch):
+    """Nor does the stream fail when it is closed, as Python closes stderr when it exits."""
+    with Path("/dev/full").open("w") as stream:
+        write("a", stream)
+    write("a", stream)  # closed by now
     monkeypatch.setattr(sys, "stderr", None)
-    tell("a")
-    redraw("a")
+    write("a")
     assert not is_terminal()
+
+
+def test_lines_are_written_at_once(tmp_path, monkeypatch):
+    with (tmp_path / "out").open("w") as out, (tmp_path / "err").open("w") as err:
+        monkeypatch.setattr(sys, "stdout", out)
+        say("a")
+        tell("b", err)
+        redraw("c", err)
+        assert (tmp_path / "out").read_text() == "a\n"
+        assert (tmp_path / "err").read_bytes() == b"b\n\rc\x1b[K"
 
 
 def test_results_that_cannot_be_written_are_an_error(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
     with pytest.raises(OutputError, match=r"^standard output is closed$"):
         say("a")
+    with Path("/dev/full").open("w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        words = r"^standard output cannot be written: No space left on device$"
+        with pytest.raises(OutputError, match=words):
+            say("a")
+
+
+def test_a_reader_that_has_gone_ends_the_command(monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as stream:  # noqa: PTH123
+        monkeypatch.setattr(sys, "stdout", stream)
+        with pytest.raises(SystemExit) as caught:
+            say("a")
+    assert caught.value.code == 1
 
 
 def test_a_letter_that_the_encoding_lacks(monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
-    with pytest.raises(LcmError, match=r"'\\u6e56'.*PYTHONUTF8=1"):
+    with pytest.raises(LcmError, match=r"^standard output cannot show this: .*PYTHONUTF8=1$"):
         say("湖")
 
 
@@ -108,6 +133,7 @@ def test_a_closed_descriptor_is_not_given_to_the_next_file(tmp_path):
         "file = open('image', 'wb')\n"
         "os.write(1, b'log'), os.write(2, b'log')\n"
         "assert os.read(0, 1) == b''\n"
+        "assert file.fileno() == 3\n"
         "assert all(map(os.get_inheritable, range(3)))\n"
         "file.write(b'pixels')\n"
     )
