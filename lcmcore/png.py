@@ -24,7 +24,7 @@ SOFTWARE = "Software"  # the PNG specification's keyword for the program
 
 _WRITER = "lcmcore "  # and its version
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_MAX_TEXT = 2**22  # bytes; records have some hundred
+_MAX_TEXT = 2**20  # bytes; records have some hundred
 _MAX_CHUNKS = 2**18
 _DAMAGED = "a text chunk of the PNG is damaged"
 _TOO_LONG = f"the texts of the PNG are longer than {_MAX_TEXT // 2**20} MiB"
@@ -127,7 +127,7 @@ def is_ours(path: Path) -> bool:
 def _texts(file: BinaryIO) -> Iterator[tuple[str, str]]:
     """Keyword and text of each text chunk, in the file's order; other chunks are passed over.
 
-    At most 4 MiB of text and 2**18 chunks are read, whatever the file claims. Raises OSError, and
+    At most 1 MiB of text and 2**18 chunks are read, whatever the file claims. Raises OSError, and
     ValueError that says what is wrong. PNG specification, third edition, sections 5.2 to 5.4.
     """
     if file.read(len(_SIGNATURE)) != _SIGNATURE:
