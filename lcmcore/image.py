@@ -23,6 +23,7 @@ ImageLike: TypeAlias = "Image.Image | Array | bytes | str | os.PathLike[str]"
 
 FITS = ("stretch", "cover", "contain")  # the first is the default
 MAX_PIXELS = 2**27  # 134 million: more is taken for a decompression bomb
+MAX_BYTES = 2**28  # of a file: an uncompressed RGB image of 67 million pixels has 201 MB
 _LANCZOS = Image.Resampling.LANCZOS
 
 
