@@ -6,9 +6,12 @@ Tensors are NCHW float32 in [-1, 1], the VAE's input and output; the reference i
 
 from __future__ import annotations
 
+import errno
 import io
 import os
-from collections.abc import Sequence
+import stat
+import struct
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, TypeAlias
 
@@ -17,6 +20,8 @@ from PIL import Image, UnidentifiedImageError
 
 from lcmcore.errors import ArgumentError, ImageError, first_line
 from lcmcore.util.arrays import Array, Floats, Pixels
+from lcmcore.util.files import open_regular
+from lcmcore.util.memory import available_bytes
 from lcmcore.util.validate import one_of
 
 ImageLike: TypeAlias = "Image.Image | Array | bytes | str | os.PathLike[str]"
@@ -24,18 +29,53 @@ ImageLike: TypeAlias = "Image.Image | Array | bytes | str | os.PathLike[str]"
 FITS = ("stretch", "cover", "contain")  # the first is the default
 MAX_PIXELS = 2**27  # 134 million: more is taken for a decompression bomb
 MAX_BYTES = 2**28  # of a file: an uncompressed RGB image of 67 million pixels has 201 MB
+
+# Pillow's names of the formats that are read; HEIF is that of pillow-heif. No others, for these are
+# decoded within the process: EPS starts Ghostscript, GRIB or WMF call what somebody registered.
+FORMATS = (
+    *("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "PPM"),
+    *("WEBP", "TIFF", "JPEG2000", "AVIF", "HEIF", "TGA"),  # TGA, for any file may begin like one
+)
+_KNOWN = f"known are {', '.join(FORMATS)}"
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM")  # of what Pillow reads without init()
+_HEIF_BRANDS = frozenset(
+    (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
+)
+
+_MAX_STRIPS = 2**18  # of a TIFF: Pillow needs 0.5 kB for each
+_WRITER_SECONDS = 1.0  # in which another process opens a FIFO
+_ASK_FROM = 2**26  # bytes: to ask for the free memory takes as long as a small image
+
+# Bytes a pixel that decoders need beside Pillow's image, measured with Pillow 13.
+_DECODER_BYTES = {"WEBP": 13, "JPEG2000": 21, "AVIF": 8, "HEIF": 8, "TIFF": 4}
+
 _LANCZOS = Image.Resampling.LANCZOS
+_ORIENTATION = 0x0112  # the EXIF tag
+_TURNS = {  # by its value: how an image as it is stored becomes upright (EXIF 2.3, 4.6.4)
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# By Pillow's raw mode of a grey PNG: the bits of a sample, and the factor to the decoded value.
+_GREY_KEYS = {"1": (1, 255), "L;2": (3, 85), "L;4": (15, 17), "L": (255, 1), "I;16B": (65535, 1)}
 
 
 def read_image(source: ImageLike) -> Image.Image:
     """An image from a path, encoded bytes, Pillow or an array: RGB, upright by its EXIF tag.
 
-    Transparent pixels are laid over white; of 16 bits a channel the upper 8 are kept; of an
-    animation the first frame. Arrays are [height, width, 3], uint8, or floats in [0, 1].
-    Raises ImageError if it cannot be read, ArgumentError for another type, shape or dtype.
+    Transparent pixels are laid over white; of an animation the first frame is taken. Of 16 bits a
+    channel the upper 8 are kept; 32-bit integers are taken for 16-bit ones, floats for 0 to 1.
+    Arrays are [height, width, 3], uint8, or floats in [0, 1]. The result has no metadata.
+    Raises ImageError if it is of none of the FORMATS, is damaged, has more than MAX_PIXELS, is a
+    file of more than MAX_BYTES, or needs more memory than is free; ArgumentError for another type,
+    shape or dtype.
     """
     if isinstance(source, Image.Image):
-        return _decode(source, "image")
+        return _of_pillow(source)
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, bytes):
@@ -45,6 +85,35 @@ def read_image(source: ImageLike) -> Image.Image:
     raise ArgumentError(
         f"image must be a path, bytes, a Pillow image or an array, not {type(source).__name__}"
     )
+
+
+def open_image(stream: IO[bytes], name: str) -> Image.Image:
+    """Open an image of one of the FORMATS without decoding it; `name` is for messages.
+
+    Nothing else in this package calls Image.open, which tries all formats. Raises ImageError.
+    """
+    head = stream.read(16)
+    _require_few_strips(stream, head, name)
+    missing = _load_plugins(head)
+    stream.seek(0)
+    try:
+        return Image.open(stream, formats=[each for each in FORMATS if each in Image.OPEN])
+    except UnidentifiedImageError:
+        reason = missing or f"not an image of a known format, or empty; {_KNOWN}"
+        raise ImageError(f"{name}: {reason}") from None
+    except Exception as error:  # Pillow's format plugins raise whatever they meet
+        raise ImageError(f"{name}: cannot be read: {first_line(error)}") from error
+
+
+def image_suffixes() -> frozenset[str]:
+    """Suffixes of the files that `read_image` reads here, in lower case: ".jpg", ".png", ...
+
+    ".heic" is one of them where pillow-heif is installed.
+    """
+    Image.init()
+    _register_heif()
+    known = {each for each in FORMATS if each in Image.OPEN or each == "MPO"}  # opened as JPEG
+    return frozenset(suffix for suffix, name in Image.EXTENSION.items() if name in known)
 
 
 def read_images(source: ImageLike | Sequence[ImageLike] | None) -> list[Image.Image]:
@@ -122,60 +191,286 @@ def to_pil(array: Floats) -> list[Image.Image]:
 def _read_file(name: str) -> Image.Image:
     """Opened here, not by Pillow, which leaves a pipe open (Pillow 13), or finds none (10.1)."""
     try:
-        with Path(name).open("rb") as stream:
+        with _open_file(Path(name)) as stream:
             return _read(stream, name)
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None
     except IsADirectoryError:
         raise ImageError(f"{name}: is a folder, not an image") from None
     except (OSError, ValueError) as error:
-        raise ImageError(f"{name}: cannot be read: {first_line(error)}") from error
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise ImageError(f"{name}: cannot be read: {reason}") from error
+
+
+def _open_file(path: Path) -> IO[bytes]:
+    """A regular file, or what comes through a pipe; raises OSError for others and larger ones."""
+    if stat.S_ISFIFO(path.stat().st_mode):
+        return io.BytesIO(_read_pipe(path))
+    file = open_regular(path)
+    if os.fstat(file.fileno()).st_size <= MAX_BYTES:
+        return file
+    file.close()
+    raise _too_large()
+
+
+def _read_pipe(path: Path) -> bytes:
+    """The content of a pipe; that of a FIFO which no process opens for writing is empty."""
+    from select import select
+
+    content = bytearray()
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # else it waits for that process
+    with os.fdopen(descriptor, "rb", buffering=0) as pipe:
+        select([pipe], [], [], _WRITER_SECONDS)
+        while len(content) <= MAX_BYTES:
+            chunk = pipe.read(2**20)
+            if chunk == b"":
+                return bytes(content)
+            content += chunk or b""  # None: there is a process, but it has not written yet
+            os.set_blocking(descriptor, True)
+    raise _too_large()
+
+
+def _too_large() -> OSError:
+    return OSError(errno.EFBIG, f"larger than {MAX_BYTES / 2**20:g} MiB")
 
 
 def _read(stream: IO[bytes], name: str) -> Image.Image:
-    with _open(stream, name) as image:
-        return _decode(image, name)
+    with open_image(stream, name) as image:
+        _require_few_scans(image, stream, name)
+        return _decode(image, name, ours=True)
 
 
-def _open(stream: IO[bytes], name: str) -> Image.Image:
-    try:
-        return Image.open(stream)
-    except UnidentifiedImageError:
-        raise ImageError(f"{name}: not an image of a known format, or empty") from None
-    except Exception as error:  # Pillow's format plugins raise whatever they meet
-        raise ImageError(f"{name}: cannot be read: {first_line(error)}") from error
+def _of_pillow(image: Image.Image) -> Image.Image:
+    from PIL import ImageFile
+
+    lazy = bool(getattr(image, "tile", None)) or isinstance(image, ImageFile.StubImageFile)
+    if lazy and image.format not in FORMATS:  # to decode EPS starts Ghostscript
+        raise ImageError(f"image: {image.format} is not a format that is read; {_KNOWN}")
+    decoded = _decode(image, "image", ours=False)
+    return decoded.copy() if decoded.im is image.im else decoded
 
 
-def _decode(image: Image.Image, name: str) -> Image.Image:
+def _load_plugins(head: bytes) -> str | None:
+    """Let Pillow know what may read a file that begins so; what is missing for it, or None."""
+    Image.preinit()
+    if head.startswith(_MAGIC):
+        return None
+    Image.init()  # imports some 40 modules
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS and not _register_heif():
+        return "HEIC is read only where pillow-heif is installed (pip install pillow-heif)"
+    if head[4:12] in (b"ftypavif", b"ftypavis") and "AVIF" not in Image.OPEN:
+        return "AVIF is read only with Pillow 11.3 or later"
+    return None
+
+
+def _register_heif() -> bool:
+    """Whether HEIF can be read, which pillow-heif does where it is installed."""
+    if "HEIF" not in Image.OPEN:
+        try:
+            from pillow_heif import register_heif_opener
+        except ImportError:
+            return False
+        register_heif_opener()
+    return True
+
+
+def _require_few_strips(stream: IO[bytes], head: bytes, name: str) -> None:
+    """Raise ImageError for a TIFF with so many strips that Pillow's list of them fills memory."""
+    if head[:2] in (b"II", b"MM") and head[2:4] in (b"*\0", b"\0*", b"+\0", b"\0+"):
+        try:
+            count = _strips(stream, head)
+        except (struct.error, OSError, ValueError, OverflowError):
+            return  # Pillow says what is wrong
+        if count > _MAX_STRIPS:
+            raise ImageError(f"{name}: {count} strips or tiles are more than {_MAX_STRIPS}")
+
+
+def _strips(stream: IO[bytes], head: bytes) -> int:
+    """How many strips or tiles the first directory of a TIFF has (TIFF 6.0, section 2; BigTIFF)."""
+    order = "<" if head[:2] == b"II" else ">"
+    big = b"+" in head[2:4]
+    (directory,) = struct.unpack_from(f"{order}{'Q' if big else 'L'}", head, 8 if big else 4)
+    stream.seek(directory)
+    (entries,) = struct.unpack(f"{order}{'Q' if big else 'H'}", stream.read(8 if big else 2))
+    entry = struct.Struct(f"{order}HH{'QQ' if big else 'LL'}")
+    for _ in range(entries):
+        tag, _, count, _ = entry.unpack(stream.read(entry.size))
+        if tag in (273, 324):  # StripOffsets, TileOffsets
+            return int(count)
+    return 0
+
+
+def _require_few_scans(image: Image.Image, stream: IO[bytes], name: str) -> None:
+    """Raise ImageError for a JPEG of so many scans that decoding it takes minutes.
+
+    Each goes over the whole image, and may have 200 bytes; usual are 1, or 10 if progressive.
+    """
+    if image.format not in ("JPEG", "MPO"):
+        return
+    position = stream.tell()
+    stream.seek(0)
+    scans = stream.read().count(b"\xff\xda")  # within a scan 0xff is followed by 0
+    stream.seek(position)
+    if scans * image.width * image.height > 16 * MAX_PIXELS:
+        raise ImageError(
+            f"{name}: {scans} scans of {image.width}x{image.height} pixels (a decompression bomb?)"
+        )
+
+
+def _require_size(image: Image.Image, name: str) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ImageError(
             f"{name}: {width}x{height} pixels are more than {MAX_PIXELS} (a decompression bomb?);"
             " make it smaller first"
         )
-    if not image.size[0] or not image.size[1]:
+    if not width or not height:
         raise ImageError(f"{name}: has no pixels ({width}x{height})")
-    from PIL import ImageOps  # brings four modules, so not before an image is read
 
+
+def _require_memory(image: Image.Image, pixel_bytes: int, name: str) -> None:
+    """Raise ImageError unless so many bytes a pixel are free."""
+    needed = image.width * image.height * pixel_bytes
+    free = available_bytes() if needed >= _ASK_FROM else None
+    if free is not None and needed > free:
+        raise ImageError(
+            f"{name}: {image.width}x{image.height} pixels need {needed >> 20} MiB of memory,"
+            f" and {free >> 20} MiB are free; make it smaller first"
+        )
+
+
+def _decode(image: Image.Image, name: str, ours: bool) -> Image.Image:
+    """RGB, upright. What is ours is closed: no two images of full size are kept without need."""
+    _require_size(image, name)
+    _require_memory(image, _decoding_bytes(image, ours), name)
     try:
-        return _to_rgb(ImageOps.exif_transpose(image))
-    except Exception as error:  # as above: a cut or damaged file fails here
+        key = _colour_key(image)
+        turn = _load_tiff(image) if ours and image.format == "TIFF" else _load(image)
+        pixels = image._new(image.im)  # as image.copy(), but it shares the pixels
+        if ours:
+            image.close()
+        if turn is not None:
+            _require_memory(pixels, _stored_bytes(pixels), name)
+            pixels = pixels.transpose(turn)
+        rgb = _to_rgb(pixels, key)
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow's plugins raise whatever they meet in a damaged file
         raise ImageError(f"{name}: cannot be read: {first_line(error)}") from error
+    rgb.info = {}  # or it would be turned again when it is read again
+    return rgb
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image  # a copy, by exif_transpose
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        grey = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+def _load(image: Image.Image) -> Image.Transpose | None:
+    """Decode the pixels; how they become upright."""
+    image.load()
+    return _turn(image)  # PNG may have it at its end
+
+
+def _load_tiff(image: Image.Image) -> Image.Transpose | None:
+    """Like `_load`; Pillow turns a TIFF itself, and refuses it for any odd tag of its EXIF."""
+    turn = _turn(image)
+    image.load_end = lambda: None  # type: ignore[attr-defined]
+    image.load()
+    return turn
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """How the image becomes upright by EXIF or XMP; None if it is, or they cannot be read.
+
+    ImageOps.exif_transpose reads the same tag, but then writes all others, and fails for odd ones.
+    """
+    try:
+        return _TURNS.get(image.getexif()[_ORIENTATION])
+    except Exception:  # whatever a damaged one leads to
+        return None
+
+
+def _decoding_bytes(image: Image.Image, ours: bool) -> int:
+    """Bytes a pixel that are needed at the same time until the image is RGB."""
+    result = 0 if ours and image.mode == "RGB" and "transparency" not in image.info else 4
+    if not ours and not getattr(image, "tile", None):
+        return result  # it is decoded already
+    decoder = _DECODER_BYTES.get(str(image.format), 0)
+    if "progressive" in image.info:
+        decoder = 6  # JPEG: all coefficients, two bytes each
+    return _stored_bytes(image) + max(decoder, result)
+
+
+def _stored_bytes(image: Image.Image) -> int:
+    """Bytes a pixel in Pillow's memory, four for RGB."""
+    if image.mode in ("1", "L", "P"):
+        return 1
+    return 2 if image.mode.startswith("I;16") else 4
+
+
+def _colour_key(image: Image.Image) -> int | tuple[int, ...] | None:
+    """The one grey or colour that is transparent, as the decoded pixels have it; None if none is.
+
+    PNG has it before scaling, in 16 bits, of which the lower count (PNG 11.3.2.1); how many they
+    are Pillow tells by its raw mode, until the image is decoded.
+    """
+    key = image.info.get("transparency")
+    if key is None or not (image.mode in ("1", "L", "I", "RGB") or image.mode.startswith("I;16")):
+        return None
+    tile = getattr(image, "tile", None)
+    raw = str(tile[0][3]) if tile and image.format == "PNG" else ""
+    if raw in _GREY_KEYS:
+        mask, factor = _GREY_KEYS[raw]
+        return int(key & mask) * factor
+    if raw == "RGB":
+        return tuple(each & 255 for each in key)
+    if raw == "RGB;16B":
+        return tuple(each >> 8 for each in key)  # Pillow keeps the upper 8 of 16 bits
+    return key if isinstance(key, int) else tuple(key)
+
+
+def _to_rgb(image: Image.Image, key: int | tuple[int, ...] | None) -> Image.Image:
+    """In parts where a part takes several steps, each of which makes an image."""
+    if key is None and not _is_deep(image) and not image.has_transparency_data:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    if key is not None:
+        del image.info["transparency"]
+    canvas = Image.new("RGB", image.size)
+    for box in _boxes(*image.size):
+        canvas.paste(_part_to_rgb(image.crop(box), key), box)
+    return canvas
+
+
+def _boxes(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
+    """Boxes (left, upper, right, lower) of at most 2**20 pixels that cover the image."""
+    columns = min(width, 2**20)
+    rows = 2**20 // columns
+    for top in range(0, height, rows):
+        for left in range(0, width, columns):
+            yield left, top, min(left + columns, width), min(top + rows, height)
+
+
+def _part_to_rgb(part: Image.Image, key: int | tuple[int, ...] | None) -> Image.Image:
+    if key is None and not _is_deep(part):
+        rgba = part.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", part.size, "white"), rgba).convert("RGB")
+    rgb = _upper_bits(part).convert("RGB")
+    if key is not None:
+        values = np.asarray(part.convert("L") if part.mode == "1" else part)
+        equal = values == key if values.ndim == 2 else (values == key).all(axis=2)
+        rgb.paste("white", mask=Image.fromarray(np.uint8(255) * equal))
+    return rgb
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether the samples have more than 8 bits."""
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
+
+
+def _upper_bits(image: Image.Image) -> Image.Image:
+    if not _is_deep(image):
+        return image
     if image.mode == "F":
-        grey = np.nan_to_num(np.asarray(image)).clip(0, 1) * 255
-        return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
+        grey = (np.nan_to_num(np.asarray(image)).clip(0, 1) * 255).round()
+    else:
+        grey = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
+    return Image.fromarray(grey.astype(np.uint8))
 
 
 def _from_array(array: Array) -> Image.Image:
