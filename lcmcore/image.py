@@ -347,12 +347,14 @@ def _decode(image: Image.Image, name: str, ours: bool) -> Image.Image:
         key = _colour_key(image)
         turn = _load_tiff(image) if ours and image.format == "TIFF" else _load(image)
         pixels = image._new(image.im)  # as image.copy(), but it shares the pixels
+        if key is not None:
+            pixels.info["transparency"] = key
         if ours:
             image.close()
         if turn is not None:
             _require_memory(pixels, _stored_bytes(pixels), name)
             pixels = pixels.transpose(turn)
-        rgb = _to_rgb(pixels, key)
+        rgb = _to_rgb(pixels)
     except ImageError:
         raise
     except Exception as error:  # Pillow's plugins raise whatever they meet in a damaged file
@@ -404,36 +406,37 @@ def _stored_bytes(image: Image.Image) -> int:
     return 2 if image.mode.startswith("I;16") else 4
 
 
-def _colour_key(image: Image.Image) -> int | tuple[int, ...] | None:
-    """The one grey or colour that is transparent, as the decoded pixels have it; None if none is.
+def _colour_key(image: Image.Image) -> object:
+    """`image.info["transparency"]`; of grey and RGB the transparent colour as it is when decoded.
 
     PNG has it before scaling, in 16 bits, of which the lower count (PNG 11.3.2.1); how many they
     are Pillow tells by its raw mode, until the image is decoded.
     """
     key = image.info.get("transparency")
-    if key is None or not (image.mode in ("1", "L", "I", "RGB") or image.mode.startswith("I;16")):
-        return None
     tile = getattr(image, "tile", None)
-    raw = str(tile[0][3]) if tile and image.format == "PNG" else ""
+    if key is None or not tile or image.format != "PNG":
+        return key
+    raw = tile[0][3]
     if raw in _GREY_KEYS:
         mask, factor = _GREY_KEYS[raw]
-        return int(key & mask) * factor
+        return (key & mask) * factor
     if raw == "RGB":
         return tuple(each & 255 for each in key)
     if raw == "RGB;16B":
         return tuple(each >> 8 for each in key)  # Pillow keeps the upper 8 of 16 bits
-    return key if isinstance(key, int) else tuple(key)
+    return key
 
 
-def _to_rgb(image: Image.Image, key: int | tuple[int, ...] | None) -> Image.Image:
-    """In parts where a part takes several steps, each of which makes an image."""
-    if key is None and not _is_deep(image) and not image.has_transparency_data:
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """In parts, if each takes several steps: a step makes an image."""
+    if not image.has_transparency_data and not _is_deep(image):
         return image if image.mode == "RGB" else image.convert("RGB")
-    if key is not None:
-        del image.info["transparency"]
-    canvas = Image.new("RGB", image.size)
+    canvas = Image.new("RGB", image.size, "white")
     for box in _boxes(*image.size):
-        canvas.paste(_part_to_rgb(image.crop(box), key), box)
+        part = _eight_bits(image.crop(box)) if _is_deep(image) else image.crop(box)
+        alpha = part.convert("RGBA") if part.has_transparency_data else None
+        # Rounds as Image.alpha_composite on white does, in less than half the time.
+        canvas.paste(part.convert("RGB") if alpha is None else alpha.convert("RGB"), box, alpha)
     return canvas
 
 
@@ -446,31 +449,23 @@ def _boxes(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
             yield left, top, min(left + columns, width), min(top + rows, height)
 
 
-def _part_to_rgb(part: Image.Image, key: int | tuple[int, ...] | None) -> Image.Image:
-    if key is None and not _is_deep(part):
-        rgba = part.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", part.size, "white"), rgba).convert("RGB")
-    rgb = _upper_bits(part).convert("RGB")
-    if key is not None:
-        values = np.asarray(part.convert("L") if part.mode == "1" else part)
-        equal = values == key if values.ndim == 2 else (values == key).all(axis=2)
-        rgb.paste("white", mask=Image.fromarray(np.uint8(255) * equal))
-    return rgb
-
-
 def _is_deep(image: Image.Image) -> bool:
-    """Whether the samples have more than 8 bits."""
+    """Whether the samples have more than 8 bits; all such modes are grey."""
     return image.mode in ("I", "F") or image.mode.startswith("I;16")
 
 
-def _upper_bits(image: Image.Image) -> Image.Image:
-    if not _is_deep(image):
-        return image
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """L, or LA if a value is transparent."""
+    values = np.asarray(image)
     if image.mode == "F":
-        grey = (np.nan_to_num(np.asarray(image)).clip(0, 1) * 255).round()
+        grey = (np.nan_to_num(values).clip(0, 1) * 255).round()
     else:
-        grey = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
-    return Image.fromarray(grey.astype(np.uint8))
+        grey = values.clip(0, 65535) >> 8
+    result = Image.fromarray(grey.astype(np.uint8))
+    if "transparency" in image.info:
+        opaque = values != image.info["transparency"]
+        result.putalpha(Image.fromarray(opaque * np.uint8(255)))
+    return result
 
 
 def _from_array(array: Array) -> Image.Image:
