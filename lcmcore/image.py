@@ -43,6 +43,8 @@ _HEIF_BRANDS = frozenset(
 )
 
 _MAX_STRIPS = 2**18  # of a TIFF: Pillow needs 0.5 kB for each
+_MAX_TEXT = 2**24  # bytes of a PPM, PGM or PBM in decimal text: Pillow reads 5 MB in a second
+_MAX_COMMENTS = 100  # in such text: Pillow takes seconds for thousands
 _WRITER_SECONDS = 1.0  # in which another process opens a FIFO
 _ASK_FROM = 2**26  # bytes: to ask for the free memory takes as long as a small image
 
@@ -94,6 +96,7 @@ def open_image(stream: IO[bytes], name: str) -> Image.Image:
     """
     head = stream.read(16)
     _require_few_strips(stream, head, name)
+    _require_short_text(stream, head, name)
     missing = _load_plugins(head)
     stream.seek(0)
     try:
@@ -241,13 +244,18 @@ def _read(stream: IO[bytes], name: str) -> Image.Image:
 
 
 def _of_pillow(image: Image.Image) -> Image.Image:
-    from PIL import ImageFile
-
-    lazy = bool(getattr(image, "tile", None)) or isinstance(image, ImageFile.StubImageFile)
-    if lazy and image.format not in FORMATS:  # to decode EPS starts Ghostscript
+    if _is_lazy(image) and image.format not in FORMATS:  # to decode EPS starts Ghostscript
         raise ImageError(f"image: {image.format} is not a format that is read; {_KNOWN}")
     decoded = _decode(image, "image", ours=False)
     return decoded.copy() if decoded.im is image.im else decoded
+
+
+def _is_lazy(image: Image.Image) -> bool:
+    """Whether it was opened, but not decoded; some plugins have no tiles until then."""
+    from PIL import ImageFile
+
+    pixels = getattr(image, "_im", image.__dict__.get("im"))  # Pillow 11, 10
+    return isinstance(image, ImageFile.ImageFile) and (bool(image.tile) or pixels is None)
 
 
 def _load_plugins(head: bytes) -> str | None:
@@ -298,6 +306,14 @@ def _strips(stream: IO[bytes], head: bytes) -> int:
         if tag in (273, 324):  # StripOffsets, TileOffsets
             return int(count)
     return 0
+
+
+def _require_short_text(stream: IO[bytes], head: bytes, name: str) -> None:
+    """Raise ImageError for a PPM, PGM or PBM in decimal text that Pillow is too slow for."""
+    if head[:2] in (b"P1", b"P2", b"P3"):
+        text = head + stream.read(_MAX_TEXT)
+        if len(text) > _MAX_TEXT or text.count(b"#") > _MAX_COMMENTS:
+            raise ImageError(f"{name}: too long, or too many comments; save it in binary form")
 
 
 def _require_few_scans(image: Image.Image, stream: IO[bytes], name: str) -> None:
@@ -391,8 +407,8 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 def _decoding_bytes(image: Image.Image, ours: bool) -> int:
     """Bytes a pixel that are needed at the same time until the image is RGB."""
     result = 0 if ours and image.mode == "RGB" and "transparency" not in image.info else 4
-    if not ours and not getattr(image, "tile", None):
-        return result  # it is decoded already
+    if not _is_lazy(image):
+        return result
     decoder = _DECODER_BYTES.get(str(image.format), 0)
     if "progressive" in image.info:
         decoder = 6  # JPEG: all coefficients, two bytes each
