@@ -183,7 +183,12 @@ def _add_generation(parser: argparse.ArgumentParser, output: str = "PNG file to 
     _add_verbose(verbosity)
     add("--guidance", type=float, metavar="F", help="guidance scale (default: the model's)")
     add("--negative-prompt", metavar="TEXT", help="for a UNet without guidance input")
-    add("--seed", type=int, metavar="N", help="reproduces an image (default: random)")
+    add(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="reproduces an image, -1 like any other (default: random)",
+    )
     _add_steps_and_size(parser)
     _add_models(parser)
 
