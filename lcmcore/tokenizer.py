@@ -1,7 +1,6 @@
 """CLIP's byte-pair tokenizer, equal to transformers' fast one.
 
-Sennrich et al., "Neural Machine Translation of Rare Words with Subword Units" (arXiv:1508.07909),
-over the byte alphabet of GPT-2; the reference implementation is `CLIPTokenizerFast`.
+The reference implementation is `CLIPTokenizer` of transformers 5 (`CLIPTokenizerFast` before).
 """
 
 from __future__ import annotations
@@ -11,29 +10,32 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from heapq import heappop, heappush
+from functools import cached_property
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lcmcore.errors import BundleError
-from lcmcore.util.configfile import read_object, read_text
+from lcmcore.added_tokens import SPACES, AddedToken, Finder
+from lcmcore.byte_pairs import WORD_END, Ranks, first_tokens, tokens_of
+from lcmcore.tokenizer_files import END, START, read_folder
 from lcmcore.util.validate import texts
 
 log = logging.getLogger(__name__)
 
-START, END = "<|startoftext|>", "<|endoftext|>"
-_WORD_END = "</w>"
 _LENGTH = 77
-
-# Unicode's White_Space property; Python's str.isspace() and \s also count U+001C to U+001F.
-_SPACES = "\t\n\v\f\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
-_SPACE_RUN = re.compile(f"[{_SPACES}]+")
+_SPACE_RUN = re.compile(f"[{SPACES}]+")
+_VISIBLE_RUN = re.compile(f"[^{SPACES}]+")
 # What CLIP's pattern matches before runs: a special token that only lower-casing produced (which is
 # not special any more, but split in three), and contractions.
 _LITERAL = re.compile(r"(<\|)(startoftext|endoftext)(\|>)|'s|'t|'re|'ve|'m|'ll|'d")
+_LONG = 1000  # of texts, and of words, that are longer not all is needed
+# unicodedata takes the square of the number of marks in a row, unless they are in order.
+_MANY_MARKS = 32
+_MARKS_IN_ONE = ("\u0f73", "\u0f75", "\u0f81")  # no marks, but made of marks alone
+_MARKS_IN_ONE = ("\u0f73", "\u0f75", "\u0f81")
 
 
 @dataclass(frozen=True)
@@ -41,37 +43,30 @@ class CLIPTokenizer:
     """Text to ids; create one with `from_dir`.
 
     `ranks` maps each merge to its rank, `vocab` each token to its id; `pad` is the id that pads
-    to `length`. `specials` are recognized in a text before it is split; the padding token is one
-    of them, so that each "!" of a prompt stands alone where "!" pads (Stable Diffusion 2).
+    to `length`. `added` are recognized in a text before it is split: the start, end and padding
+    tokens, so that each "!" of a prompt stands alone where "!" pads (Stable Diffusion 2), and those
+    of textual inversion.
     """
 
     vocab: Mapping[str, int]
-    ranks: Mapping[tuple[str, str], int]
+    ranks: Ranks
     pad: int
     length: int = _LENGTH
-    specials: tuple[str, ...] = (START, END)
+    added: tuple[AddedToken, ...] = ()
+    start: str = START
+    end: str = END
 
     @classmethod
     def from_dir(cls, folder: str | Path) -> CLIPTokenizer:
-        """From a `tokenizer` folder: vocab.json and merges.txt, or tokenizer.json.
+        """From a `tokenizer` folder: tokenizer.json, or vocab.json and merges.txt.
 
-        The padding token comes from tokenizer_config.json where there is one. Raises BundleError
-        that names the file which is missing or invalid.
+        The padding token and added tokens come from the files beside them, as in transformers.
+        Raises BundleError that names the file which is missing or invalid.
         """
-        folder = Path(folder)
-        if (folder / "vocab.json").exists() or not (folder / "tokenizer.json").exists():
-            vocab = read_object(folder / "vocab.json")
-            merges = _merge_lines(folder / "merges.txt")
-        else:
-            vocab, merges = _single_file(folder / "tokenizer.json")
-        _check_vocab(vocab, merges, folder)
-        settings = folder / "tokenizer_config.json"
-        config = read_object(settings) if settings.exists() else {}
-        pad = _content(config.get("pad_token")) or END
-        if not isinstance(pad, str) or type(vocab.get(pad)) is not int:
-            raise BundleError(f"{settings}: pad_token {pad!r} has no id in the vocabulary")
-        ranks = {pair: rank for rank, pair in enumerate(merges)}
-        return cls(vocab, ranks, vocab[pad], _model_length(config), (START, END, pad))
+        files = read_folder(Path(folder))
+        ranks = {pair: rank for rank, pair in enumerate(files.merges)}
+        pad, length = files.vocab[files.pad], _model_length(files.config)
+        return cls(files.vocab, ranks, pad, length, files.added, files.start, files.end)
 
     def __call__(self, text: str | Sequence[str]) -> NDArray[np.int64]:
         """Ids of shape [batch, length]: start, tokens, end, padding.
@@ -86,56 +81,164 @@ class CLIPTokenizer:
             row[: len(ids)] = ids
         return rows
 
+    def expand(self, text: str | Sequence[str]) -> list[str]:
+        """The prompts with "<x> <x>_1 <x>_2" for "<x>", if those are added tokens.
+
+        So diffusers writes the vectors of one textual inversion; the reference is
+        `TextualInversionLoaderMixin.maybe_convert_prompt`. What is certainly too long is left out.
+        Raises ArgumentError for what is not text, or an empty list.
+        """
+        return [self._expanded(item) for item in texts("prompt", text)]
+
+    def _expanded(self, text: str) -> str:
+        if not any(token in text for token in self._vectors):
+            return text
+        text = _beginning(text, self._enough)
+        found = {part.content for part in self._parts(text) if isinstance(part, AddedToken)}
+        for token, vectors in self._vectors.items():
+            if token in found:  # and then everywhere, as in diffusers; so many fill a prompt
+                text = text.replace(token, " ".join(vectors), self.length)
+        return text
+
+    @cached_property
+    def _vectors(self) -> dict[str, list[str]]:
+        """All tokens of those with several vectors, at most as many as a prompt has tokens."""
+        names = [token.content for token in self.added]
+        known = set(names)
+        vectors = {}
+        for name in names:
+            following = (f"{name}_{number}" for number in range(1, self.length))
+            vectors[name] = [name, *takewhile(known.__contains__, following)]
+        return {name: all_of_it for name, all_of_it in vectors.items() if len(all_of_it) > 1}
+
     def _row(self, text: str) -> list[int]:
-        ids = [self.vocab[START]]
+        head = _beginning(text, self._enough)
+        ids = self._ids(head, cut=len(head) < len(text))
+        return self._ids(text, cut=False) or [] if ids is None else ids
+
+    def _ids(self, text: str, *, cut: bool) -> list[int] | None:
+        """A row without its padding; None if the text is cut and what is left out may matter."""
+        ids = [self.vocab[self.start]]
         for word in self._words(text):
-            tokens = [word] if word in self.specials else self._merge(word)
+            tokens = [word.content] if isinstance(word, AddedToken) else self._tokens(word, cut=cut)
+            if tokens is None:
+                return None
             ids += [self.vocab[token] for token in tokens]
             if len(ids) > self.length - 1:
                 log.warning(
                     "the prompt is too long: truncated in %r, after %d tokens",
-                    word[:40],
+                    (word.content if isinstance(word, AddedToken) else word)[:40],
                     self.length,
                 )
                 break
-        return [*ids[: self.length - 1], self.vocab[END]]
+        return [*ids[: self.length - 1], self.vocab[self.end]]
 
-    def _words(self, text: str) -> Iterator[str]:
-        """The special tokens of a text, verbatim, and its normalized words."""
-        for part in re.split(f"({'|'.join(map(re.escape, self.specials))})", text):
-            yield from [part] if part in self.specials else _split(_normalize(part))
+    def _tokens(self, word: str, *, cut: bool) -> list[str] | None:
+        """The word's tokens, or at least those that fit; None if the text is cut too early."""
+        if len(word) <= _LONG:
+            return tokens_of(word, self.ranks)
+        tokens = first_tokens(word, self.ranks, self.length, self._longest)
+        return tokens_of(word, self.ranks) if tokens is None and not cut else tokens
 
-    def _merge(self, word: str) -> list[str]:
-        """Join the word's bytes, the earliest learned pair first, the leftmost of those."""
-        parts = [_ALPHABET[byte] for byte in word.encode("utf-8", "replace")]
-        parts[-1] += _WORD_END
-        after = [*range(1, len(parts)), 0]  # a ring: the first part follows the last
-        before = [len(parts) - 1, *range(len(parts) - 1)]
-        queue: list[tuple[int, int, tuple[str, str]]] = []
+    @cached_property
+    def _longest(self) -> int:
+        """Letters of the longest token, merged or added."""
+        merged = (len("".join(pair).removesuffix(WORD_END)) for pair in self.ranks)
+        return max((1, *merged, *(len(token.content) for token in self.added)))
 
-        def offer(left: int) -> None:
-            pair = parts[left], parts[after[left]]
-            if after[left] and pair in self.ranks:
-                heappush(queue, (self.ranks[pair], left, pair))
+    @cached_property
+    def _enough(self) -> int:
+        """Of a text with more characters than this, without spaces, the rest cannot matter.
 
-        for left in range(len(parts)):
-            offer(left)
-        while queue:
-            _, left, pair = heappop(queue)
-            right = after[left]
-            if not right or (parts[left], parts[right]) != pair:
-                continue  # one of the two has been merged with another neighbour
-            parts[left], parts[right] = "".join(pair), ""
-            after[left], before[after[right]] = after[right], left
-            offer(left)
-            if left:
-                offer(before[left])
-        return [part for part in parts if part]
+        At most four characters become one in NFC, and one has one letter or more. So a text cut
+        there has 4 * ((length + 8) * longest + _LONG) letters. What the cut can change is an added
+        token that it divides, and its last word. Either that has no more than _LONG characters,
+        thus 4 * _LONG letters, and the tokens before it fill the row; or `first_tokens` decides,
+        which looks at (length + 8) * longest letters.
+        """
+        return 16 * ((self.length + 8) * self._longest + _LONG)
+
+    def _words(self, text: str) -> Iterator[str | AddedToken]:
+        """The added tokens of a text, and its normalized words."""
+        for part in self._parts(text):
+            if isinstance(part, AddedToken):
+                yield part
+            else:
+                yield from _split(part)
+
+    def _parts(self, text: str) -> Iterator[str | AddedToken]:
+        """The added tokens of a text, and the normalized text between them."""
+        for part in self._verbatim.split(text):
+            if isinstance(part, AddedToken):
+                yield part
+            else:
+                yield from self._normalized.split(_normalize(part))
+
+    @cached_property
+    def _verbatim(self) -> Finder:
+        return Finder(token for token in self.added if not token.normalized)
+
+    @cached_property
+    def _normalized(self) -> Finder:
+        return Finder((token for token in self.added if token.normalized), _normalize)
+
+
+def _beginning(text: str, count: int) -> str:
+    """The text up to its `count`-th character that is no space, and the marks on that."""
+    place = _after_visible(text, count)
+    end = _after_marks(text, place, place + count)
+    if end == place + count:
+        text = _order_marks(text, count, count)
+        end = _after_marks(text, _after_visible(text, count), len(text))
+    return text[:end]
+
+
+def _after_visible(text: str, count: int) -> int:
+    if len(text) > count:
+        for run in _VISIBLE_RUN.finditer(text):
+            start, end = run.span()
+            if end - start >= count:
+                return start + count
+            count -= end - start
+    return len(text)
+
+
+def _after_marks(text: str, start: int, stop: int) -> int:
+    while start < min(stop, len(text)) and (
+        unicodedata.combining(text[start]) or text[start] in _MARKS_IN_ONE
+    ):
+        start += 1
+    return start
+
+
+def _order_marks(text: str, many: int, most: int) -> str:
+    """Order each run of `many` marks or more by class, as NFC does, and keep `most` of each class.
+
+    NFC joins only the first few marks of a class to the character before them.
+    """
+    if text.isascii():
+        return text
+    for char in _MARKS_IN_ONE:
+        text = text.replace(char, unicodedata.normalize("NFD", char))
+    marks = "".join(filter(unicodedata.combining, set(text)))
+    if not marks:
+        return text
+    return re.sub(f"[{marks}]{{{many},}}", lambda run: _ordered(run[0], most), text)
+
+
+def _ordered(run: str, most: int) -> str:
+    classes: dict[int, str] = {}
+    for mark in set(run):
+        kind = unicodedata.combining(mark)
+        classes[kind] = classes.get(kind, "") + mark
+    chosen = (islice(re.finditer(f"[{classes[kind]}]", run), most) for kind in sorted(classes))
+    return "".join(match[0] for matches in chosen for match in matches)
 
 
 def _normalize(text: str) -> str:
     """NFC, single spaces, lower case letter by letter (no final sigma rule)."""
-    text = _SPACE_RUN.sub(" ", unicodedata.normalize("NFC", text))
+    text = _SPACE_RUN.sub(" ", text)
+    text = unicodedata.normalize("NFC", _order_marks(text, _MANY_MARKS, len(text)))
     return "".join(map(str.lower, text))
 
 
@@ -168,52 +271,6 @@ def _kind(char: str) -> str:
     if char == " ":
         return "space"
     return {"L": "letter", "N": "number"}.get(unicodedata.category(char)[0], "other")
-
-
-def _byte_alphabet() -> list[str]:
-    """GPT-2's printable stand-in for each byte: itself, or the next free one from U+0100 on."""
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    spare = iter(range(0x100, 0x200))
-    return [chr(byte if byte in printable else next(spare)) for byte in range(256)]
-
-
-_ALPHABET = _byte_alphabet()
-
-
-def _merge_lines(path: Path) -> list[tuple[str, str]]:
-    lines = read_text(path).splitlines()
-    return [_pair(line, path) for line in lines if line and not line.startswith("#version")]
-
-
-def _pair(merge: Any, path: Path) -> tuple[str, str]:
-    """A merge is written as text, or in newer files as a list of two."""
-    parts = merge.split(" ") if isinstance(merge, str) else merge
-    if not isinstance(parts, list) or [type(part) for part in parts] != [str, str]:
-        raise BundleError(f"{path}: the merge {merge!r} is not a pair of tokens")
-    return parts[0], parts[1]
-
-
-def _single_file(path: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    model = read_object(path).get("model")
-    if not isinstance(model, dict):
-        raise BundleError(f"{path}: holds no byte-pair model")
-    vocab, merges = model.get("vocab"), model.get("merges")
-    if not isinstance(vocab, dict) or not isinstance(merges, list):
-        raise BundleError(f"{path}: holds no byte-pair model")
-    return vocab, [_pair(merge, path) for merge in merges]
-
-
-def _check_vocab(vocab: dict[str, Any], merges: list[tuple[str, str]], folder: Path) -> None:
-    """Raise BundleError unless every token that a text can become has an id."""
-    bytes_alone = [char + tail for char in _ALPHABET for tail in ("", _WORD_END)]
-    for token in [START, END, *bytes_alone, *map("".join, merges)]:
-        if type(vocab.get(token)) is not int or not 0 <= vocab[token] < 2**31:
-            raise BundleError(f"{folder}: token {token!r} has no id in the vocabulary")
-
-
-def _content(token: Any) -> str | None:
-    """A special token is written as text, or as an object with its text in `content`."""
-    return token.get("content") if isinstance(token, dict) else token
 
 
 def _model_length(config: Mapping[str, Any]) -> int:

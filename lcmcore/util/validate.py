@@ -14,6 +14,8 @@ from lcmcore.util.arrays import Floats
 
 T = TypeVar("T")
 
+_SHOWN = 100  # characters of a value in a message
+
 
 def whole_number(name: str, value: Any, low: int, high: int) -> int:
     """An integer in [low, high]; raises ArgumentError for any other value, bool or float."""
@@ -67,6 +69,15 @@ def one_of(name: str, value: T, allowed: Iterable[T]) -> T:
     if value not in choices:
         raise ArgumentError(f"{name} must be {' or '.join(map(repr, choices))}, not {value!r}")
     return value
+
+
+def shown(value: Any) -> str:
+    """The value for a message: its repr, shortened; some values have none."""
+    try:
+        text = repr(value)
+    except Exception:  # integers of thousands of digits, lists too deep, other people's classes
+        return f"a {type(value).__name__} that cannot be printed"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _is_text(value: Any) -> bool:
