@@ -255,7 +255,9 @@ class Pipeline(Closeable):
 
     def encode_prompt(self, prompt: str | Sequence[str]) -> Floats:
         """The text encoder's last hidden state, [batch, 77, width]."""
-        ids = self.bundle.tokenizer(prompt)
+        tokenizer = self.bundle.tokenizer
+        ids = tokenizer(tokenizer.expand(prompt))
+        tokenizer.check_embeddings(ids, self.bundle.config("text_encoder").get("vocab_size"))
         return self._encoder_cache.get(
             "text_encoder", ids, lambda: self.networks.run("text_encoder", input_ids=ids)
         )

@@ -6,36 +6,27 @@ The reference implementation is `CLIPTokenizer` of transformers 5 (`CLIPTokenize
 from __future__ import annotations
 
 import logging
-import re
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice, takewhile
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lcmcore.added_tokens import SPACES, AddedToken, Finder
+from lcmcore.added_tokens import AddedToken, Finder
 from lcmcore.byte_pairs import WORD_END, Ranks, first_tokens, tokens_of
+from lcmcore.errors import NetworkError
 from lcmcore.tokenizer_files import END, START, read_folder
 from lcmcore.util.validate import texts
+from lcmcore.words import beginning, normalize, split
 
 log = logging.getLogger(__name__)
 
 _LENGTH = 77
-_SPACE_RUN = re.compile(f"[{SPACES}]+")
-_VISIBLE_RUN = re.compile(f"[^{SPACES}]+")
-# What CLIP's pattern matches before runs: a special token that only lower-casing produced (which is
-# not special any more, but split in three), and contractions.
-_LITERAL = re.compile(r"(<\|)(startoftext|endoftext)(\|>)|'s|'t|'re|'ve|'m|'ll|'d")
 _LONG = 1000  # of texts, and of words, that are longer not all is needed
-# unicodedata takes the square of the number of marks in a row, unless they are in order.
-_MANY_MARKS = 32
-_MARKS_IN_ONE = ("\u0f73", "\u0f75", "\u0f81")  # no marks, but made of marks alone
-_MARKS_IN_ONE = ("\u0f73", "\u0f75", "\u0f81")
 
 
 @dataclass(frozen=True)
@@ -93,7 +84,7 @@ class CLIPTokenizer:
     def _expanded(self, text: str) -> str:
         if not any(token in text for token in self._vectors):
             return text
-        text = _beginning(text, self._enough)
+        text = beginning(text, self._enough)
         found = {part.content for part in self._parts(text) if isinstance(part, AddedToken)}
         for token, vectors in self._vectors.items():
             if token in found:  # and then everywhere, as in diffusers; so many fill a prompt
@@ -111,18 +102,32 @@ class CLIPTokenizer:
             vectors[name] = [name, *takewhile(known.__contains__, following)]
         return {name: all_of_it for name, all_of_it in vectors.items() if len(all_of_it) > 1}
 
-    def _row(self, text: str) -> list[int]:
-        head = _beginning(text, self._enough)
-        ids = self._ids(head, cut=len(head) < len(text))
-        return self._ids(text, cut=False) or [] if ids is None else ids
+    def check_embeddings(self, ids: NDArray[np.int64], rows: Any) -> None:
+        """Raise NetworkError that names a token of `ids` beyond the embedding table's rows.
 
-    def _ids(self, text: str, *, cut: bool) -> list[int] | None:
-        """A row without its padding; None if the text is cut and what is left out may matter."""
+        `rows` is `vocab_size` of the text encoder's config; nothing is checked if that has none.
+        """
+        number = int(ids.max())
+        if type(rows) is int and number >= rows:
+            token = next(token for token, its in self.vocab.items() if its == number)
+            raise NetworkError(
+                "text_encoder",
+                f"the token {token!r} has the id {number}, but there are embeddings for {rows}"
+                " tokens (vocab_size in config.json): export the text encoder with the embeddings"
+                " of its added tokens, or remove them from the tokenizer's files",
+            )
+
+    def _row(self, text: str) -> list[int]:
+        head = beginning(text, self._enough)
+        return self._ids(head, cut=head != text) or self._ids(text, cut=False)
+
+    def _ids(self, text: str, *, cut: bool) -> list[int]:
+        """A row without its padding; empty if the text is cut and what is left out may matter."""
         ids = [self.vocab[self.start]]
         for word in self._words(text):
             tokens = [word.content] if isinstance(word, AddedToken) else self._tokens(word, cut=cut)
             if tokens is None:
-                return None
+                return []
             ids += [self.vocab[token] for token in tokens]
             if len(ids) > self.length - 1:
                 log.warning(
@@ -164,7 +169,7 @@ class CLIPTokenizer:
             if isinstance(part, AddedToken):
                 yield part
             else:
-                yield from _split(part)
+                yield from split(part)
 
     def _parts(self, text: str) -> Iterator[str | AddedToken]:
         """The added tokens of a text, and the normalized text between them."""
@@ -172,7 +177,7 @@ class CLIPTokenizer:
             if isinstance(part, AddedToken):
                 yield part
             else:
-                yield from self._normalized.split(_normalize(part))
+                yield from self._normalized.split(normalize(part))
 
     @cached_property
     def _verbatim(self) -> Finder:
@@ -180,97 +185,7 @@ class CLIPTokenizer:
 
     @cached_property
     def _normalized(self) -> Finder:
-        return Finder((token for token in self.added if token.normalized), _normalize)
-
-
-def _beginning(text: str, count: int) -> str:
-    """The text up to its `count`-th character that is no space, and the marks on that."""
-    place = _after_visible(text, count)
-    end = _after_marks(text, place, place + count)
-    if end == place + count:
-        text = _order_marks(text, count, count)
-        end = _after_marks(text, _after_visible(text, count), len(text))
-    return text[:end]
-
-
-def _after_visible(text: str, count: int) -> int:
-    if len(text) > count:
-        for run in _VISIBLE_RUN.finditer(text):
-            start, end = run.span()
-            if end - start >= count:
-                return start + count
-            count -= end - start
-    return len(text)
-
-
-def _after_marks(text: str, start: int, stop: int) -> int:
-    while start < min(stop, len(text)) and (
-        unicodedata.combining(text[start]) or text[start] in _MARKS_IN_ONE
-    ):
-        start += 1
-    return start
-
-
-def _order_marks(text: str, many: int, most: int) -> str:
-    """Order each run of `many` marks or more by class, as NFC does, and keep `most` of each class.
-
-    NFC joins only the first few marks of a class to the character before them.
-    """
-    if text.isascii():
-        return text
-    for char in _MARKS_IN_ONE:
-        text = text.replace(char, unicodedata.normalize("NFD", char))
-    marks = "".join(filter(unicodedata.combining, set(text)))
-    if not marks:
-        return text
-    return re.sub(f"[{marks}]{{{many},}}", lambda run: _ordered(run[0], most), text)
-
-
-def _ordered(run: str, most: int) -> str:
-    classes: dict[int, str] = {}
-    for mark in set(run):
-        kind = unicodedata.combining(mark)
-        classes[kind] = classes.get(kind, "") + mark
-    chosen = (islice(re.finditer(f"[{classes[kind]}]", run), most) for kind in sorted(classes))
-    return "".join(match[0] for matches in chosen for match in matches)
-
-
-def _normalize(text: str) -> str:
-    """NFC, single spaces, lower case letter by letter (no final sigma rule)."""
-    text = _SPACE_RUN.sub(" ", text)
-    text = unicodedata.normalize("NFC", _order_marks(text, _MANY_MARKS, len(text)))
-    return "".join(map(str.lower, text))
-
-
-def _split(text: str) -> Iterator[str]:
-    r"""CLIP's pattern: literals | \p{L}+ | \p{N} | [^\s\p{L}\p{N}]+ .
-
-    Python's `re` has no \p{..}, so runs are found by Unicode category.
-    """
-    position = 0
-    while position < len(text):
-        literal = _LITERAL.match(text, position)
-        end = literal.end() if literal else _run_end(text, position)
-        if literal and literal[1]:
-            yield from literal.groups()
-        elif text[position] != " ":
-            yield text[position:end]
-        position = end
-
-
-def _run_end(text: str, start: int) -> int:
-    kind = _kind(text[start])
-    end = start + 1
-    if kind in ("letter", "other"):
-        while end < len(text) and _kind(text[end]) == kind:
-            end += 1
-    return end
-
-
-def _kind(char: str) -> str:
-    if char == " ":
-        return "space"
-    return {"L": "letter", "N": "number"}.get(unicodedata.category(char)[0], "other")
+        return Finder((token for token in self.added if token.normalized), normalize)
 
 
 def _model_length(config: Mapping[str, Any]) -> int:

@@ -21,7 +21,7 @@ _MAX_MERGES, _MAX_ADDED = 500_000, 10_000  # CLIP has 48,894 and 2
 _IDS = range(2**31)
 _FLAGS = ("normalized", "special", "lstrip", "rstrip", "single_word")
 # The tokens with a role, in the order in which they are added, and their defaults.
-_ROLES = {
+_ROLES: dict[str, str | None] = {
     "bos_token": START,
     "eos_token": END,
     "unk_token": END,
@@ -222,7 +222,7 @@ def _leading(
     """The tokens that start, end and pad a prompt; raises BundleError for one without an id."""
     known = {fields["content"] for fields in declared.values()}
     for role in ("bos_token", "eos_token", "pad_token"):
-        token: str = roles[role]["content"] if role in roles else _ROLES[role]
+        token = str(roles[role]["content"] if role in roles else _ROLES[role])
         if token not in vocab and token not in known:
             raise BundleError(f"{path}: {role} {shown(token)} has no id in the vocabulary")
         yield token
