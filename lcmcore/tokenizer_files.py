@@ -238,28 +238,45 @@ def _numbered(
     """The added tokens with the ids that transformers gives them, whatever the files say.
 
     That is the vocabulary's id, or else the next one after the vocabulary and the tokens before.
+    Where files differ on a token's flags, the last of them is right.
     """
-    defaults = {role: {"content": token} for role, token in _ROLES.items() if token is not None}
-    named = [{**defaults, **roles}[role] for role in _ROLES if role in {**defaults, **roles}]
+    wanted = {fields["content"]: number for number, fields in sorted(declared.items())}
+    named = _named(roles)
+    more = [fields for fields in (*named, *extras) if fields["content"] not in wanted]
     names = {fields["content"] for fields in named}
     added: dict[str, AddedToken] = {}
-    wanted = {declared[number]["content"]: number for number in sorted(declared, reverse=True)}
-    for fields in (*(declared[number] for number in sorted(declared)), *named, *extras):
+    for fields in (*(fields for _, fields in sorted(declared.items())), *more):
         content = fields["content"]
-        if not content or content in added:
+        if not content:
             continue
         following = max((len(vocab) - 1, *(token.id for token in added.values()))) + 1
-        number = vocab.get(content, following)
-        if wanted.get(content, number) != number:
+        number = added[content].id if content in added else vocab.get(content, following)
+        special = fields.get("special", False) or content in names
+        flags = {"normalized": not special, **fields, "special": special}
+        added[content] = AddedToken(id=number, **flags)
+    _warn_of_other_ids(added, wanted, folder)
+    return tuple(added.values())
+
+
+def _named(roles: Mapping[str, Fields]) -> list[Fields]:
+    """The tokens with a role, once each unless their flags differ."""
+    named: list[Fields] = []
+    for role, token in _ROLES.items():
+        fields = roles.get(role, {"content": token, "special": True})
+        if fields["content"] is not None and fields not in named:
+            named.append(fields)
+    return named
+
+
+def _warn_of_other_ids(
+    added: Mapping[str, AddedToken], wanted: Mapping[str, int], folder: Path
+) -> None:
+    for content, number in wanted.items():
+        if content and added[content].id != number:
             log.warning(
                 "%s: the added token %s has the id %d, as in transformers, and not %d",
                 folder,
                 shown(content),
+                added[content].id,
                 number,
-                wanted[content],
             )
-        special = fields.get("special", False) or content in names
-        added[content] = AddedToken(
-            **{"normalized": not special, **fields, "special": special, "id": number}
-        )
-    return tuple(added.values())
