@@ -18,16 +18,22 @@ import numpy as np
 from lcmcore.errors import ArgumentError, BundleError
 from lcmcore.util.arrays import Array, Floats, Integers
 from lcmcore.util.configfile import read_object
-from lcmcore.util.validate import one_of, real_number, whole_number
+from lcmcore.util.validate import one_of, real_number, shown, whole_number
 
 STRENGTH_MODES = ("truncate", "rescale")  # the first is the default
 _SIGMA_DATA = 0.5
 _SIGMA_DATA_SQUARED = _SIGMA_DATA**2
+# "epsilon" divides by the square root of the signal's share: below this the rounding of a float32
+# network grows to the size of an image.
+_LEAST_SIGNAL = 2.0**-40
+_LARGEST = float(np.finfo(np.float32).max)
 
 # Discrete-time schedulers that share LCM's noise schedule: their betas apply, and their other
 # settings do not concern a consistency model.
 _COMPATIBLE_SCHEDULERS = (
+    "DDIMParallelScheduler",
     "DDIMScheduler",
+    "DDPMParallelScheduler",
     "DDPMScheduler",
     "DEISMultistepScheduler",
     "DPMSolverMultistepScheduler",
@@ -40,6 +46,7 @@ _COMPATIBLE_SCHEDULERS = (
     "KDPM2DiscreteScheduler",
     "LMSDiscreteScheduler",
     "PNDMScheduler",
+    "SASolverScheduler",
     "TCDScheduler",
     "UniPCMultistepScheduler",
 )
@@ -75,23 +82,50 @@ class LCMScheduler:
 
     def __post_init__(self) -> None:
         whole_number("num_train_timesteps", self.num_train_timesteps, 1, 1_000_000)
-        whole_number("original_inference_steps", self.original_inference_steps, 1, 1_000_000)
+        whole_number(
+            "original_inference_steps", self.original_inference_steps, 1, self.num_train_timesteps
+        )
         one_of("prediction_type", self.prediction_type, ("epsilon", "sample", "v_prediction"))
         one_of("beta_schedule", self.beta_schedule, tuple(_BETAS))
         for name in ("clip_sample", "thresholding", "rescale_betas_zero_snr"):
             one_of(name, getattr(self, name), (False, True))
         for name in ("beta_start", "beta_end", "dynamic_thresholding_ratio"):
             real_number(name, getattr(self, name), 0, 1)
-        for name in ("clip_sample_range", "sample_max_value", "timestep_scaling"):
-            real_number(name, getattr(self, name), 0, math.inf)
+        for name in ("clip_sample_range", "sample_max_value"):
+            real_number(name, getattr(self, name), 0, _LARGEST)
+        real_number("timestep_scaling", self.timestep_scaling, 1e-6, 1e6)
         if self.trained_betas is not None:
-            for beta in self.trained_betas:
-                real_number("trained_betas", beta, 0, 1)
             if len(self.trained_betas) != self.num_train_timesteps:
                 raise ArgumentError(
                     f"trained_betas has {len(self.trained_betas)} values"
                     f" for num_train_timesteps {self.num_train_timesteps}"
                 )
+            for beta in self.trained_betas:
+                real_number("trained_betas", beta, 0, 1)
+        self._check_signal()
+
+    def _check_signal(self) -> None:
+        """Raise ArgumentError for betas with which no step can be computed."""
+        epsilon = self.prediction_type == "epsilon"
+        if epsilon and self.rescale_betas_zero_snr:
+            raise ArgumentError(
+                "rescale_betas_zero_snr leaves no signal at the last timestep, by which"
+                " prediction_type 'epsilon' divides: one of the two is wrong; models of such betas"
+                " have prediction_type 'v_prediction'"
+            )
+        betas = "trained_betas" if self.trained_betas is not None else "beta_start and beta_end"
+        with np.errstate(divide="ignore", invalid="ignore"):
+            signal = self.alphas_cumprod
+        if not np.isfinite(signal).all():
+            raise ArgumentError(f"{betas} cannot be rescaled by rescale_betas_zero_snr")
+        last = float(signal[-1])
+        if last >= 1:
+            raise ArgumentError(f"{betas} add no noise: the last timestep must have some")
+        if epsilon and last < _LEAST_SIGNAL:
+            raise ArgumentError(
+                f"{betas} with num_train_timesteps {self.num_train_timesteps} leave no signal at"
+                f" the last timestep ({last:.3g}), by which prediction_type 'epsilon' divides"
+            )
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any] | str | Path) -> LCMScheduler:
@@ -107,16 +141,16 @@ class LCMScheduler:
         name = config.get("_class_name", cls.__name__)
         if name not in (cls.__name__, *_COMPATIBLE_SCHEDULERS):
             raise BundleError(
-                f"{source}: scheduler {name!r} is not supported; a latent consistency model"
+                f"{source}: scheduler {shown(name)} is not supported; a latent consistency model"
                 " needs LCMScheduler, or one with the same betas, like PNDM, DDIM or Euler"
             )
         wanted = [f.name for f in fields(cls)] if name == cls.__name__ else _SHARED_KEYS
         settings = {key: config[key] for key in wanted if config.get(key) is not None}
         try:
             if "trained_betas" in settings:
-                settings["trained_betas"] = tuple(settings["trained_betas"])
+                settings["trained_betas"] = _listed("trained_betas", settings["trained_betas"])
             return cls(**settings)
-        except (ArgumentError, TypeError) as error:
+        except ArgumentError as error:
             raise BundleError(f"{source}: {error}") from error
 
     @cached_property
@@ -234,6 +268,12 @@ class LCMScheduler:
         limit = limit.reshape(-1, *[1] * (original.ndim - 1))
         thresholded: Floats = original.clip(-limit, limit) / limit
         return thresholded
+
+
+def _listed(name: str, value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise ArgumentError(f"{name} must be a list of numbers, not {shown(value)}")
+    return tuple(value)
 
 
 def _smallest_strength(original: int, steps: int) -> float:

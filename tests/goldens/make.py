@@ -11,11 +11,24 @@ import warnings
 import torch
 from diffusers.utils import logging
 
-from . import demo, guidance, noise, pipelines, pooling, schedules, tokenizer, trajectories
+from . import (
+    added_tokens,
+    demo,
+    guidance,
+    noise,
+    pipelines,
+    pooling,
+    schedules,
+    tokenizer,
+    trajectories,
+)
 
 MAKERS = {
     module.__name__.rpartition(".")[2]: module.make
-    for module in (noise, schedules, trajectories, guidance, tokenizer, pipelines, demo, pooling)
+    for module in (
+        *(noise, schedules, trajectories, guidance, tokenizer, added_tokens),
+        *(pipelines, demo, pooling),
+    )
 }
 
 
