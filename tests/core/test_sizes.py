@@ -112,3 +112,60 @@ def test_attention_at_a_lower_level_takes_less(monkeypatch):
     assert lower.choose(1024, 512, None) == (1024, 512)
     with pytest.raises(ArgumentError, match=r"needs more than 2\.0 GiB"):
         SD15.choose(1024, 512, None)
+
+
+@pytest.mark.parametrize(
+    ("levels", "factor_levels", "multiple"), [(4, 4, 64), (1, 4, 8), (3, 3, 16), (2, 1, 2)]
+)
+def test_the_multiple_is_what_the_vae_and_the_unet_halve(levels, factor_levels, multiple):
+    unet, vae = UnetConfig(levels=levels), VaeConfig(2 ** (factor_levels - 1))
+    sizes = Sizes.of_model(unet, vae, None)
+    assert sizes.multiple == multiple
+    assert sizes.native == 64 * vae.factor
+
+
+@pytest.mark.parametrize("side", [1, 2**16])
+def test_the_smallest_and_the_largest_side(side, monkeypatch):
+    monkeypatch.setattr("lcmcore.sizes.available_bytes", lambda: None)
+    finest = Sizes.of_model(UnetConfig(levels=1), VaeConfig(1), None)
+    assert finest.choose(side, side, None) == (side, side)
+
+
+def test_the_message_says_what_is_needed_and_free(monkeypatch):
+    monkeypatch.setattr("lcmcore.sizes.available_bytes", lambda: 2**29)
+    with pytest.raises(ArgumentError) as caught:
+        SD15.choose(768, 512, None)  # 6144 tokens
+    assert str(caught.value) == (
+        "size 768x512 needs more than 1.1 GiB of memory and 0.5 GiB is free: choose a smaller size"
+    )
+    with pytest.raises(ArgumentError) as caught:
+        SD15.choose(512, 512, None, 2)
+    assert str(caught.value) == (
+        "2 times 512x512 needs more than 1.0 GiB of memory and 0.5 GiB is free:"
+        " choose a smaller size or fewer images"
+    )
+
+
+def test_from_64_mib_on_the_memory_is_asked_for(monkeypatch):
+    monkeypatch.setattr("lcmcore.sizes.available_bytes", lambda: 0)
+    level = Sizes.of_model(UnetConfig(levels=1, heads=1), VaeConfig(1, channels=(1, 1)), None)
+    assert level.choose(64, 64, None) == (64, 64)  # 4096 tokens, a map of 2**26 bytes
+    with pytest.raises(ArgumentError, match="is free"):
+        level.choose(65, 64, None)
+
+
+def test_no_side_of_an_image_gets_smaller_than_a_quarter_of_the_native_one():
+    fine = Sizes.of_model(UnetConfig(levels=1), VaeConfig(), None)
+    assert fine.choose(None, None, (1, 1)) == (128, 128)
+    assert fine.choose(None, None, (100_000, 1)) == (1024, 128)
+
+
+def test_a_level_halves_both_sides_of_the_attention_map(monkeypatch):
+    vae = VaeConfig(channels=(1, 1))  # next to nothing beside the attention map
+    sizes = Sizes.of_model(UnetConfig(levels=2, attention_level=1, heads=8), vae, None)
+    needed = 8 * (1024 * 512 // 16**2) ** 2 * 4
+    monkeypatch.setattr("lcmcore.sizes.available_bytes", lambda: needed)
+    assert sizes.choose(1024, 512, None) == (1024, 512)
+    monkeypatch.setattr("lcmcore.sizes.available_bytes", lambda: needed - 1)
+    with pytest.raises(ArgumentError, match="is free"):
+        sizes.choose(1024, 512, None)
