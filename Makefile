@@ -6,7 +6,7 @@ OUT ?= out
 PEERS ?= .peers
 BOARD ?= .board
 
-.PHONY: demo test test-all test-types test-rknn test-board test-export check bench peers rewrites \
+.PHONY: demo test test-all test-types test-rknn test-board test-export mutants check bench peers rewrites \
 	soak throughput goldens pictures dist clean
 
 demo: $(VENV)/.demo
@@ -43,6 +43,11 @@ test-board: $(VENV)/.installed $(BOARD)/models/.built
 # `lcm build onnx` and the demo model's recipe, beside torch and diffusers.
 test-export: .venv-build/.installed
 	.venv-build/bin/python -m pytest tests/onnx/exporter tests/recipe
+
+# Small faults put into the code: does a module's own test find them? About 20 minutes on 2 cores.
+mutants: $(VENV)/.installed .venv-rknn/.installed
+	$(BIN)/pip install --quiet --requirement tests/mutants/requirements.txt
+	$(BIN)/python -m tests.mutants.run $(MUTANTS)
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check

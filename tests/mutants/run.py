@@ -10,10 +10,12 @@ alone (own_tests.toml); it is killed if one of them fails or the time is up.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -33,7 +35,7 @@ from cosmic_ray.plugins import get_operator, operator_names
 from lcmcore.util.configfile import read_table
 
 ROOT = Path(__file__).resolve().parents[2]
-CONVERTER = ("tests/rknn/converter", ROOT / ".venv-rknn/bin/python")  # tests with Python of their own
+CONVERTER = ("tests/rknn/converter", ROOT / ".venv-rknn/bin/python")  # tests with their own Python
 ROOMS = {  # and their tests'
     "lcmcore": "core",
     "lcmcore/util": "core",
@@ -60,17 +62,19 @@ class Mutant(NamedTuple):
 def main() -> None:
     """Print each mutant that its module's own tests let live, and counts for each module."""
     args = _arguments()
-    modules = sorted(str(path.relative_to(ROOT)) for room in ROOMS for path in ROOT.glob(f"{room}/*.py"))
-    chosen = [module for module in modules if not args.module or module in args.module]
-    mutants = draw(chosen, args.count, args.seed)
+    files = sorted(path for room in ROOMS for path in ROOT.glob(f"{room}/*.py"))
+    modules = args.module or [path.relative_to(ROOT).as_posix() for path in files]
+    mutants = draw(modules, args.count, args.seed)
+    used = sorted({mutant.module for mutant in mutants})
     alive = []
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         copies: SimpleQueue[Path] = SimpleQueue()
         for number in range(args.jobs):
             copies.put(_copy_of_tree(Path(folder) / str(number)))
         with ThreadPoolExecutor(args.jobs) as pool:
-            used = sorted({mutant.module for mutant in mutants})
-            limits = dict(zip(used, pool.map(lambda each: _time_limit(each, copies), used), strict=True))
+            limits = dict(
+                zip(used, pool.map(lambda each: _time_limit(each, copies), used), strict=True)
+            )
             lives = pool.map(lambda each: survives(each, copies, limits[each.module]), mutants)
             for mutant, lived in zip(mutants, lives, strict=True):
                 if lived:
@@ -80,7 +84,7 @@ def main() -> None:
 
 
 def draw(modules: list[str], count: int, seed: int) -> list[Mutant]:
-    """`count` mutants at different places, each place as likely as any other, for one seed the same."""
+    """`count` mutants at different places, each place as likely as any other; see `--seed`."""
     places = [list(place) for module in modules for place in _places(module)]
     choice = random.Random(seed)
     drawn = choice.sample(places, min(count, len(places)))
@@ -175,10 +179,8 @@ def _tests_pass(module: str, copy: Path, limit: float | None) -> bool:
 
 
 def _kill_session(process: subprocess.Popen[bytes]) -> None:
-    try:
-        os.killpg(process.pid, 9)
-    except ProcessLookupError:
-        pass
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
