@@ -8,12 +8,17 @@ import os
 import struct
 import tracemalloc
 import zlib
+from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+import lcmcore
+from lcmcore.call import Result
 from lcmcore.errors import ImageError
-from lcmcore.png import encode_png, is_ours, read_record
+from lcmcore.fake import FakeRuntime
+from lcmcore.png import encode_png, is_ours, make_record, model_origin, read_record
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 RECORD = {"Software": "lcmcore 0.1.0", "prompt": "a lake\nat night", "seed": "7"}
@@ -107,19 +112,22 @@ def test_what_is_no_utf8_is_replaced(png):
     assert read_record(path)["a"] == "x\ufffd"
 
 
+NO_PNG = "not an image with a record of how it was made; lcmcore did not write it"
+NO_RECORD = "holds no record of how it was made; lcmcore did not write it"
+DAMAGED = "a text chunk of the PNG is damaged"
 NOT_OURS = {
-    "text": (b"Dear diary,", "not an image with a record"),
-    "empty": (b"", "not an image with a record"),
-    "almost a PNG": (SIGNATURE[:7], "not an image with a record"),
-    "no record": (HEADER + PIXELS + END, "holds no record of how it was made"),
-    "another program": (HEADER + text(b"Software", b"GIMP") + END, "holds no record"),
-    "a similar program": (HEADER + text(b"Software", b"lcmcores 1") + END, "holds no record"),
-    "another keyword": (HEADER + text(b"software", b"lcmcore 1") + END, "holds no record"),
+    "text": (b"Dear diary,", NO_PNG),
+    "empty": (b"", NO_PNG),
+    "almost a PNG": (SIGNATURE[:7], NO_PNG),
+    "no record": (HEADER + PIXELS + END, NO_RECORD),
+    "another program": (HEADER + text(b"Software", b"GIMP") + END, NO_RECORD),
+    "a similar program": (HEADER + text(b"Software", b"lcmcores 1") + END, NO_RECORD),
+    "another keyword": (HEADER + text(b"software", b"lcmcore 1") + END, NO_RECORD),
     "cut before it": (HEADER + PIXELS[:9], "the PNG is cut off"),
     "cut within it": (HEADER + OURS[:20], "the PNG is cut off"),
     "no chunks": (SIGNATURE + bytes(99), "the PNG is damaged"),
-    "damaged text": (HEADER + OURS.replace(b"lcm", b"lcn"), "a text chunk of the PNG is damaged"),
-    "damaged checksum": (HEADER + OURS[:30] + b"xxxx" + END, "a text chunk of the PNG is damaged"),
+    "damaged text": (HEADER + OURS.replace(b"lcm", b"lcn"), DAMAGED),
+    "damaged checksum": (HEADER + OURS[:30] + b"xxxx" + END, DAMAGED),
 }
 
 
@@ -128,8 +136,17 @@ def test_files_that_are_not_ours(content, words, png):
     path = png(content)
     with pytest.raises(ImageError) as caught:
         read_record(path)
-    assert str(caught.value).startswith(f"{path}: {words}")
+    assert str(caught.value) == f"{path}: {words}"
     assert not is_ours(path)
+
+
+def test_a_record_without_a_prompt_is_none(png):
+    """Though lcmcore wrote the file, which may be overwritten."""
+    path = png(HEADER, text(b"Software", b"lcmcore 1"), END)
+    with pytest.raises(ImageError) as caught:
+        read_record(path)
+    assert str(caught.value) == f"{path}: {NO_RECORD}"
+    assert is_ours(path)
 
 
 def test_a_jpeg_is_not_ours(tmp_path):
@@ -181,7 +198,7 @@ def test_texts_are_bounded_whatever_they_claim(kind, excess, png):
     }
     path = png(HEADER, OURS, *parts[kind], END)
     if excess:
-        with pytest.raises(ImageError, match="the texts of the PNG are longer than 1 MiB"):
+        with pytest.raises(ImageError, match=r"the texts of the PNG are longer than 1 MiB$"):
             read_record(path)
     else:
         assert len(read_record(path)["a"]) >= len(content) - 5000
@@ -193,7 +210,7 @@ def test_a_decompression_bomb_is_not_unpacked(png):
     bomb = zlib.compress(bytes(2**26), 1)
     path = png(HEADER, OURS, chunk(b"zTXt", b"a\0\0" + bomb), END)
     tracemalloc.start()
-    with pytest.raises(ImageError, match="longer than 1 MiB"):
+    with pytest.raises(ImageError, match=r"longer than 1 MiB$"):
         read_record(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -213,7 +230,7 @@ def test_chunks_are_counted(spare, png):
     if spare:
         assert read_record(path)["prompt"] == "a lake"
     else:
-        with pytest.raises(ImageError, match="too many chunks"):
+        with pytest.raises(ImageError, match=r"a\.png: the PNG has too many chunks$"):
             read_record(path)
 
 
@@ -228,5 +245,60 @@ def test_a_chunk_that_claims_gigabytes_is_passed_over_unread(png):
         file.write(END)
     assert read_record(path)["prompt"] == "a lake"
     path = png(HEADER, struct.pack(">I4s", 2**31 - 1, b"tEXt"))
-    with pytest.raises(ImageError, match="longer than 1 MiB"):
+    with pytest.raises(ImageError, match=r"longer than 1 MiB$"):
         read_record(path)
+
+
+SETTINGS = {
+    "negative_prompt": "blurry",
+    "num_inference_steps": 4,
+    "guidance_scale": 8.5,
+    "strength": 0.75,
+    "strength_mode": "truncate",
+    "latent_sampling": "mean",
+    "fit": "stretch",
+    "num_images_per_prompt": 2,
+}
+
+
+def test_a_record_names_everything_as_the_command_does():
+    """Of the first image; what the command has no option for is left out, and what is None."""
+    images = [Image.new("RGB", (96, 64)), Image.new("RGB", (8, 8))]
+    latents = np.zeros((2, 4, 8, 12), np.float32)
+    result = Result(images, [7, 8], latents, {}, {**SETTINGS, "fit": None})
+    assert make_record("a lake", result, {"model": Path("m"), "config": None}) == {
+        "Software": f"lcmcore {lcmcore.__version__}",
+        "prompt": "a lake",
+        "seed": "7",
+        "size": "96x64",
+        "negative-prompt": "blurry",
+        "steps": "4",
+        "guidance": "8.5",
+        "strength": "0.75",
+        "strength-mode": "truncate",
+        "latent-sampling": "mean",
+        "model": "m",
+    }
+    result = Result(images, [7, 8], latents, {}, SETTINGS)
+    assert make_record("a lake", result, {})["fit"] == "stretch"
+
+
+@pytest.mark.parametrize(
+    ("runtime", "named"),
+    [
+        ("auto", (None, None)),
+        ("onnx", ("onnx", None)),
+        (FakeRuntime(), ("fake", None)),
+        ({"default": "onnx"}, ("onnx", None)),
+        ({"default": "auto", "unet": "rknn"}, (None, "unet=rknn")),
+        ({"unet": "rknn", "vae_decoder": FakeRuntime()}, (None, "unet=rknn vae_decoder=fake")),
+    ],
+)
+def test_where_an_image_came_from(runtime, named):
+    assert model_origin("m", runtime, "c", "t") == {
+        "model": "m",
+        "config": "c",
+        "tokenizer": "t",
+        "runtime": named[0],
+        "component-runtime": named[1],
+    }

@@ -97,7 +97,9 @@ def test_a_reader_that_has_gone_ends_the_command(monkeypatch):
 
 def test_a_letter_that_the_encoding_lacks(monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
-    with pytest.raises(LcmError, match=r"^standard output cannot show this: 'ascii' codec .*: set PYTHONUTF8=1$"):
+    with pytest.raises(
+        LcmError, match=r"^standard output cannot show this: 'ascii' codec .*: set PYTHONUTF8=1$"
+    ):
         say("湖")
 
 
