@@ -9,13 +9,13 @@ from pathlib import Path
 from lcmcore.bundle import COMPONENTS, Bundle
 from lcmcore.cli.reproduce import ANSI_C, command_of, quote
 from lcmcore.errors import ArgumentError, BundleError, LcmError, first_line
+from lcmcore.image import MAX_BYTES
 from lcmcore.png import SOFTWARE, read_record
 from lcmcore.runtime import importable_runtimes
 from lcmcore.util.files import is_file, is_folder, read_regular, sha256
 from lcmcore.util.printable import printable
 
 _MEBI = 2**20
-_MAX_INIT = 2**28  # bytes of an init image that is compared with its digest
 _HEADING = "command to reproduce it:"
 
 
@@ -52,7 +52,7 @@ def _no_heading(line: str) -> str:
 def _compare_init(name: str, wanted: str) -> str:
     """Whether the file that the record names is still the init image."""
     try:
-        digest = hashlib.sha256(read_regular(Path(name), _MAX_INIT)).hexdigest()
+        digest = hashlib.sha256(read_regular(Path(name), MAX_BYTES)).hexdigest()
     except FileNotFoundError:
         return f"init image is MISSING: no such file: {name}"
     except (OSError, ValueError) as error:
