@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from lcmcore.util.arrays import Array
+from lcmcore.util.files import open_regular
 from runtimes.onnx.protobuf import (
     AttributeProto,
     GraphProto,
@@ -66,7 +67,7 @@ class Graph:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._model, self._proto = _read(path)
+        self._model, self._proto = read_model(path)
         self.nodes = [Node(NodeProto(each)) for each in self._proto.all("node")]
         tensors = map(TensorProto, self._proto.all("initializer"))
         self._initializers = {tensor.text("name"): tensor for tensor in tensors}
@@ -118,23 +119,85 @@ class Graph:
         self.nodes = [new for node in self.nodes for new in replacements.get(id(node), [node])]
         return len(replacements)
 
+    @property
+    def initializers(self) -> list[str]:
+        """The names of the graph's constants."""
+        return list(self._initializers)
+
+    @property
+    def outputs(self) -> list[str]:
+        """The names of the graph's outputs."""
+        return [ValueInfoProto(each).text("name") for each in self._proto.all("output")]
+
+    def set_outputs(self, values: Sequence[ValueInfoProto | str]) -> None:
+        """Let the graph have these outputs, which are new or names of present ones."""
+        present = {ValueInfoProto(each).text("name"): each for each in self._proto.all("output")}
+        self._proto.remove("output")
+        for value in values:
+            self._proto.add("output", present[value] if isinstance(value, str) else value)
+
+    def submodel(
+        self, nodes: Sequence[Node], inputs: Sequence[ValueInfoProto], output: ValueInfoProto
+    ) -> bytes:
+        """A model of some of the nodes, and of the initializers that they take."""
+        names = {name for node in nodes for name in all_inputs(node)}
+        tensors = [
+            self._embedded(tensor) for name, tensor in self._initializers.items() if name in names
+        ]
+        graph = GraphProto(
+            node=[node.proto for node in nodes], name="submodel", initializer=tensors, input=inputs,
+            output=output,
+        )  # fmt: skip
+        return self._with_graph(graph)
+
+    def embed_weights(self) -> None:
+        """Take what is in other files into the model; raises ValueError, OSError."""
+        self._proto.remove("initializer")
+        for name, tensor in self._initializers.items():
+            self._initializers[name] = self._embedded(tensor)
+            self._proto.add("initializer", self._initializers[name])
+
     def save(self, path: Path) -> None:
         """Write the model, without nodes on which no output of the graph depends."""
-        needed = {ValueInfoProto(each).text("name") for each in self._proto.all("output")}
+        path.write_bytes(bytes(self))
+
+    def __bytes__(self) -> bytes:
+        """The model that `save` writes."""
+        needed = set(self.outputs)
         kept: list[Node] = []
         for node in reversed(self.nodes):
             if needed.intersection(node.outputs):
-                needed.update(_all_inputs(node))
+                needed.update(all_inputs(node))
                 kept.append(node)
         self._proto.remove("node")
         for node in reversed(kept):
             self._proto.add("node", node.proto)
-        self._model.remove("graph")
-        self._model.add("graph", self._proto)
-        imports = map(OperatorSetIdProto, self._model.all("opset_import"))
+        return self._with_graph(self._proto)
+
+    def _with_graph(self, graph: GraphProto) -> bytes:
+        """The model with this graph; all else stays."""
+        model = ModelProto()
+        model.fields = self._model.fields.copy()
+        model.remove("graph")
+        model.add("graph", graph)
+        imports = map(OperatorSetIdProto, model.all("opset_import"))
         if all(each.text("domain") != _MICROSOFT for each in imports):
-            self._model.add("opset_import", OperatorSetIdProto(domain=_MICROSOFT, version=1))
-        path.write_bytes(bytes(self._model))
+            model.add("opset_import", OperatorSetIdProto(domain=_MICROSOFT, version=1))
+        return bytes(model)
+
+    def _embedded(self, tensor: TensorProto) -> TensorProto:
+        """A constant that holds its data itself."""
+        place = _external_data(tensor)
+        if not place:
+            return tensor
+        with open_regular(_beside(self._path, place["location"])) as file:
+            file.seek(int(place.get("offset", 0)))
+            data = file.read(int(place["length"]) if "length" in place else -1)
+        embedded = TensorProto(raw_data=data)
+        embedded.fields += tensor.fields
+        for name in ("external_data", "data_location"):
+            embedded.remove(name)
+        return embedded
 
 
 class GraphIndex:
@@ -177,29 +240,41 @@ class NodeBuilder:
 
 def external_files(path: Path) -> list[Path]:
     """A model's file, and those in its folder that hold weights; raises ValueError, OSError."""
-    tensors = map(TensorProto, _read(path)[1].all("initializer"))
+    tensors = map(TensorProto, read_model(path)[1].all("initializer"))
     names = sorted({place["location"] for place in map(_external_data, tensors) if place})
-    if any(Path(name).is_absolute() or ".." in Path(name).parts for name in names):
+    return [path, *(_beside(path, name) for name in names)]
+
+
+def _beside(path: Path, name: str) -> Path:
+    """A file with weights of a model; raises ValueError for one outside of the model's folder."""
+    if Path(name).is_absolute() or ".." in Path(name).parts:
         raise ValueError(f"{path} has weights outside of its folder")
-    return [path, *(path.parent / name for name in names)]
+    return path.parent / name
 
 
-def _read(path: Path) -> tuple[ModelProto, GraphProto]:
+def read_model(source: Path | bytes) -> tuple[ModelProto, GraphProto]:
     """A model and its graph; weights inside stay in the file, which is mapped."""
-    with path.open("rb") as file:
-        model = ModelProto(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
+    if isinstance(source, bytes):
+        model = ModelProto(memoryview(source))
+    else:
+        with source.open("rb") as file:
+            model = ModelProto(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
     graphs = model.all("graph")
     if not graphs:
-        raise ValueError(f"{path} has no graph: it is not an ONNX model")
+        raise ValueError(f"{source!s:.200} has no graph: it is not an ONNX model")
     return model, GraphProto(graphs[0])
 
 
-def _all_inputs(node: Node) -> list[str]:
+def all_inputs(node: Node) -> list[str]:
     """The tensors that a node takes, those that its branches take included."""
+    inner = [Node(NodeProto(each)) for branch in branches(node) for each in branch.all("node")]
+    return node.inputs + [name for each in inner for name in all_inputs(each)]
+
+
+def branches(node: Node) -> list[GraphProto]:
+    """The graphs inside of a node: of If, Loop and Scan."""
     attributes = map(AttributeProto, node.proto.all("attribute"))
-    branches = [GraphProto(each) for attribute in attributes for each in attribute.all("g")]
-    inner = [Node(NodeProto(each)) for branch in branches for each in branch.all("node")]
-    return node.inputs + [name for each in inner for name in _all_inputs(each)]
+    return [GraphProto(each) for attribute in attributes for each in attribute.all("g")]
 
 
 def _external_data(tensor: TensorProto) -> dict[str, str]:

@@ -32,7 +32,14 @@ MIN_BYTES = 2**25  # bytes; smaller models open as fast without
 _ENTRY = "entry.json"
 _PACKAGE = Path(__file__).parent
 # What an entry depends on: of this package, these files and what they import of it.
-_SOURCES = ("graph.py", "graph_cache.py", "optimize.py", "protobuf.py", "rewrites/*.py")
+_SOURCES = (
+    "graph.py",
+    "graph_cache.py",
+    "optimize.py",
+    "protobuf.py",
+    "rewrites/*.py",
+    "sampling.py",
+)
 
 log = logging.getLogger("lcmcore.runtimes.onnx")
 

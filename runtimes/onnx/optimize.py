@@ -18,6 +18,7 @@ from runtimes.onnx.rewrites.split_matmul import split_matmul
 from runtimes.onnx.rewrites.transposed_matmul import transposed_matmul
 from runtimes.onnx.rewrites.upsample_conv import upsample_conv
 from runtimes.onnx.rewrites.winograd_conv import winograd_conv
+from runtimes.onnx.sampling import cut_before_draw
 
 REWRITES = (  # in this order: winograd_conv takes upsamplings that upsample_conv would
     attention,
@@ -55,6 +56,7 @@ def optimize(
         except Exception:  # folded constants (float16 cast to float32) exceed protobuf's 2 GiB
             _save(*basic, True)
         graph = Graph(folded)
+        cut_before_draw(graph, ort)
         counts = {rewrite.__name__: rewrite(graph) for rewrite in rewrites}
         graph.save(rewritten)
         last = levels.ORT_ENABLE_ALL if _has_room(files) else levels.ORT_ENABLE_EXTENDED

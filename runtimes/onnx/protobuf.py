@@ -66,7 +66,7 @@ class Message:
 class ModelProto(Message):
     """A model: a graph, and the versions of the operators that it uses."""
 
-    NUMBERS: ClassVar = {"ir_version": 1, "graph": 7, "opset_import": 8}
+    NUMBERS: ClassVar = {"ir_version": 1, "graph": 7, "opset_import": 8, "functions": 25}
 
 
 class OperatorSetIdProto(Message):
@@ -81,6 +81,12 @@ class GraphProto(Message):
     NUMBERS: ClassVar = {"node": 1, "name": 2, "initializer": 5, "input": 11, "output": 12}
 
 
+class FunctionProto(Message):
+    """Operators that stand for one."""
+
+    NUMBERS: ClassVar = {"node": 7}
+
+
 class NodeProto(Message):
     """An operator."""
 
@@ -92,7 +98,9 @@ class NodeProto(Message):
 class AttributeProto(Message):
     """An attribute of an operator; `type` says which field holds the value."""
 
-    NUMBERS: ClassVar = {"name": 1, "f": 2, "i": 3, "s": 4, "g": 6, "ints": 8, "type": 20}
+    NUMBERS: ClassVar = {
+        "name": 1, "f": 2, "i": 3, "s": 4, "t": 5, "g": 6, "ints": 8, "type": 20,
+    }  # fmt: skip
     FLOAT, INT, GRAPH, INTS = 1, 2, 5, 7  # AttributeType
 
 
@@ -100,10 +108,10 @@ class TensorProto(Message):
     """A constant tensor, whose data may be in another file."""
 
     NUMBERS: ClassVar = {
-        "dims": 1, "data_type": 2, "name": 8, "raw_data": 9, "external_data": 13,
+        "dims": 1, "data_type": 2, "int32_data": 5, "name": 8, "raw_data": 9, "external_data": 13,
         "data_location": 14,
     }  # fmt: skip
-    FLOAT, INT64 = 1, 7  # DataType
+    FLOAT, INT64, BOOL, FLOAT16 = 1, 7, 9, 10  # DataType
     EXTERNAL = 1  # DataLocation
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lcmcore.errors import ArgumentError, NetworkError, first_line
 from lcmcore.runtime import Network, Runtime, list_specs, require_available, require_file
 from lcmcore.util.cpu import usable_cores
-from runtimes.onnx import arena, cpu, graph_cache
+from runtimes.onnx import arena, cpu, graph_cache, sampling
 from runtimes.onnx.network import OnnxNetwork
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ class OnnxRuntime(Runtime):
         session, weights = optimized or (None, None)
         try:
             if session is None:
-                session = onnxruntime.InferenceSession(path, settings, providers=providers)
+                model = sampling.prepared(path, onnxruntime)
+                session = onnxruntime.InferenceSession(model, settings, providers=providers)
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise NetworkError(component, f"cannot open {path}: {first_line(error)}") from error
         return OnnxNetwork(component, session, weights)
@@ -87,6 +88,7 @@ class OnnxRuntime(Runtime):
             yield from list_specs(network.inputs, network.outputs)
         import onnxruntime
 
+        yield from sampling.state(path, onnxruntime)
         yield graph_cache.state(path, onnxruntime.__version__)
 
 
@@ -102,6 +104,7 @@ def _open_optimized(ort: Any, path: Path, threads: Any) -> tuple[Any, Path] | No
         if graph is None:
             return None
         try:
+            sampling.warn(path, sampling.random_operators(graph))
             return open_mapped(ort, graph, threads), graph.with_name(graph_cache.WEIGHTS).resolve()
         except Exception:  # as in `open`; the plain model is opened instead
             graph_cache.discard(graph)
