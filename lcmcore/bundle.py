@@ -6,15 +6,19 @@ inferred.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lcmcore.errors import ArgumentError, BundleError
 from lcmcore.scheduler import LCMScheduler
 from lcmcore.util.configfile import read_object, read_table
-from lcmcore.util.files import is_folder
+from lcmcore.util.files import is_file, is_folder
 from lcmcore.util.validate import one_of, real_number, whole_number
 
 if TYPE_CHECKING:
@@ -26,7 +30,9 @@ _TOP_LEVEL = ("runtime", "memory", "scaling_factor", "size_multiple")
 _MAX_LEVELS = 8
 _SCALING_FACTOR, _VAE_CHANNELS = 0.18215, (128, 256, 512, 512)  # Stable Diffusion's
 _DEFAULTS = ("num_inference_steps", "guidance_scale")
-_NO_WEIGHTS = (".json", ".safetensors", ".bin")  # configs, and what torch reads
+_NO_WEIGHTS = (".json", ".safetensors")  # configs, and what torch reads
+_TORCH = "pytorch_model"  # in the names of its .bin files
+_MAX_FILES = 10_000  # of a component: a link may lead to a whole disk
 # Keys of a component's table that are not options of its runtime.
 _RESERVED_KEYS = ("runtime", "sha256", "build")
 
@@ -149,7 +155,7 @@ class Bundle:
         if not is_folder(paths.root):
             raise BundleError(f"no model directory at {paths.root}")
         settings, file = Settings(), paths.settings if config is None else Path(config)
-        if config is not None or file.exists():
+        if config is not None or os.path.lexists(file):
             settings = Settings.read(file)
         return cls(paths, settings, file, Path(tokenizer) if tokenizer else paths.tokenizer)
 
@@ -177,22 +183,16 @@ class Bundle:
     def file_bytes(self, component: str, filename: str) -> int:
         """Size of a component's model file and its external data, which may have any name.
 
-        0 if `filename` is empty, or the folder cannot be read.
+        That data may be in folders below. 0 if `filename` is empty, or there is no such folder.
         """
-        try:
-            return sum(
-                path.stat().st_size
-                for path in (self.folder(component).iterdir() if filename else ())
-                if path.name.startswith(filename)
-                or not (path.name.startswith("model.") or path.suffix in _NO_WEIGHTS)
-            )
-        except OSError:  # reported when the file is opened
-            return 0
+        folder = self.folder(component)
+        files = islice(_regular_files(folder), _MAX_FILES if filename else 0)
+        return sum(size for path, size in files if _may_belong_to(filename, path, folder))
 
     def config(self, component: str) -> dict[str, Any]:
         """The component's config.json, empty where there is none; raises BundleError."""
         path = self.folder(component) / "config.json"
-        return read_object(path) if path.exists() else {}
+        return read_object(path) if os.path.lexists(path) else {}
 
     @cached_property
     def unet(self) -> UnetConfig:
@@ -280,6 +280,41 @@ def demo_dir() -> Path:
     raise BundleError(f"the demo bundle is missing: no folder {candidates[0]}")
 
 
+def _regular_files(folder: Path) -> Iterator[tuple[Path, int]]:
+    """The regular files in a folder and below, and their sizes; those that can be read.
+
+    Links are followed, but no folder is entered twice, so that a loop ends.
+    """
+    entered: set[tuple[int, int]] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        try:
+            status = Path(place).stat()
+            if (status.st_dev, status.st_ino) in entered:
+                folders.clear()
+                continue
+            entered.add((status.st_dev, status.st_ino))
+        except OSError:  # it has gone
+            continue
+        for path in (Path(place, name) for name in names):
+            with suppress(OSError):
+                status = path.stat()
+                if stat.S_ISREG(status.st_mode):
+                    yield path, status.st_size
+
+
+def _may_belong_to(filename: str, path: Path, folder: Path) -> bool:
+    """Whether a file holds weights of the model file `filename` of the folder, by its name."""
+    if path.parent == folder and path.name.startswith(filename):
+        return True
+    if path.suffix == ".bin":
+        graph = path.with_suffix(".xml")  # of OpenVINO
+        if is_file(graph):
+            return graph == folder / filename
+        return _TORCH not in path.name
+    is_other_model = path.parent == folder and path.name.startswith("model.")
+    return not is_other_model and path.suffix not in _NO_WEIGHTS
+
+
 def _reject_unknown_keys(prefix: str, table: Mapping[str, Any], known: tuple[str, ...]) -> None:
     for key in table:
         if key not in known:
@@ -308,5 +343,7 @@ def _largest(value: Any) -> Any:
 
 
 def _first_attention(blocks: list[Any]) -> int | None:
-    levels = (level for level, name in enumerate(blocks) if "Attn" in str(name))
+    levels = (
+        level for level, name in enumerate(blocks) if isinstance(name, str) and "Attn" in name
+    )
     return next(levels, len(blocks)) if blocks else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ from lcmcore.runtime import (
     TensorSpec,
     check_inputs,
     check_outputs,
+    check_specs,
+    foreign_errors,
     importable_runtimes,
     installed_runtimes,
 )
@@ -30,9 +33,19 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 
-# What distinguishes the networks: inputs, and the channels of the image-like one.
-_UNET_INPUTS = ("sample", "timestep", "encoder_hidden_states")
+# What distinguishes the networks: the ranks of their inputs, by name or for the only one, and the
+# channels of the image-like one.
+_UNET_RANKS = {"sample": 4, "timestep": 1, "encoder_hidden_states": 3}
+_GUIDED_UNET_RANKS = {**_UNET_RANKS, "timestep_cond": 2}
+_RANKS = {"text_encoder": 2, "vae_encoder": 4, "vae_decoder": 4}
 _CHANNELS = {"unet": 4, "vae_encoder": 3, "vae_decoder": 4}
+# Exporters add outputs (pooler_output, hidden_states.0) in any order; else the first is taken.
+_OUTPUTS = {
+    "text_encoder": "last_hidden_state",
+    "unet": "out_sample",
+    "vae_encoder": "latent_parameters",
+    "vae_decoder": "sample",
+}
 _EXPLAINED = {"low": "one network is open at a time", "high": "networks stay open"}
 
 
@@ -102,18 +115,23 @@ class Networks:
         Raises NetworkError.
         """
         if component not in self._inputs:
-            specs = self.runtimes[component].inputs(*self._where(component))
+            runtime = self.runtimes[component]
+            with foreign_errors(runtime.name, component):
+                specs = runtime.inputs(*self._where(component))
             if specs is None:
                 with self._residency.use(component) as network:
                     specs = network.inputs
+            else:
+                _check_signature(component, specs)
             self._inputs[component] = specs
         return self._inputs[component]
 
     def run(self, component: str, **inputs: Array) -> Floats:
-        """The first output for a batch; a network compiled for fewer items is called repeatedly.
+        """The output for a batch; a network compiled for fewer items is called repeatedly.
 
-        Raises NetworkError when an input does not fit, the network fails, or returns something
-        other than finite numbers of the shape that it declares.
+        Of several outputs it is the one of the usual name, else the first. Raises NetworkError
+        when an input does not fit, the network fails, or returns something other than finite
+        numbers of the shape that it declares.
         """
         with self._residency.use(component) as network:
             specs = network.inputs
@@ -128,7 +146,8 @@ class Networks:
         outputs = network.run(inputs)
         self.running[component] += time.perf_counter() - start
         check_outputs(component, network.outputs, outputs)
-        name = network.outputs[0].name
+        names = [spec.name for spec in network.outputs]
+        name = _OUTPUTS[component] if _OUTPUTS[component] in names else names[0]
         expected = TensorSpec(name, self._result_shape(component, inputs), "float32")
         if not expected.fits(outputs[name]):
             got = TensorSpec(name, outputs[name].shape, "float32")
@@ -151,28 +170,29 @@ class Networks:
         if component in self._missing:
             hint = " (without it only text-to-image works)" if component == "vae_encoder" else ""
             raise NetworkError(component, f"{_bare(self._missing[component], component)}{hint}")
+        runtime = self.runtimes[component]
         start = time.perf_counter()
-        network = self.runtimes[component].open(*self._where(component))
+        with foreign_errors(runtime.name, component):
+            opened = runtime.open(*self._where(component))
+            network = _GuardedNetwork(runtime.name, component, opened)
         seconds = time.perf_counter() - start
         self.opening[component] += seconds
-        where = self._bundle.folder(component) / self.runtimes[component].filename
-        _log("%s: %s opened %s in %.2f s", component, self.runtimes[component].name, where, seconds)
-        if not isinstance(network, Network):
-            name = self.runtimes[component].name
-            raise NetworkError(
-                component, f"runtime {name!r} returned no subclass of lcmcore.runtime.Network"
-            )
+        where = self._bundle.folder(component) / runtime.filename
+        _log("%s: %s opened %s in %.2f s", component, runtime.name, where, seconds)
         try:
-            _check_signature(component, network)
+            check_specs(component, network.outputs)
+            _check_signature(component, network.inputs, bool(network.outputs))
         except NetworkError:
-            network.close()
+            with suppress(NetworkError):  # the first error tells more
+                network.close()
             raise
         return network
 
     def _release_memory(self) -> None:
         """Have each runtime free what its runs have left."""
         for runtime in {runtime.name: runtime for runtime in self.runtimes.values()}.values():
-            runtime.release_memory()
+            with foreign_errors(runtime.name):
+                runtime.release_memory()
 
     def _where(self, component: str) -> tuple[str, Path, dict[str, Any]]:
         """A runtime's arguments: component, folder, and those of the options that it knows."""
@@ -214,23 +234,49 @@ class Networks:
                     )
 
 
-def _check_signature(component: str, network: Network) -> None:
+class _GuardedNetwork(Network):
+    """A runtime's network; errors of its code name the runtime and the component."""
+
+    def __init__(self, runtime: str, component: str, network: Network) -> None:
+        if not isinstance(network, Network):
+            raise NetworkError(
+                component, f"runtime {runtime!r} returned no subclass of lcmcore.runtime.Network"
+            )
+        self._names = runtime, component
+        self._network = network
+        self.inputs, self.outputs = network.inputs, network.outputs
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        with foreign_errors(*self._names):
+            return self._network.run(inputs)
+
+    def close(self) -> None:
+        with foreign_errors(*self._names):
+            self._network.close()
+
+    def trim(self) -> None:
+        with foreign_errors(*self._names):
+            self._network.trim()
+
+
+def _check_signature(
+    component: str, inputs: Sequence[TensorSpec], has_outputs: bool = True
+) -> None:
     """Catch a file that is another network, e.g. two folders swapped."""
-    if not network.inputs or not network.outputs:
+    check_specs(component, inputs)
+    if not inputs or not has_outputs:
         raise NetworkError(component, "the file holds a network without inputs or outputs")
-    names = [spec.name for spec in network.inputs]
-    first = network.inputs[0]
+    ranks = {spec.name: len(spec.shape) for spec in inputs}
     if component == "unet":
-        looks_right = set(_UNET_INPUTS) <= set(names) <= {*_UNET_INPUTS, "timestep_cond"}
-        first = next((spec for spec in network.inputs if spec.name == "sample"), first)
+        looks_right = ranks in (_UNET_RANKS, _GUIDED_UNET_RANKS)
+        first = next((spec for spec in inputs if spec.name == "sample"), inputs[0])
     else:
-        looks_right = len(names) == 1 and len(first.shape) == (
-            2 if component == "text_encoder" else 4
-        )
+        looks_right = list(ranks.values()) == [_RANKS[component]]
+        first = inputs[0]
     if looks_right and component in _CHANNELS:
         looks_right = first.shape[1] in (None, _CHANNELS[component])
     if not looks_right:
-        found = ", ".join(map(str, network.inputs))
+        found = ", ".join(map(str, inputs))
         raise NetworkError(component, f"the file holds another network: it takes {found}")
 
 

@@ -20,7 +20,7 @@ from lcmcore.bundle import Bundle
 from lcmcore.call import Callback, CallOptions, Result, Step
 from lcmcore.encoder_cache import EncoderCache
 from lcmcore.errors import ArgumentError, Cancelled, NetworkError
-from lcmcore.guidance import guidance_embedding
+from lcmcore.guidance import MIN_WIDTH, guidance_embedding
 from lcmcore.image import FITS, ImageLike, fit_images, read_images, to_array, to_pil, to_tensor
 from lcmcore.networks import Networks
 from lcmcore.noise import TorchGenerator
@@ -369,11 +369,19 @@ class Pipeline(Closeable):
 
     @property
     def guidance_width(self) -> int:
-        """Width of the UNet's `timestep_cond`, 0 if it has none; asks the UNet."""
+        """Width of the UNet's `timestep_cond`, 0 if it has none; asks the UNet.
+
+        Raises NetworkError if it is too narrow for an embedding.
+        """
         spec = self._unet_input("timestep_cond")
         if spec is None:
             return 0
-        return spec.shape[-1] or self.bundle.unet.time_cond_proj_dim
+        width = spec.shape[-1] or self.bundle.unet.time_cond_proj_dim
+        if width < MIN_WIDTH:
+            raise NetworkError(
+                "unet", f"timestep_cond is {width} wide: at least {MIN_WIDTH} are needed"
+            )
+        return width
 
     @property
     def default_guidance_scale(self) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from lcmcore.bundle import COMPONENTS
 from lcmcore.errors import NetworkError
@@ -101,10 +101,11 @@ class KeepLoaded:
             return None
 
     def _close_all_but(self, spared: str | None = None) -> None:
-        for component, lock in self._locks.items():
-            with lock:
-                if component != spared and component in self._networks:
-                    self._networks.pop(component).close()
+        with ExitStack() as closing:  # all of them, even if one fails to
+            for component, lock in self._locks.items():
+                with lock:
+                    if component != spared and component in self._networks:
+                        closing.callback(self._networks.pop(component).close)
 
 
 class OneAtATime(KeepLoaded):

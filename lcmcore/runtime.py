@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Set as AbstractSet
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from lcmcore.errors import NetworkError, RuntimeUnavailableError, first_line
+from lcmcore.errors import LcmError, NetworkError, RuntimeUnavailableError, first_line
 from lcmcore.util.arrays import Array as Array  # noqa: PLC0414 - part of the contract
 from lcmcore.util.files import is_file
 
@@ -24,6 +25,16 @@ if TYPE_CHECKING:
 
 
 ENTRY_POINTS = "lcmcore.runtimes"
+NO_RUNTIME = "does not follow lcmcore.runtime.Runtime"
+_MEMBERS: Mapping[str, tuple[Any, str]] = {
+    "name": (str, "text"),
+    "filename": (str, "text"),
+    "priority": ((int, float), "a number"),
+    "options": (AbstractSet, "a frozenset of names"),
+}
+_DTYPES = frozenset(
+    ("bool", "int8", "uint8", "int16", "int32", "int64", "float16", "float32", "float64")
+)
 Finding = tuple[str, str, str]  # "ok", "warning" or "error"; what is so; what to do, or ""
 
 
@@ -41,6 +52,15 @@ class TensorSpec(NamedTuple):
     def __str__(self) -> str:
         dims = ", ".join("?" if dim is None else str(dim) for dim in self.shape)
         return f"{self.name} [{dims}] {self.dtype}"
+
+    def is_valid(self) -> bool:
+        """Whether name, dimensions and dtype are what they may be; no network has 2**20 of one."""
+        return (
+            isinstance(self.name, str)
+            and isinstance(self.shape, (tuple, list))
+            and all(dim is None or (type(dim) is int and 0 < dim < 2**20) for dim in self.shape)
+            and self.dtype in _DTYPES
+        )
 
     def fits(self, array: Array) -> bool:
         """Whether the array's rank and dimensions are acceptable here."""
@@ -133,6 +153,24 @@ class Runtime(Protocol):
         yield from ()
 
 
+@contextmanager
+def foreign_errors(runtime: str, component: str | None = None) -> Iterator[None]:
+    """Turn what a runtime's code raises, but for LcmErrors, into one that names the runtime.
+
+    That is a NetworkError of the component, or a RuntimeUnavailableError where there is none.
+    MemoryError passes, for it is not the runtime's fault.
+    """
+    try:
+        yield
+    except (LcmError, MemoryError):
+        raise
+    except Exception as error:  # a third party's code can fail in any way
+        message = f"runtime {runtime!r} failed: {first_line(error)}"
+        if component is None:
+            raise RuntimeUnavailableError(message) from error
+        raise NetworkError(component, message) from error
+
+
 def installed_runtimes() -> dict[str, EntryPoint]:
     """Every runtime registered in the entry-point group `lcmcore.runtimes`, by name."""
     from importlib import metadata  # costs more than numpy's share of a bare import
@@ -162,12 +200,20 @@ def find_runtime(name: str, entries: Mapping[str, EntryPoint] | None = None) -> 
 
 def breach_of_contract(runtime: object) -> str | None:
     """Why an object is no Runtime, None if it is one; `isinstance` ignores data members."""
-    if not isinstance(runtime, Runtime):
-        return "does not follow lcmcore.runtime.Runtime"
-    missing = [
-        each for each in ("name", "filename", "priority", "options") if not hasattr(runtime, each)
-    ]
-    return f"lacks {', '.join(missing)} of lcmcore.runtime.Runtime" if missing else None
+    try:
+        if not isinstance(runtime, Runtime):
+            return NO_RUNTIME
+        missing = [name for name in _MEMBERS if not hasattr(runtime, name)]
+        if missing:
+            return f"lacks {', '.join(missing)} of lcmcore.runtime.Runtime"
+        for name, (kind, expected) in _MEMBERS.items():
+            if not isinstance(getattr(runtime, name), kind):
+                return f"has a member {name} that is not {expected}"
+        if not all(isinstance(option, str) for option in runtime.options):
+            return "has a member options that is not a frozenset of names"
+    except Exception as error:  # a third party's property
+        return f"failed: {first_line(error)}"
+    return None
 
 
 def importable_runtimes(entries: Mapping[str, EntryPoint] | None = None) -> Iterator[Runtime]:
@@ -182,10 +228,16 @@ def worker_options(index: int, count: int) -> dict[str, Any]:
     """Options for worker `index` of `count`, of every runtime that works on this machine."""
     options: dict[str, Any] = {}
     for runtime in importable_runtimes():
-        with suppress(RuntimeUnavailableError):
+        with suppress(RuntimeUnavailableError), foreign_errors(runtime.name):
             require_available(runtime)
             options |= runtime.worker_options(index, count)
     return options
+
+
+def describe_file(runtime: Runtime, path: Path) -> Iterator[str]:
+    """The runtime's lines about a model file; raises LcmError."""
+    with foreign_errors(runtime.name, path.parent.name):
+        yield from map(str, runtime.describe(path))
 
 
 def list_specs(inputs: Iterable[object], outputs: Iterable[object]) -> Iterator[str]:
@@ -212,18 +264,38 @@ def require_file(component: str, folder: Path, filename: str) -> Path:
     return path
 
 
+def check_specs(component: str, specs: Any) -> None:
+    """Whether inputs or outputs, which files and third parties declare, are ones that can be.
+
+    Raises NetworkError.
+    """
+    if not isinstance(specs, Sequence):
+        raise NetworkError(component, f"declares no list of inputs or outputs: {specs!r:.100}")
+    for spec in specs:
+        if not isinstance(spec, TensorSpec) or not spec.is_valid():
+            raise NetworkError(component, f"declares an input or output of no use: {spec!s:.200}")
+
+
 def check_inputs(component: str, specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> None:
-    """Compare arrays with what a network takes, by name, kind and shape; raises NetworkError."""
+    """Compare arrays with what a network takes, by name, kind and shape; raises NetworkError.
+
+    All numbers must be finite in the type that the file declares, e.g. up to 65504 for float16.
+    """
     expected = {spec.name: spec for spec in specs}
     for name in expected.keys() ^ inputs.keys():
         verb = "is missing" if name in expected else "is unexpected"
         raise NetworkError(component, f"input {name} {verb}; expected {', '.join(expected)}")
     for name, array in inputs.items():
         spec = expected[name]
-        floats_into_ints = array.dtype.kind == "f" and np.dtype(spec.dtype).kind in "iu"
-        if floats_into_ints or not spec.fits(array):
+        kind = np.dtype(spec.dtype)
+        floats_into_ints = array.dtype.kind == "f" and kind.kind in "iu"
+        if floats_into_ints or array.dtype.kind not in "biuf" or not spec.fits(array):
             got = TensorSpec(name, array.shape, array.dtype.name)
             raise NetworkError(component, f"input {got} does not fit: expected {spec}")
+        if array.dtype.kind == "f" and not np.isfinite(_largest(array)):
+            raise NetworkError(component, f"input {name} holds NaN or infinity")
+        if kind.kind == "f" and _largest(array) > np.finfo(kind).max:
+            raise NetworkError(component, f"input {name} holds a number too large for {kind}")
 
 
 def check_outputs(
@@ -233,6 +305,10 @@ def check_outputs(
 
     Raises NetworkError.
     """
+    if not isinstance(outputs, Mapping):
+        raise NetworkError(
+            component, f"returned {type(outputs).__name__}: expected outputs by name"
+        )
     for spec in specs:
         array = outputs.get(spec.name)
         if not isinstance(array, np.ndarray):
@@ -247,3 +323,8 @@ def check_outputs(
                 f"output {spec.name} holds NaN or infinity"
                 " (in half precision: an overflow; try this network on another runtime)",
             )
+
+
+def _largest(array: Array) -> float:
+    """The largest absolute value, NaN if there is one; 0 of no values."""
+    return float(np.abs(array).max(initial=0))

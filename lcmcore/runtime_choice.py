@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, TypeAlias
 from lcmcore.bundle import COMPONENTS, Bundle
 from lcmcore.errors import ArgumentError, NetworkError, RuntimeUnavailableError
 from lcmcore.runtime import (
+    NO_RUNTIME,
     Runtime,
     breach_of_contract,
     find_runtime,
+    foreign_errors,
     installed_runtimes,
     require_available,
     require_file,
@@ -34,9 +36,10 @@ def choice_per_component(bundle: Bundle, runtime: RuntimeChoice) -> dict[str, st
     for key, choice in runtime.items():
         if key not in ("default", *COMPONENTS):
             raise ArgumentError(f"runtime for {key!r}: components are {', '.join(COMPONENTS)}")
-        if not isinstance(choice, (str, Runtime)):
+        reason = None if isinstance(choice, str) else breach_of_contract(choice)
+        if reason == NO_RUNTIME:
             raise ArgumentError(f"runtime must be a name or a Runtime, not {choice!r}")
-        if not isinstance(choice, str) and (reason := breach_of_contract(choice)) is not None:
+        if reason is not None:
             raise ArgumentError(f"runtime {choice!r} {reason}")
     choices: dict[str, str | Runtime] = {}
     for component in COMPONENTS:
@@ -75,12 +78,13 @@ def _automatic(bundle: Bundle, component: str, entries: Mapping[str, EntryPoint]
     for name in entries:
         try:
             runtime = find_runtime(name, entries)
-            if runtime.priority < 0:
-                continue
-            candidates.append(runtime.filename)
-            if is_file(folder / runtime.filename):
-                require_available(runtime)
-                usable.append(runtime)
+            with foreign_errors(name):
+                if runtime.priority < 0:
+                    continue
+                candidates.append(runtime.filename)
+                if is_file(folder / runtime.filename):
+                    require_available(runtime)
+                    usable.append(runtime)
         except RuntimeUnavailableError as error:
             refused.append(str(error))
     if usable:

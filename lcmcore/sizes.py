@@ -42,9 +42,12 @@ class Sizes(NamedTuple):
 
         The VAE halves a side at each level, and so does the UNet; most exports work only where each
         side can be halved exactly. `multiple` overrides that for exports that are less strict.
-        Raises ArgumentError if `multiple` is not a multiple of the VAE's factor.
+        Raises ArgumentError if `multiple` is not a multiple of the VAE's factor, or the compiled
+        size is none that an image can have.
         """
         multiple = multiple or vae.factor * 2 ** (unet.levels - 1)
+        for side in compiled or ():
+            whole_number("the side that the UNet is compiled for", side, 1, _MAX_SIDE)
         if multiple % vae.factor:
             raise ArgumentError(f"size_multiple must be a multiple of {vae.factor}, not {multiple}")
         return cls(compiled, unet.sample_size * vae.factor, multiple, vae, unet)
@@ -65,6 +68,7 @@ class Sizes(NamedTuple):
             return self._compiled(width, height)
         default = self._fitted(image) if image else (self.native, self.native)
         size = (width or default[0], height or default[1])
+        whole_number("the longer side", max(size), 1, _MAX_SIDE)
         self._check_multiple(size)
         self._check_memory(size, count)
         return size

@@ -11,7 +11,7 @@ from lcmcore.cli.reproduce import ANSI_C, command_of, quote
 from lcmcore.errors import ArgumentError, BundleError, LcmError, first_line
 from lcmcore.image import MAX_BYTES
 from lcmcore.png import SOFTWARE, read_record
-from lcmcore.runtime import importable_runtimes
+from lcmcore.runtime import describe_file, importable_runtimes
 from lcmcore.util.files import is_file, is_folder, read_regular, sha256
 from lcmcore.util.printable import printable
 
@@ -116,7 +116,7 @@ def _describe_component(bundle: Bundle, component: str) -> Iterator[str]:
         path = folder / runtime.filename
         yield f"    {path.name}"
         try:
-            yield from (f"      {line}" for line in runtime.describe(path))
+            yield from (f"      {line}" for line in describe_file(runtime, path))
         except LcmError as error:
             yield f"      {error}"
     wanted = bundle.settings.components.get(component, {}).get("sha256")
