@@ -86,15 +86,25 @@ def prepared(path: Path, ort: Any) -> Path | bytes:
     try:
         operators = random_operators(path)
         if operators:
-            graph = Graph(path)
-            if cut_before_draw(graph, ort):
+            model = without_draw(path, ort) or path
+            if model != path:
                 log.info("%s: %s: %s", path, _drawing(operators), _REPRODUCED)
-                graph.embed_weights()
-                model = bytes(graph)
             warn(path, random_operators(model))
     except Exception as error:  # opening the model reports more
         log.info("%s: not searched for random operators: %s", path, error)
     return model
+
+
+def without_draw(path: Path, ort: Any) -> bytes | None:
+    """A model that draws, cut, its weights inside; None if that is not possible.
+
+    Its output has no type. Raises ValueError, OSError.
+    """
+    graph = Graph(path)
+    if not cut_before_draw(graph, ort):
+        return None
+    graph.embed_weights()
+    return bytes(graph)
 
 
 def warn(path: Path, operators: Sequence[str]) -> None:

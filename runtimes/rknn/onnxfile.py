@@ -28,11 +28,16 @@ class OnnxFile:
     path: Path
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    cut: bytes | None = None  # the model without the noise that the file draws
 
     @classmethod
     def read(cls, component: str, path: Path) -> OnnxFile:
         """Read the graph without its weights; raises NetworkError if it cannot be converted."""
         model = _load(component, path, weights=False)
+        cut = _without_draw(component, path)
+        if cut is not None:
+            del model.graph.output[:]
+            model.graph.output.extend(cut.graph.output)
         opset = max((entry.version for entry in model.opset_import if not entry.domain), default=0)
         if opset > NEWEST_OPSET:
             raise NetworkError(
@@ -42,7 +47,8 @@ class OnnxFile:
             )
         weights = {tensor.name for tensor in model.graph.initializer}
         inputs = tuple(_spec(value) for value in model.graph.input if value.name not in weights)
-        return cls(component, path, inputs, tuple(_spec(value) for value in model.graph.output))
+        outputs = tuple(_spec(value) for value in model.graph.output)
+        return cls(component, path, inputs, outputs, cut and cut.SerializeToString())
 
     def shapes(self, usual: Mapping[str, Shape]) -> dict[str, Shape]:
         """The shape of each input, in the file's order; `usual` are the shapes at the wanted size.
@@ -60,10 +66,15 @@ class OnnxFile:
         return {spec.name: self._shape(spec, usual[spec.name]) for spec in self.inputs}
 
     def for_converter(self, folder: Path) -> Path:
-        """The file; if its timestep has rank 0, a copy in `folder` whose timestep has shape [1].
+        """The file, or a changed copy in `folder`.
 
-        rknn-toolkit2 builds a network with an input of rank 0, but cannot run it.
+        A timestep of rank 0 gets the shape [1]: rknn-toolkit2 builds a network with an input of
+        rank 0, but cannot run it. Nor does it convert what draws noise.
         """
+        if self.cut is not None:
+            copy = folder / "model.onnx"
+            copy.write_bytes(self.cut)
+            return copy
         timestep = next((spec for spec in self.inputs if spec.name == _TIMESTEP), None)
         if timestep is None or timestep.shape:
             return self.path
@@ -100,6 +111,29 @@ def _load(component: str, path: Path, weights: bool) -> onnx.ModelProto:
         return onnx.load(str(path), load_external_data=weights)
     except Exception as error:  # protobuf's, onnx's and the system's errors share no base class
         raise NetworkError(component, f"cannot read {path}: {first_line(error)}") from error
+
+
+def _without_draw(component: str, path: Path) -> onnx.ModelProto | None:
+    """The model without the noise that it draws, None if it draws none; raises NetworkError."""
+    import onnx
+    import onnxruntime
+
+    from runtimes.onnx import sampling
+
+    try:
+        drawn = sampling.random_operators(path)
+        model = sampling.without_draw(path, onnxruntime) if drawn else None
+        if drawn and (model is None or sampling.random_operators(model)):
+            raise NetworkError(
+                component,
+                f"{path} draws noise inside the graph ({', '.join(drawn)}), which cannot be"
+                " converted: export it again, e.g. with `lcm build onnx`",
+            )
+    except (ValueError, OSError) as error:
+        raise NetworkError(component, f"cannot read {path}: {first_line(error)}") from error
+    if model is None:
+        return None
+    return onnx.shape_inference.infer_shapes(onnx.load_model_from_string(model))
 
 
 def _spec(value: onnx.ValueInfoProto) -> TensorSpec:

@@ -119,7 +119,8 @@ def expected(tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def warn_anew():
+def warn_anew(caplog):
+    caplog.set_level(logging.WARNING)  # tests of Rockchip's package silence pytest's handler
     sampling._warn_once.cache_clear()
 
 
