@@ -379,7 +379,7 @@ class Pipeline(Closeable):
         width = spec.shape[-1] or self.bundle.unet.time_cond_proj_dim
         if width < MIN_WIDTH:
             raise NetworkError(
-                "unet", f"timestep_cond is {width} wide: at least {MIN_WIDTH} are needed"
+                "unet", f"timestep_cond has width {width}: expected {MIN_WIDTH} or more"
             )
         return width
 

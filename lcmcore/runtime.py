@@ -59,6 +59,7 @@ class TensorSpec(NamedTuple):
             isinstance(self.name, str)
             and isinstance(self.shape, (tuple, list))
             and all(dim is None or (type(dim) is int and 0 < dim < 2**20) for dim in self.shape)
+            and isinstance(self.dtype, str)
             and self.dtype in _DTYPES
         )
 
@@ -273,7 +274,7 @@ def check_specs(component: str, specs: Any) -> None:
         raise NetworkError(component, f"declares no list of inputs or outputs: {specs!r:.100}")
     for spec in specs:
         if not isinstance(spec, TensorSpec) or not spec.is_valid():
-            raise NetworkError(component, f"declares an input or output of no use: {spec!s:.200}")
+            raise NetworkError(component, f"declares an input or output of no use: {spec!r:.200}")
 
 
 def check_inputs(component: str, specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> None:
@@ -294,7 +295,7 @@ def check_inputs(component: str, specs: Sequence[TensorSpec], inputs: Mapping[st
             raise NetworkError(component, f"input {got} does not fit: expected {spec}")
         if array.dtype.kind == "f" and not np.isfinite(_largest(array)):
             raise NetworkError(component, f"input {name} holds NaN or infinity")
-        if kind.kind == "f" and _largest(array) > np.finfo(kind).max:
+        if kind.kind == "f" and _largest(array) > float(np.finfo(kind).max):
             raise NetworkError(component, f"input {name} holds a number too large for {kind}")
 
 
@@ -306,9 +307,8 @@ def check_outputs(
     Raises NetworkError.
     """
     if not isinstance(outputs, Mapping):
-        raise NetworkError(
-            component, f"returned {type(outputs).__name__}: expected outputs by name"
-        )
+        found = type(outputs).__name__
+        raise NetworkError(component, f"returned {found}: expected a dictionary of outputs")
     for spec in specs:
         array = outputs.get(spec.name)
         if not isinstance(array, np.ndarray):

@@ -115,15 +115,17 @@ def _load(component: str, path: Path, weights: bool) -> onnx.ModelProto:
 
 def _without_draw(component: str, path: Path) -> onnx.ModelProto | None:
     """The model without the noise that it draws, None if it draws none; raises NetworkError."""
-    import onnx
-    import onnxruntime
-
     from runtimes.onnx import sampling
 
     try:
         drawn = sampling.random_operators(path)
-        model = sampling.without_draw(path, onnxruntime) if drawn else None
-        if drawn and (model is None or sampling.random_operators(model)):
+        if not drawn:
+            return None
+        import onnx
+        import onnxruntime
+
+        model = sampling.without_draw(path, onnxruntime)
+        if model is None or sampling.random_operators(model):
             raise NetworkError(
                 component,
                 f"{path} draws noise inside the graph ({', '.join(drawn)}), which cannot be"
@@ -131,8 +133,6 @@ def _without_draw(component: str, path: Path) -> onnx.ModelProto | None:
             )
     except (ValueError, OSError) as error:
         raise NetworkError(component, f"cannot read {path}: {first_line(error)}") from error
-    if model is None:
-        return None
     return onnx.shape_inference.infer_shapes(onnx.load_model_from_string(model))
 
 

@@ -1,6 +1,7 @@
 """A model directory and its lcm.toml: what is read, and how mistakes are reported."""
 
 import json
+import os
 import re
 
 import pytest
@@ -269,16 +270,89 @@ def test_the_fake_needs_no_network_files(configs):
         assert pipe("a", seed=1).images[0].size == (256, 256)
 
 
-def test_the_size_of_a_model_includes_external_data(tmp_path):
-    (tmp_path / "unet").mkdir()
-    bundle = Bundle.open(tmp_path)
-    for name, size in {
-        "model.onnx": 10,
-        "model.onnx_data": 1000,
-        "weights-0001": 500,
-        "model.safetensors": 7,
-        "config.json": 7,
-    }.items():
-        (tmp_path / "unet" / name).write_bytes(bytes(size))
-    assert bundle.file_bytes("unet", "model.onnx") == 1510
-    assert bundle.file_bytes("vae_encoder", "model.onnx") == 0
+@pytest.fixture
+def sized(tmp_path):
+    """A UNet's folder with files of these sizes; the size that the core takes them for."""
+
+    def weigh(filename, **sizes):
+        folder = tmp_path / "unet"
+        for name, size in sizes.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(bytes(size))
+        return Bundle.open(tmp_path).file_bytes("unet", filename)
+
+    return weigh
+
+
+FILES = {
+    "model.onnx": 1,
+    "model.onnx_data": 2,
+    "weights-0001": 4,
+    "unet.bin": 8,
+    "data/Conv_1": 16,
+    "data/deeper/model.weights": 32,  # of any name: no other runtime looks there
+}
+NO_WEIGHTS = {
+    "config.json": 2**20,
+    "model.rknn": 2**20,
+    "model.safetensors": 2**20,
+    "diffusion_pytorch_model.bin": 2**20,
+    "pytorch_model-00001-of-00002.bin": 2**20,
+    "data/more.json": 2**20,
+    "data/pytorch_model.bin": 2**20,
+    "data/model.safetensors": 2**20,
+    "model.xml": 2**20,
+    "model.bin": 2**20,  # of model.xml
+}
+
+
+def test_the_size_of_a_model_includes_external_data(sized):
+    assert sized("model.onnx", **FILES, **NO_WEIGHTS) == 63
+
+
+def test_the_weights_of_an_openvino_model(sized):
+    files = {"model.xml": 1, "model.bin": 2, "model.onnx": 2**20, "model.onnx_data": 2**20}
+    assert sized("model.xml", **files, **{"other.xml": 4, "other.bin": 2**20}) == 7
+    assert sized("other.xml", **{"other.bin": 8}) == 12
+
+
+def test_a_bin_file_without_an_openvino_model(sized):
+    assert sized("model.onnx", **{"model.onnx": 1, "weights.bin": 2}) == 3
+
+
+def test_the_size_of_no_model(sized, tmp_path):
+    assert sized("", **FILES) == 0
+    assert Bundle.open(tmp_path).file_bytes("vae_encoder", "model.onnx") == 0
+
+
+def test_links_are_followed_once_and_only_regular_files_count(sized, tmp_path):
+    outside = tmp_path / "blobs"
+    outside.mkdir()
+    write(outside / "weights", bytes(8))
+    folder = tmp_path / "unet"
+    assert sized("model.onnx", **{"model.onnx": 1}) == 1
+    (folder / "linked").symlink_to(outside / "weights")  # as in Hugging Face's cache
+    assert sized("model.onnx") == 9
+    (folder / "below").symlink_to(outside)
+    assert sized("model.onnx") == 17
+    (outside / "loop").symlink_to(folder)
+    (folder / "loop").symlink_to(folder)
+    (folder / "dangling").symlink_to(folder / "nowhere")
+    (folder / "zeros").symlink_to("/dev/zero")
+    os.mkfifo(folder / "pipe")
+    assert sized("model.onnx") == 17
+
+
+def test_a_folder_of_too_many_files_is_not_counted_to_its_end(sized, tmp_path, monkeypatch):
+    monkeypatch.setattr("lcmcore.bundle._MAX_FILES", 3)
+    assert sized("model.onnx", **{"model.onnx": 1, "a": 1, "b": 1, "c": 1, "d": 1}) == 3
+
+
+@pytest.mark.parametrize("name", ["lcm.toml", "unet/config.json"])
+def test_a_link_to_nothing_is_not_taken_for_a_missing_file(name, configs, fake):
+    path = configs / name
+    path.unlink(missing_ok=True)
+    path.symlink_to(configs / "blobs" / "missing")
+    with pytest.raises(BundleError, match=f"^no such file: {re.escape(str(path))}"):
+        fake(configs)("a")

@@ -12,7 +12,12 @@ from lcmcore import ArgumentError, NetworkError, RuntimeUnavailableError
 from lcmcore.bundle import COMPONENTS
 from lcmcore.cli.info import describe
 from lcmcore.fake import FakeRuntime
-from lcmcore.runtime import find_runtime, installed_runtimes
+from lcmcore.runtime import (
+    breach_of_contract,
+    find_runtime,
+    installed_runtimes,
+    worker_options,
+)
 from runtimes.onnx import OnnxRuntime
 
 
@@ -130,6 +135,66 @@ def test_a_broken_runtime_is_reported_and_others_work(source, words, third_party
         find_runtime("bad")
     lcmcore.load(lcmcore.demo_dir()).close()
     assert any("model.onnx" in line for line in describe(lcmcore.demo_dir()))
+
+
+class Ours(FakeRuntime):
+    """A runtime, to break."""
+
+
+@pytest.mark.parametrize(
+    ("member", "value", "words"),
+    [
+        ("name", 5, "has a member name that is not text"),
+        ("filename", None, "has a member filename that is not text"),
+        ("priority", "high", "has a member priority that is not a number"),
+        ("options", ["speed"], "has a member options that is not a frozenset of names"),
+        ("options", frozenset({5}), "has a member options that is not a frozenset of names"),
+        ("options", property(lambda _: 1 / 0), "failed: division by zero"),
+        ("available", property(lambda _: 1 / 0), "failed: division by zero"),
+        ("priority", 0.5, None),
+        ("options", {"speed"}, None),
+    ],
+)
+def test_members_of_a_wrong_type(member, value, words, monkeypatch):
+    monkeypatch.setattr(Ours, member, value)
+    reason = breach_of_contract(Ours())
+    assert reason == words or (member == "available" and sys.version_info >= (3, 12))
+    if words and member != "available":
+        with pytest.raises(ArgumentError, match=f"^runtime .*Ours.* {re.escape(words)}$"):
+            lcmcore.load(lcmcore.demo_dir(), runtime=Ours())
+
+
+@pytest.mark.parametrize("source", ["1 / 0", "raise MemoryError"])
+def test_describing_a_file_names_the_runtime(source, third_party, configs):
+    """`lcm info` goes on with the other networks."""
+    body = f"\n        def describe(self, path):\n            yield 'first'\n            {source}"
+    third_party("host", HOST + body)
+    for component in COMPONENTS:
+        (configs / component / "model.host").touch()
+    if source == "raise MemoryError":
+        with pytest.raises(MemoryError):
+            list(describe(configs))
+        return
+    lines = [line.strip() for line in describe(configs)]
+    assert lines.count("first") == len(COMPONENTS)
+    for component in COMPONENTS:
+        assert f"{component}: runtime 'host' failed: division by zero" in lines
+
+
+def test_options_of_workers(third_party):
+    """Of the runtimes that work here; one that fails does not stop a pool."""
+    third_party(
+        "host", f"{HOST}\n        def worker_options(self, i, n): return {{'speed': (i, n)}}"
+    )
+    bad = HOST.replace('"host"', '"bad"')
+    third_party("bad", f"{bad}\n        def worker_options(self, i, n): return 1 / 0")
+    off = HOST.replace('"host"', '"off"')
+    third_party("off", f"{off}\n        def available(self): return 'no chip'\n"
+                "        def worker_options(self, i, n): return {'off': 1}")  # fmt: skip
+    options = worker_options(1, 4)
+    assert options["speed"] == (1, 4)
+    assert "threads" in options
+    assert "off" not in options
 
 
 def test_a_broken_runtime_does_not_hide_a_missing_file(third_party, tmp_path):
