@@ -19,7 +19,7 @@ from lcmcore.errors import ArgumentError, BundleError
 from lcmcore.scheduler import LCMScheduler
 from lcmcore.util.configfile import read_object, read_table
 from lcmcore.util.files import is_file, is_folder
-from lcmcore.util.validate import one_of, real_number, whole_number
+from lcmcore.util.validate import one_of, real_number, shown, whole_number
 
 if TYPE_CHECKING:
     from lcmcore.tokenizer import CLIPTokenizer
@@ -117,7 +117,7 @@ class Settings(NamedTuple):
         settings: dict[str, Any] = {**defaults, "components": components}
         for where in (table, *components.values()):
             if not isinstance(where.get("runtime", ""), str):
-                raise ArgumentError(f"runtime must be a name, not {where['runtime']!r}")
+                raise ArgumentError(f"runtime must be a name, not {shown(where['runtime'])}")
         settings |= {key: table[key] for key in _TOP_LEVEL if key in table}
         one_of("memory", settings.get("memory", "auto"), MEMORY_MODES)
         for key in ("num_inference_steps", "size_multiple"):
@@ -324,7 +324,7 @@ def _reject_unknown_keys(prefix: str, table: Mapping[str, Any], known: tuple[str
 def _table(table: Mapping[str, Any], key: str) -> dict[str, Any]:
     value = table.get(key, {})
     if not isinstance(value, dict):
-        raise ArgumentError(f"{key} must be a table [{key}], not {value!r}")
+        raise ArgumentError(f"{key} must be a table [{key}], not {shown(value)}")
     return value
 
 
@@ -332,7 +332,7 @@ def _list(config: Mapping[str, Any], key: str) -> list[Any]:
     """A list of a config, empty where there is none; raises ArgumentError."""
     value = config.get(key) or []
     if not isinstance(value, list) or len(value) > _MAX_LEVELS:
-        raise ArgumentError(f"{key} must be a list of at most {_MAX_LEVELS}, not {value!r}")
+        raise ArgumentError(f"{key} must be a list of at most {_MAX_LEVELS}, not {shown(value)}")
     return value
 
 

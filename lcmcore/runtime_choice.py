@@ -18,6 +18,7 @@ from lcmcore.runtime import (
     require_file,
 )
 from lcmcore.util.files import is_file
+from lcmcore.util.validate import shown
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -38,9 +39,9 @@ def choice_per_component(bundle: Bundle, runtime: RuntimeChoice) -> dict[str, st
             raise ArgumentError(f"runtime for {key!r}: components are {', '.join(COMPONENTS)}")
         reason = None if isinstance(choice, str) else breach_of_contract(choice)
         if reason == NO_RUNTIME:
-            raise ArgumentError(f"runtime must be a name or a Runtime, not {choice!r}")
+            raise ArgumentError(f"runtime must be a name or a Runtime, not {shown(choice)}")
         if reason is not None:
-            raise ArgumentError(f"runtime {choice!r} {reason}")
+            raise ArgumentError(f"runtime {shown(choice)} {reason}")
     choices: dict[str, str | Runtime] = {}
     for component in COMPONENTS:
         choice = runtime.get(component, runtime.get("default", "auto"))

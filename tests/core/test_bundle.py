@@ -1,6 +1,7 @@
 """A model directory and its lcm.toml: what is read, and how mistakes are reported."""
 
 import json
+import math
 import os
 import re
 
@@ -164,6 +165,9 @@ def test_scaling_factor(config, settings, scale):
     assert vae.scaling_factor == scale
 
 
+DEEP = json.loads("[" * 700 + "]" * 700)
+
+
 @pytest.mark.parametrize(
     ("component", "config", "words"),
     [
@@ -176,13 +180,33 @@ def test_scaling_factor(config, settings, scale):
         ("unet", {"sample_size": -64}, "sample_size"),
         ("unet", {"sample_size": [64, "x"]}, "sample_size"),
         ("unet", {"time_cond_proj_dim": 0.5}, "time_cond_proj_dim"),
+        ("unet", {"time_cond_proj_dim": 2**16 + 1}, "time_cond_proj_dim must be from 1 to 65536"),
+        ("unet", {"sample_size": math.nan}, "sample_size must be a whole number, not nan"),
+        ("unet", {"sample_size": 10**400}, "sample_size must be from 1 to 65536, not a huge"),
+        ("unet", {"attention_head_dim": math.inf}, "heads must be a whole number, not inf"),
+        ("unet", {"down_block_types": {}}, None),
+        ("unet", {"down_block_types": [None, ["Attn"], 5, DEEP]}, None),
+        ("unet", {"down_block_types": "CrossAttnDownBlock2D"}, "down_block_types must be a list"),
+        ("unet", {"block_out_channels": DEEP}, None),
+        ("unet", {"block_out_channels": {"a": DEEP}}, "block_out_channels must be a list"),
+        ("vae_decoder", {"scaling_factor": math.nan}, "scaling_factor must be from 1e-06 to 1000"),
+        ("vae_decoder", {"scaling_factor": -math.inf}, "scaling_factor must be from"),
+        ("vae_decoder", {"scaling_factor": 10**400}, "scaling_factor must be from"),
+        ("vae_decoder", {"scaling_factor": True}, "scaling_factor must be a number, not True"),
+        ("vae_decoder", {"scaling_factor": DEEP}, "scaling_factor must be a number"),
+        ("vae_decoder", {"block_out_channels": [2**20 + 1]}, "block_out_channels must be from 1"),
+        ("vae_decoder", {"block_out_channels": [DEEP]}, "block_out_channels must be a whole"),
     ],
 )
 def test_mistakes_in_a_networks_config(component, config, words, configs, fake):
     path = write(configs / component / "config.json", json.dumps(config))
+    if words is None:  # what does not matter
+        assert fake(configs)("a", width=64, height=64).images
+        return
     with pytest.raises(BundleError, match=re.escape(words)) as caught:
         fake(configs)("a")
     assert str(path) in str(caught.value)
+    assert len(str(caught.value)) < 500
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", b"\xff", '"text"', "NaN"])

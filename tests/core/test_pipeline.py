@@ -479,12 +479,18 @@ CALLS = [
     ({"callback_on_step_end": 5}, "callback_on_step_end must be a function"),
     ({"latents": np.zeros((1, 4, 8, 8))}, "latents must be [1, 4, 8, 12], not [1, 4, 8, 8]"),
     ({"latents": np.full((1, 4, 8, 12), NAN)}, "latents holds NaN"),
+    ({"latents": np.full((1, 4, 8, 12), 1e39)}, "latents holds NaN or infinity"),  # in float32
+    ({"latents": np.zeros((1, 4, 8, 12), complex)}, "array of numbers: found complex128"),
+    ({"latents": [["1"]]}, "latents must be an array of numbers"),
+    ({"latents": [{}]}, "latents must be an array of numbers"),
     ({"latents": "noise"}, "latents must be an array of numbers"),
     ({"latents": [[1], [1, 2]]}, "latents must be an array of numbers"),
     ({"prompt": None, "prompt_embeds": 5}, "prompt_embeds must be [batch, 77, width], not []"),
     ({"prompt": None, "prompt_embeds": np.zeros((0, 77, 16))}, "0 rows do not match 1 images"),
     ({"prompt": None, "prompt_embeds": np.full((1, 77, 16), NAN)}, "prompt_embeds holds NaN"),
     ({"prompt": None, "prompt_embeds": "x"}, "prompt_embeds must be an array of numbers"),
+    ({"prompt": None, "prompt_embeds": np.zeros((1, 77, 16), "c8")}, "found complex64"),
+    ({"fit": np.zeros(2)}, "fit must be 'stretch' or 'cover' or 'contain', not array([0., 0.])"),
 ]
 
 

@@ -169,3 +169,15 @@ def test_a_level_halves_both_sides_of_the_attention_map(monkeypatch):
     monkeypatch.setattr("lcmcore.sizes.available_bytes", lambda: needed - 1)
     with pytest.raises(ArgumentError, match="is free"):
         sizes.choose(1024, 512, None)
+
+
+def test_sides_that_no_image_can_have():
+    """Configs and files of strangers say so."""
+    unet = UnetConfig(sample_size=2**16, levels=1)
+    with pytest.raises(ArgumentError, match="the longer side must be from 1 to 65536, not 524288"):
+        Sizes.of_model(unet, VaeConfig(), None).choose(None, None, None)
+    for compiled in ((65544, 8), (8, 65544), (8, -8)):
+        with pytest.raises(ArgumentError, match="the side that the UNet is compiled for must be"):
+            Sizes.of_model(UnetConfig(), VaeConfig(), compiled)
+    largest = Sizes.of_model(UnetConfig(), VaeConfig(), (65536, 8))
+    assert largest.choose(None, None, None) == (65536, 8)
