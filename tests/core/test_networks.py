@@ -574,6 +574,33 @@ def test_networks_compiled_for_one_item_are_called_for_each(fake):
     np.testing.assert_array_equal(alone.latents, together.latents)
 
 
+def test_the_seconds_of_opening_and_running(photo, monkeypatch):
+    """By a clock that only the runtime moves, and that has run before."""
+    clock = [1000.0]
+    monkeypatch.setattr("lcmcore.networks.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    class Slow(FakeRuntime):
+        def open(self, component, folder, options):
+            clock[0] += {"unet": 4}.get(component, 1)
+            network = super().open(component, folder, options)
+            run = network.run
+
+            def slow(inputs):
+                clock[0] += 16
+                return run(inputs)
+
+            network.run = slow
+            return network
+
+    with lcmcore.load(lcmcore.demo_dir(), runtime=Slow(), memory="low") as pipe:
+        assert set(pipe.networks.opening.values()) == {0.0}
+        pipe("a", photo, num_inference_steps=4, strength=0.5)
+        opening = {"text_encoder": 1, "unet": 8, "vae_encoder": 1, "vae_decoder": 1}  # asked first
+        assert pipe.networks.opening == opening
+        running = {"text_encoder": 16, "unet": 32, "vae_encoder": 16, "vae_decoder": 16}
+        assert pipe.networks.running == running
+
+
 def test_errors_cross_process_boundaries():
     error = pickle.loads(pickle.dumps(NetworkError("unet", "is gone")))
     assert str(error) == "unet: is gone"

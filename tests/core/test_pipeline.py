@@ -5,6 +5,7 @@ import math
 import re
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 
 import lcmcore
 from lcmcore import ArgumentError, Cancelled, ImageError, LcmError, NetworkError
-from lcmcore.fake import FakeRuntime
+from lcmcore.fake import FakeRuntime, _embed, _enlarge, _shrink
 from lcmcore.image import fit_image
 from lcmcore.noise import TorchGenerator
 
@@ -30,6 +31,31 @@ def test_a_call_and_its_result(demo, photo):
     assert result.latents.shape == (1, 4, 8, 12)
     assert list(result.timings) == ["load", "text_encoder", "vae_encoder", "unet", "vae_decoder"]
     assert all(seconds >= 0 for seconds in result.timings.values())
+
+
+def test_the_seconds_of_each_stage(fake, photo, monkeypatch):
+    """By a clock that only the networks move, and that has run before."""
+    clock = [1000.0]
+    monkeypatch.setattr("lcmcore.pipeline.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    def taking(seconds, function):
+        def run(**inputs):
+            clock[0] += seconds
+            return function(**inputs)
+
+        return run
+
+    pipe = fake(
+        text_encoder=taking(1, _embed),
+        vae_encoder=taking(2, _shrink),
+        unet=taking(4, lambda sample, **_: sample),
+        vae_decoder=taking(32, _enlarge),
+    )
+    arguments = {"num_inference_steps": 4, "strength": 0.5}
+    first = {"load": 0, "text_encoder": 1, "vae_encoder": 2, "unet": 8, "vae_decoder": 32}
+    assert pipe(PROMPT, photo, **arguments).timings == first
+    again = {"load": 0, "text_encoder": 0, "vae_encoder": 0, "unet": 8, "vae_decoder": 32}
+    assert pipe(PROMPT, photo, **arguments).timings == again
 
 
 def test_seeds_reproduce_an_image(demo, photo):

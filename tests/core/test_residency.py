@@ -269,6 +269,83 @@ def test_what_a_second_call_needs_is_opened_ahead_too(cores):
     assert threading.current_thread() not in {thread for _, thread in opened}
 
 
+@pytest.fixture
+def threads(cores, monkeypatch):
+    """The threads that residency starts."""
+    started = []
+
+    class Noted(threading.Thread):
+        def start(self):
+            started.append(self)
+            super().start()
+
+    monkeypatch.setattr("lcmcore.residency.threading.Thread", Noted)
+    return started
+
+
+def test_a_thread_is_started_only_where_it_has_something_to_open(threads):
+    def open_network(component):
+        return FakeRuntime().open(component, None, {})
+
+    networks = KeepLoaded(open_network)
+    networks.prefetch([])
+    assert not threads
+    with networks.use("unet"):
+        networks.prefetch(["unet"])
+        assert not threads
+    networks.prefetch(["unet", "vae_decoder"])
+    threads[0].join()
+    networks.prefetch(["unet", "vae_decoder"])
+    assert len(threads) == 1
+    networks.prefetch(["vae_encoder"])  # another, for the first has ended
+    assert len(threads) == 2
+    networks.close()
+    networks.prefetch(["text_encoder"])
+    assert len(threads) == 2
+
+
+def test_one_thread_opens_for_all(threads):
+    """Nor is a network noted twice."""
+    go_on, opened = threading.Event(), []
+
+    def open_network(component):
+        assert go_on.wait(LONG)
+        opened.append(component)
+        return FakeRuntime().open(component, None, {})
+
+    networks = KeepLoaded(open_network)
+    networks.prefetch(["unet", "vae_decoder"])
+    networks.prefetch(["vae_decoder", "vae_encoder"])
+    networks.prefetch(["vae_encoder"])
+    go_on.set()
+    threads[0].join()
+    networks.close()
+    assert len(threads) == 1
+    assert opened == ["unet", "vae_decoder", "vae_encoder"]
+
+
+def test_what_a_closed_pipeline_had_noted_is_not_opened(threads):
+    begun, go_on, opened = threading.Event(), threading.Event(), []
+
+    def open_network(component):
+        begun.set()
+        assert go_on.wait(LONG)
+        opened.append(component)
+        return FakeRuntime().open(component, None, {})
+
+    networks = KeepLoaded(open_network)
+    networks.prefetch(["unet", "vae_decoder"])
+    assert begun.wait(LONG)
+    closing = threading.Timer(0, networks.close)
+    closing.start()
+    while not networks._closed:
+        time.sleep(0.001)
+    go_on.set()
+    closing.join()
+    assert opened == ["unet"]
+    assert not networks._networks
+
+
 def test_a_broken_network_fails_only_calls_that_need_it(cores, photo):
     runtime = Watched(before={"vae_encoder": refuse("vae_encoder")})
     with load(runtime, "high") as pipe:
