@@ -210,3 +210,41 @@ def test_refusals(checkpoint: Path, tmp_path: Path) -> None:
     shutil.rmtree(checkpoint / "text_encoder")
     with pytest.raises(BundleError, match=r"no text_encoder/config\.json"):
         export(checkpoint, out)
+
+
+class _Sampler(torch.nn.Module):
+    """What diffusers' convert_stable_diffusion_checkpoint_to_onnx.py makes of a VAE encoder."""
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, sample: torch.Tensor) -> torch.Tensor:
+        return self.vae.encode(sample, return_dict=False)[0].sample()
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "float16"])
+@pytest.mark.parametrize("opset", [14, 17])
+def test_encoders_that_draw_are_cut_before_it(
+    opset: int, half: bool, original: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As torch's older exporter wrote them, at any size."""
+    vae = AutoencoderKL.from_pretrained(original / "vae", torch_dtype=torch.float32)
+    image = torch.rand(2, 3, 24, 40) * 2 - 1
+    with torch.no_grad():
+        want = vae.encode(image).latent_dist
+    kind = torch.float16 if half else torch.float32
+    torch.onnx.export(
+        _Sampler(vae.to(kind)), (torch.zeros(1, 3, 16, 16, dtype=kind),),
+        str(tmp_path / "model.onnx"), input_names=["sample"], output_names=["latent_sample"],
+        dynamic_axes={"sample": {0: "batch", 1: "channels", 2: "height", 3: "width"}},
+        opset_version=opset, dynamo=False,
+    )  # fmt: skip
+    graph = onnx.load(str(tmp_path / "model.onnx")).graph
+    assert "RandomNormalLike" in {node.op_type for node in graph.node}
+    network = OnnxRuntime().open("vae_encoder", tmp_path, {})
+    (moments,) = network.run({"sample": image.numpy()}).values()
+    tolerance = 2e-2 if half else TOLERANCE
+    np.testing.assert_allclose(moments[:, :4], want.mean.numpy(), atol=tolerance)
+    np.testing.assert_allclose(moments[:, 4:], want.logvar.numpy(), atol=tolerance)
+    assert not [record for record in caplog.records if record.name.startswith("lcmcore")]
