@@ -1,5 +1,6 @@
 """VAE encoders that draw inside their graph, as older exporters write them, are cut before it."""
 
+import copy
 import logging
 import shutil
 from pathlib import Path
@@ -426,7 +427,7 @@ def drawing(tmp_path):
     root = Path(shutil.copytree(TINY / "lcm", tmp_path / "drawing"))
     path = root / "vae_encoder" / "model.onnx"
     model = onnx.load(path)
-    moved = [*CHUNK, *CLIPPED, *SAMPLE]
+    moved = copy.deepcopy([*CHUNK, *CLIPPED, *SAMPLE])
     for each in moved:
         for index, name in enumerate(each.input):
             if name == "moments":
