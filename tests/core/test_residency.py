@@ -159,6 +159,17 @@ def test_low_reports_a_broken_network_when_it_is_opened(photo):
         assert not runtime.now
 
 
+def test_low_closes_what_was_asked_for_its_inputs_too():
+    runtime = Watched()
+    pipe = load(runtime, "low")
+    assert pipe.guidance_width == 32
+    assert runtime.now == {"unet"}
+    pipe.close()
+    assert not runtime.now
+    with pytest.raises(NetworkError, match="unet: the pipeline is closed"):
+        pipe.networks.run("unet")
+
+
 # memory="high": networks stay open.
 
 
