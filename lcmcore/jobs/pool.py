@@ -26,6 +26,7 @@ from lcmcore.util.validate import real_number, whole_number
 _MAX_WORKERS = 1024
 _MAX_QUEUE = 2**20
 _MAX_DEADLINE = 1e6  # seconds
+_KILL_TIMEOUT = 5.0  # seconds for a process that was killed to end
 
 
 class Pool(Closeable):
@@ -118,9 +119,12 @@ class Pool(Closeable):
         with self._lock:
             self._closed = self._aborted = True
         self._queue.put(None)
+        patience = time.monotonic() + _KILL_TIMEOUT
         while any(thread.is_alive() for thread in self._threads):
             for process in self._processes:  # in each round, for one may just have been started
                 process.kill()
+                if time.monotonic() > patience:
+                    process.abandon()
             self._threads[0].join(0.05)
         self.close()
 
@@ -133,6 +137,8 @@ class Pool(Closeable):
             if pending.claim():
                 self._run(process, pending)
             del pending  # frees its image before the next job comes
+            if not self._closed:
+                process.start_replacement()
         self._queue.put(None)  # for the other threads
         process.stop()
 

@@ -9,6 +9,9 @@ import signal
 import threading
 import time
 import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, InvalidStateError, wait
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -21,7 +24,8 @@ from lcmcore.runtime import worker_options
 from lcmcore.runtime_choice import RuntimeChoice
 from lcmcore.util.logs import log_to_stderr
 
-_STOP_TIMEOUT = 5.0  # seconds for an idle process to exit
+_STOP_TIMEOUT = 5.0  # seconds for an idle process to exit, and for one that was killed
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Not fork: a copy of a process with threads, which ONNX Runtime has, may hang.
 _SPAWN = multiprocessing.get_context("spawn")
 
@@ -50,18 +54,30 @@ class WorkerProcess:
         self._name = f"worker {index}"
         self._process: SpawnProcess | None = None
         self._pipe: Connection | None = None
+        self._answer: Future[Any] = Future()  # what the process says next
         self._ready = False
-        self._lock = threading.Lock()  # `kill` is called by other threads
+        self._lock = threading.Lock()  # `kill` and `abandon` are called by other threads
 
     def start(self) -> None:
-        """Start the process without waiting for its model to load."""
-        ours, theirs = _SPAWN.Pipe()
-        process = _SPAWN.Process(
-            target=_serve, args=(theirs, *self._arguments), name=f"lcmcore {self._name}"
-        )
-        process.start()
-        theirs.close()
-        self._process, self._pipe, self._ready = process, ours, False
+        """Start the process without waiting for its model to load; raises WorkerDied."""
+        try:
+            ours, theirs = _SPAWN.Pipe()
+            process = _SPAWN.Process(
+                target=_serve, args=(theirs, *self._arguments), name=f"lcmcore {self._name}"
+            )
+            with _signals_blocked(), theirs:
+                process.start()
+        except OSError as error:  # no memory, or no descriptors, for one more process
+            raise WorkerDied(f"{self._name} cannot be started: {first_line(error)}") from error
+        with self._lock:
+            self._process, self._pipe, self._ready = process, ours, False
+            self._answer = _in_thread(ours.recv)
+
+    def start_replacement(self) -> None:
+        """Start a process if there is none, so that its model is loaded when the next job comes."""
+        if self._process is None:
+            with suppress(WorkerDied):  # the next job tries again, and reports it
+                self.start()
 
     def wait_until_ready(self, until: float | None = None) -> None:
         """Return when the model is open; raises what opening it raised, else as `call` does."""
@@ -77,7 +93,7 @@ class WorkerProcess:
     def call(self, method: str, job: Any, until: float | None) -> Any:
         """What the worker's method returns for the job; raises what it raises.
 
-        Raises DeadlineExceeded if `time.monotonic()` passes `until`, having replaced the process,
+        Raises DeadlineExceeded if `time.monotonic()` passes `until`, having killed the process,
         and WorkerDied if the process ends before it has answered.
         """
         self._ensure_ready(until)
@@ -85,13 +101,15 @@ class WorkerProcess:
             message = pickle.dumps((method, job))
         except Exception as error:  # any __reduce__ may fail in any way
             raise ArgumentError(f"the job cannot be pickled: {first_line(error)}") from error
+        with self._lock:
+            pipe = self._pipe
+            if pipe is None:
+                raise WorkerDied(f"{self._name} was killed")
+            self._answer = _in_thread(lambda: _exchange(pipe, message))
         try:
-            self._send(message)
             return self._receive(until)
         except DeadlineExceeded:
-            self.kill()
-            self.stop()
-            self.start()
+            self.discard()
             raise
 
     def kill(self) -> None:
@@ -100,12 +118,32 @@ class WorkerProcess:
             if self._process is not None:
                 self._process.kill()
 
+    def abandon(self) -> None:
+        """Let a `call` in progress raise WorkerDied though the process does not end."""
+        self.discard()
+        with suppress(InvalidStateError):
+            self._answer.set_exception(WorkerDied(f"{self._name} cannot be killed"))
+
+    def discard(self) -> None:
+        """Kill the process without waiting for its end.
+
+        One that sleeps in a driver (state D) ends when the driver lets it, or never.
+        """
+        self.kill()
+        with self._lock:
+            process, pipe, self._process, self._pipe = self._process, self._pipe, None, None
+        if process is not None and pipe is not None:
+            _forget(process)
+            threading.Thread(target=_reap, args=(process, pipe), daemon=True).start()
+
     def stop(self) -> None:
         """Let the idle process exit, or kill it after a timeout, and release its resources."""
         if self._process is None or self._pipe is None:
             return
         self._pipe.close()  # upon which the process exits
-        self._join()
+        if self._join(None) is None:
+            self.discard()
+            return
         with self._lock:
             self._process.close()
             self._process = self._pipe = None
@@ -124,41 +162,102 @@ class WorkerProcess:
             self.stop()
             raise
 
-    def _send(self, message: bytes) -> None:
-        assert self._pipe is not None
-        try:
-            self._pipe.send_bytes(message)
-        except OSError:
-            raise self._worker_died() from None
-
     def _receive(self, until: float | None) -> Any:
-        assert self._pipe is not None
+        answer = self._answer
+        if not wait([answer], _remaining(until)).done:
+            raise DeadlineExceeded("the job was not done by its deadline")
         try:
-            if not self._pipe.poll(_remaining(until)):
-                raise DeadlineExceeded("the job was not done by its deadline")
-            done, value = self._pipe.recv()
+            done, value = answer.result()
         except (EOFError, OSError):
-            raise self._worker_died() from None
+            raise self._worker_died(until) from None
         if done:
             return value
         raise value
 
-    def _worker_died(self) -> WorkerDied:
-        code = self._join()
+    def _worker_died(self, until: float | None) -> WorkerDied:
+        code = self._join(until)
+        if code is None:
+            self.discard()
+            return WorkerDied(f"{self._name} closed its pipe and did not exit")
         how = f"was killed by signal {-code}" if code < 0 else f"exited with status {code}"
         return WorkerDied(f"{self._name} {how}")
 
-    def _join(self) -> int:
-        """Wait for the process to exit, kill it after a timeout, and return its exit code."""
-        assert self._process is not None
-        self._process.join(_STOP_TIMEOUT)
-        self._process.kill()
-        self._process.join()
-        return self._process.exitcode or 0
+    def _join(self, until: float | None) -> int | None:
+        """Wait for the process to exit, kill it after a timeout, and return its exit code.
+
+        None if it does not end, or not by `until` (but for a moment).
+        """
+        process = self._process
+        if process is None:
+            return None
+        process.join(_patience(until))
+        process.kill()
+        process.join(_patience(until))
+        return process.exitcode
+
+
+def _patience(until: float | None) -> float:
+    """Seconds to wait for a process to end."""
+    remaining = _remaining(until)
+    return _STOP_TIMEOUT if remaining is None else min(_STOP_TIMEOUT, max(0.1, remaining))
 
 
 def _remaining(until: float | None) -> float | None:
     return None if until is None else max(0.0, until - time.monotonic())
+
+
+def _in_thread(work: Callable[[], Any]) -> Future[Any]:
+    """The result of `work`, which may wait for ever on a process that is stopped."""
+    answer: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            result = work()
+        except BaseException as error:
+            with suppress(InvalidStateError):  # it was abandoned
+                answer.set_exception(error)
+        else:
+            with suppress(InvalidStateError):
+                answer.set_result(result)
+
+    threading.Thread(target=run, daemon=True).start()
+    return answer
+
+
+def _exchange(pipe: Connection, message: bytes) -> Any:
+    pipe.send_bytes(message)
+    return pipe.recv()
+
+
+def _forget(process: SpawnProcess) -> None:
+    """multiprocessing waits for all its children when Python exits; this one may never end."""
+    getattr(multiprocessing.process, "_children", set()).discard(process)
+
+
+def _reap(process: SpawnProcess, pipe: Connection) -> None:
+    process.join()
+    pipe.close()
+    process.close()
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Block SIGINT and SIGTERM for the processes that are started meanwhile.
+
+    A new Python has no handlers yet: it would end with a traceback, or at once. `_serve` unblocks
+    the signals when it ignores them.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # started below, it would unblock the signals
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
 def _serve(
@@ -166,8 +265,10 @@ def _serve(
 ) -> None:
     """The main function of the process: answers jobs until the pipe is closed."""
     # A terminal or a service manager signals the whole process group; the parent decides.
-    for signum in (signal.SIGINT, signal.SIGTERM):
+    for signum in _SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     warnings.simplefilter("ignore")  # Pillow warns of files that it reads, or that then fail anyway
     if log_level is not None:
