@@ -8,10 +8,17 @@ import pickle
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 from lcmcore.cli.batch_runner import Backend, Runner, Tally
-from lcmcore.cli.batch_tasks import Task, tasks_of_file, tasks_of_folder
+from lcmcore.cli.batch_tasks import (
+    Tasks,
+    files_passed_over,
+    passed_over,
+    tasks_of_file,
+    tasks_of_folder,
+)
 from lcmcore.cli.generate import model_dir, request_of, runtime_choice, runtime_options
 from lcmcore.cli.progress import Progress, count_of
 from lcmcore.cli.signals import GracefulShutdown
@@ -34,29 +41,39 @@ def generate_many(args: argparse.Namespace) -> int:
     """
     with GracefulShutdown() as shutdown, Progress(args.quiet) as progress:
         try:
-            tasks = _tasks(args)
+            tasks = _tasks(args, shutdown)
+            others = [] if args.jobs else files_passed_over(args.init_dir)
+            for line in passed_over(others):
+                progress.say(line)
             make_folder(args.output)
             with _backend(args, progress, shutdown) as backend:
                 tally = Runner(tasks, backend, progress, shutdown.requested).run()
         except KeyboardInterrupt:
             progress.say("stopped at once: images in progress are discarded")
             return shutdown.status
-        progress.say(_summary(tally))
+        progress.say(_summary(tally, len(others)))
     for name, reason in tally.failures:
         tell(f"lcm: failed: {name}: {reason}")
+    if tally.failed > len(tally.failures):
+        tell(f"lcm: failed: {tally.failed - len(tally.failures)} more")
     if shutdown.requested():
         return shutdown.status
-    if tally.failures:
-        raise LcmError(f"{len(tally.failures)} of {count_of(tally.total, 'image')} failed")
+    if tally.failed:
+        raise LcmError(f"{tally.failed} of {count_of(tally.total, 'image')} failed")
     return 0
 
 
-def _tasks(args: argparse.Namespace) -> list[Task]:
+def _tasks(args: argparse.Namespace, shutdown: GracefulShutdown) -> Tasks:
     request = request_of(args)
     if args.jobs is not None:
-        inits = args.jobs.parent if args.init_dir is None else args.init_dir
-        return tasks_of_file(args.jobs, inits, args.output, request)
+        inits = _folder_of(args.jobs) if args.init_dir is None else args.init_dir
+        return tasks_of_file(args.jobs, inits, args.output, request, shutdown.requested)
     return tasks_of_folder(args.init_dir, args.output, request)
+
+
+def _folder_of(jobs: Path) -> Path:
+    """What the paths in a file of jobs are relative to: its folder; of a pipe, the current one."""
+    return Path() if jobs.is_fifo() or Path("/dev") in jobs.parents else jobs.parent
 
 
 @contextmanager
@@ -115,12 +132,14 @@ def _result(future: Future[_T], shutdown: GracefulShutdown) -> _T:
     return future.result()
 
 
-def _summary(tally: Tally) -> str:
+def _summary(tally: Tally, others: int) -> str:
     parts = [f"{count_of(tally.generated, 'image')} generated"]
     if tally.skipped:
         parts.append(f"{tally.skipped} skipped (already done)")
-    if tally.failures:
-        parts.append(f"{len(tally.failures)} failed")
+    if tally.failed:
+        parts.append(f"{tally.failed} failed")
+    if others:
+        parts.append(f"{count_of(others, 'file')} passed over")
     if tally.remaining:
         parts.append(f"{tally.remaining} remaining: run the same command to continue")
     return ", ".join(parts)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from dataclasses import dataclass, field
 
-from lcmcore.cli.batch_tasks import Task
+from lcmcore.cli.batch_tasks import BadTask, Task, Tasks
 from lcmcore.cli.progress import Progress, count_of, duration
 from lcmcore.errors import (
     ImageError,
@@ -17,12 +17,15 @@ from lcmcore.errors import (
     RuntimeUnavailableError,
     first_line,
 )
+from lcmcore.image import MAX_BYTES
 from lcmcore.jobs.fingerprint import RECORD_KEY, fingerprint, is_done
 from lcmcore.jobs.job import Job
 from lcmcore.jobs.worker import EncodedImage
-from lcmcore.util.files import write_whole
+from lcmcore.util.files import read_regular, write_whole
 
 _POLL_SECONDS = 0.5  # between looks at whether to stop
+_MAX_LISTED = 1000  # failures: the log has a line for each
+_MAX_WORDS = 500  # characters of a name or a reason; a line of a job may be longer
 _NO_MORE_WRITES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # other images would fail likewise
 
 
@@ -40,24 +43,34 @@ class Backend:
 
 @dataclass
 class Tally:
-    """How many images were asked for, generated and skipped; names and reasons of those failed."""
+    """How many images were asked for, generated, skipped and failed.
+
+    `failures` has the names and reasons of the first thousand that failed.
+    """
 
     total: int
     generated: int = 0
     skipped: int = 0
+    failed: int = 0
     failures: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def remaining(self) -> int:
         """How many images are neither generated nor skipped nor failed."""
-        return self.total - self.generated - self.skipped - len(self.failures)
+        return self.total - self.generated - self.skipped - self.failed
+
+    def add_failure(self, name: str, reason: str) -> None:
+        """Count an image that failed."""
+        self.failed += 1
+        if len(self.failures) < _MAX_LISTED:
+            self.failures.append((name, reason))
 
 
 class Runner:
     """One pass over tasks. A task that fails is recorded and the others go on."""
 
     def __init__(
-        self, tasks: list[Task], backend: Backend, progress: Progress, stopped: Callable[[], bool]
+        self, tasks: Tasks, backend: Backend, progress: Progress, stopped: Callable[[], bool]
     ) -> None:
         """`stopped` is polled; once it returns True no further task is started."""
         self.tally = Tally(len(tasks))
@@ -75,8 +88,11 @@ class Runner:
         none can be generated any more.
         """
         announced = False
-        for task in self._until_stopped(self._tasks):
-            self._begin(task)
+        for task in self._until_stopped():
+            if isinstance(task, BadTask):
+                self._fail(task.name, task.error)
+            else:
+                self._begin(task)
             while len(self._running) >= max(1, self._backend.window()) and not self._stopped():
                 self._finish_some()
         while self._running:
@@ -87,8 +103,8 @@ class Runner:
             self._finish_some()
         return self.tally
 
-    def _until_stopped(self, tasks: Iterable[Task]) -> Iterable[Task]:
-        for task in tasks:
+    def _until_stopped(self) -> Iterator[Task | BadTask]:
+        for task in self._tasks:
             if self._stopped():
                 return
             yield task
@@ -104,8 +120,8 @@ class Runner:
             record = {} if task.init is None else {"init": str(task.init)}
             self._start = self._start or time.perf_counter()
             future = self._backend.submit(Job(task.request, init, {**record, RECORD_KEY: mark}))
-        except (LcmError, OSError, MemoryError) as error:
-            self._fail(task, error)
+        except Exception as error:  # whatever a file or a job holds
+            self._fail(task.name, error)
         else:
             self._running[future] = task
 
@@ -122,7 +138,7 @@ class Runner:
                     " run the same command to continue"
                 ) from error
             except Exception as error:  # an executor raises errors of its own
-                self._fail(task, error)
+                self._fail(task.name, error)
             else:
                 self.tally.generated += 1
                 self._show(str(task.output))
@@ -131,17 +147,18 @@ class Runner:
         task.output.parent.mkdir(parents=True, exist_ok=True)
         write_whole(task.output, png)
 
-    def _fail(self, task: Task, error: BaseException) -> None:
+    def _fail(self, name: str, error: Exception) -> None:
         cause = error.__cause__ if isinstance(error, OutputError) else error
         if isinstance(cause, OSError) and cause.errno in _NO_MORE_WRITES:
-            raise OutputError(f"{task.output} cannot be written: {first_line(cause)}") from error
+            raise OutputError(str(error)) from error
         reason = str(error) if isinstance(error, LcmError) else first_line(error)
-        self.tally.failures.append((task.name, " ".join(reason.split())))
-        self._show(f"{task.name} FAILED")
+        name = _shorten(name)
+        self.tally.add_failure(name, _shorten(reason))
+        self._show(f"{name} FAILED")
 
     def _show(self, name: str | None) -> None:
         tally = self.tally
-        words = [f"{len(tally.failures)} failed"] if tally.failures else []
+        words = [f"{tally.failed} failed"] if tally.failed else []
         if tally.generated and self._start is not None:
             each = (time.perf_counter() - self._start) / tally.generated
             speed = f"{each:.1f} s each" if each >= 1 else f"{1 / each:.1f}/s"
@@ -152,6 +169,13 @@ class Runner:
 def _read(task: Task) -> bytes:
     assert task.init is not None
     try:
-        return task.init.read_bytes()
-    except OSError as error:
-        raise ImageError(f"cannot be read: {first_line(error)}") from error
+        return read_regular(task.init, MAX_BYTES)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise ImageError(f"cannot be read: {reason}") from error
+
+
+def _shorten(text: str) -> str:
+    """In one line of a bounded length."""
+    text = " ".join(text.split())
+    return text if len(text) <= _MAX_WORDS else f"{text[:_MAX_WORDS]}..."

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import tempfile
+from array import array
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 from PIL import Image
 
-from lcmcore.errors import ArgumentError, ImageError, first_line
+from lcmcore.cli.batch_lines import MAX_LINE, LineFile, open_lines
+from lcmcore.cli.progress import count_of
+from lcmcore.errors import ArgumentError, ImageError, LcmError, first_line
 from lcmcore.jobs.job import Request
-from lcmcore.util.configfile import read_text
+from lcmcore.util.files import is_file, is_folder
 
 _KEYS = ("init_image", "output", *(field.name for field in fields(Request)))
+_HEIC = (".heic", ".heif", ".hif")
+_SHOWN = 5  # names of files in a message
 
 
 @dataclass(frozen=True)
@@ -32,46 +42,218 @@ class Task:
         return str(self.output if self.init is None else self.init)
 
 
+class BadTask(NamedTuple):
+    """What asks for no image that can be made: its place, e.g. "jobs.jsonl:7", and why."""
+
+    name: str
+    error: LcmError
+
+
+class Tasks(Sized, Iterable["Task | BadTask"], Protocol):
+    """What a Runner takes: a list, or something that reads each task when its turn comes."""
+
+
 def tasks_of_folder(folder: Path, out: Path, request: Request) -> list[Task]:
     """The same request for every image in a folder, in the order of their names.
 
     Images are the files with a suffix that Pillow reads. The output of NAME.SUFFIX is NAME.png, or
     NAME.SUFFIX.png where two names differ in the suffix alone. Raises ImageError if there are none.
     """
-    try:
-        paths = [path for path in sorted(folder.iterdir()) if path.is_file()]
-    except OSError as error:
-        raise ImageError(f"{folder}: cannot be read: {first_line(error)}") from error
-    Image.init()
-    suffixes = {suffix for suffix, name in Image.EXTENSION.items() if name in Image.OPEN}
-    paths = [path for path in paths if path.suffix.lower() in suffixes and path.name[0] != "."]
+    paths, others = _images_and_others(folder)
     if not paths:
-        raise ImageError(f"{folder}: contains no images")
-    tasks = [
-        Task(request, path, out / name) for path, name in zip(paths, _names(paths), strict=True)
-    ]
-    return _checked(tasks, [path.name for path in paths])
+        raise ImageError("; ".join([f"{folder}: contains no images", *passed_over(others)]))
+    names = _names(paths)
+    return _spare_init_images(
+        [Task(request, path, out / name) for path, name in zip(paths, names, strict=True)]
+    )
 
 
-def tasks_of_file(path: Path, inits: Path, out: Path, request: Request) -> list[Task]:
+def files_passed_over(folder: Path) -> list[str]:
+    """Names of the files in a folder that are no images by their names; hidden ones are left out.
+
+    Raises ImageError.
+    """
+    return _images_and_others(folder)[1]
+
+
+def passed_over(names: list[str]) -> list[str]:
+    """What to say of files that were passed over: a line for those in HEIC, and one for others."""
+    heic = [name for name in names if Path(name).suffix.lower() in _HEIC]
+    others = [name for name in names if name not in set(heic)]
+    lines = []
+    if heic:
+        lines.append(
+            f"passed over {_list(heic, 'HEIC image')}: install the plugin for Pillow"
+            " (pip install pillow-heif), or convert to JPEG first"
+        )
+    if others:
+        lines.append(f"passed over {_list(others, 'file')}: no image by the end of the name")
+    return lines
+
+
+def _list(names: list[str], noun: str) -> str:
+    """"1 file (a)", "7 files (a, b, c, ...)"."""
+    shown = ", ".join([*names[:_SHOWN], *(["..."] if len(names) > _SHOWN else [])])
+    return f"{count_of(len(names), noun)} ({shown})"
+
+
+def _images_and_others(folder: Path) -> tuple[list[Path], list[str]]:
+    """Files with a suffix of an image in the order of their names, and the names of the others."""
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.name[0] != ".")
+    except OSError as error:
+        reason = error.strerror or first_line(error)
+        raise ImageError(f"{folder}: cannot be read: {reason}") from error
+    suffixes = _suffixes()
+    images, others = [], []
+    for path in paths:
+        if path.suffix.lower() in suffixes and is_file(path):
+            images.append(path)
+        elif not is_folder(path):
+            others.append(path.name)
+    return images, others
+
+
+def _suffixes() -> set[str]:
+    Image.init()
+    return {suffix for suffix, name in Image.EXTENSION.items() if name in Image.OPEN}
+
+
+def tasks_of_file(
+    path: Path,
+    inits: Path,
+    out: Path,
+    request: Request,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Tasks:
     """A task for each line, a JSON object with any of a Request's fields.
 
     Two more keys: `init_image`, a path relative to the folder `inits`, and `output`, a name in the
     folder `out` (default: the init image's). Fields that a line lacks are taken from `request`.
-    Raises BundleError if the file cannot be read, and ArgumentError that names a bad line.
+    A line that is not right gives a BadTask, as does one that would overwrite the output of a line
+    before it, or an init image. Raises BundleError if the file cannot be read, ArgumentError if
+    it is empty, and KeyboardInterrupt once `stopped` returns True while a pipe is waited for.
     """
-    tasks, places = [], []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
-        if not line.strip():
-            continue
-        places.append(f"{path}:{number}")
-        try:
-            tasks.append(_task_of_line(json.loads(line), inits, out, request))
-        except (ArgumentError, ValueError, RecursionError) as error:
-            raise ArgumentError(f"{places[-1]}: {first_line(error)}") from error
-    if not tasks:
+    tasks = _TasksOfLines(path, open_lines(path, stopped), inits, out, request)
+    if not len(tasks):
         raise ArgumentError(f"{path}: contains no jobs")
-    return _checked(tasks, places)
+    return tasks
+
+
+class _TasksOfLines:
+    """Reads each line twice: first to count them and to find what is written twice, and then
+    when its turn comes. Of a million lines it keeps two numbers each.
+    """
+
+    def __init__(
+        self, path: Path, lines: LineFile, inits: Path, out: Path, request: Request
+    ) -> None:
+        self._path, self._lines = path, lines
+        self._inits, self._out, self._request = inits, out, request
+        self._fold = ignores_case(out)
+        self._count = 0
+        written, read = array("Q"), array("Q")
+        for _, line in lines:
+            self._count += 1
+            try:
+                task = self._read(line)
+            except LcmError:
+                continue
+            written.append(self._key(task.output))
+            if task.init is not None:
+                read.append(self._key(_followed(task.init)))
+        keys, counts = np.unique(np.frombuffer(written, np.uint64), return_counts=True)
+        self._repeated = set(keys[counts > 1].tolist())
+        self._init_keys = set(np.intersect1d(keys, np.frombuffer(read, np.uint64)).tolist())
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Task | BadTask]:
+        writers: dict[int, str] = {}
+        for number, line in self._lines:
+            yield self._task(f"{self._path}:{number}", line, writers)
+
+    def _task(self, place: str, line: bytes | None, writers: dict[int, str]) -> Task | BadTask:
+        try:
+            task = self._read(line)
+            self._check(task, place, writers)
+        except LcmError as error:
+            return BadTask(place, error)
+        return task
+
+    def _read(self, line: bytes | None) -> Task:
+        """Raises ArgumentError, whatever the line holds."""
+        return _task_of_line(_object_of_line(line), self._inits, self._out, self._request)
+
+    def _check(self, task: Task, place: str, writers: dict[int, str]) -> None:
+        key = self._key(task.output)
+        if key in self._init_keys:
+            raise ArgumentError(
+                f"{task.output} is the init image of a job and would be overwritten:"
+                " choose another output"
+            )
+        if key in self._repeated and writers.setdefault(key, place) != place:
+            raise ArgumentError(
+                f"{writers[key]} is written to {task.output} already:"
+                " give the jobs different outputs"
+            )
+
+    def _key(self, path: Path) -> int:
+        """A number for a file, by its name: equal ones for two names in a million are unlikely."""
+        name = os.path.join(_real_folder(os.fspath(path.parent)), path.name)  # noqa: PTH118
+        content = os.fsencode(name.casefold() if self._fold else name)
+        return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+
+
+@lru_cache(maxsize=1024)
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder)
+
+
+def _followed(path: Path) -> Path:
+    """The file that a symbolic link leads to; another path as it is, without a look at the disk."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def ignores_case(folder: Path) -> bool:
+    """Whether A and a are one file there, as on exFAT; asks the disk of the nearest folder."""
+    while not is_folder(folder) and folder != folder.parent:
+        folder = folder.parent
+    try:
+        with tempfile.NamedTemporaryFile(prefix=".lcm-a", dir=folder) as probe:
+            path = Path(probe.name)
+            return path.with_name(path.name.swapcase()).exists()
+    except OSError:  # reported when the first image is written
+        return False
+
+
+def _object_of_line(line: bytes | None) -> Any:
+    if line is None:
+        raise ArgumentError(f"longer than {MAX_LINE >> 20} MiB")
+    try:
+        return _DECODER.decode(line.decode())
+    except UnicodeDecodeError as error:
+        raise ArgumentError(f"not valid UTF-8: {first_line(error)}") from error
+    except json.JSONDecodeError as error:
+        raise ArgumentError(f"not valid JSON: {error.msg} at column {error.colno}") from error
+    except (ValueError, RecursionError) as error:
+        raise ArgumentError(f"not valid JSON: {first_line(error)}") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"key {twice} comes twice")
+    return found
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse_constant)
 
 
 def _task_of_line(line: Any, inits: Path, out: Path, request: Request) -> Task:
@@ -82,20 +264,36 @@ def _task_of_line(line: Any, inits: Path, out: Path, request: Request) -> Task:
             raise ArgumentError(f"unknown key {key}; known keys are {', '.join(_KEYS)}")
     for key in ("prompt", "init_image", "output"):
         if not isinstance(line.get(key, ""), str):
-            raise ArgumentError(f"{key} must be text, not {line[key]!r}")
+            raise ArgumentError(f"{key} must be text, not {type(line[key]).__name__}")
+    for key in _KEYS[:2]:
+        _require_file_name(key, line.get(key, ""))
     request = replace(request, **{key: line[key] for key in line if key not in _KEYS[:2]})
     if not isinstance(request.prompt, str):
         raise ArgumentError("no prompt in this line, nor on the command line")
+    request.check()
     init = inits / line["init_image"] if "init_image" in line else None
     return Task(request, init, out / _output(line))
+
+
+def _require_file_name(key: str, name: str) -> None:
+    """Half a surrogate pair is no character; \\udc80 and such stand for the bytes of old names."""
+    try:
+        possible = b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:
+        possible = False
+    if not possible:
+        raise ArgumentError(f"{key} holds a character that no file's name can: {name!r}")
 
 
 def _output(line: Mapping[str, str]) -> str:
     name = line.get("output") or Path(line.get("init_image", "")).stem
     if not name:
         raise ArgumentError("output is missing, and there is no init_image to name the file after")
-    if Path(name).is_absolute() or ".." in Path(name).parts:
+    path = Path(name)
+    if path.anchor or ".." in path.parts:
         raise ArgumentError(f"output must be within the output folder: {name}")
+    if not path.name or name.endswith("/"):
+        raise ArgumentError(f"output must name a file, not a folder: {name}")
     return name if name.lower().endswith(".png") else f"{name}.png"
 
 
@@ -112,20 +310,10 @@ def _names(paths: list[Path]) -> list[str]:
     ]
 
 
-def _checked(tasks: list[Task], places: list[str]) -> list[Task]:
-    """Raise ArgumentError for tasks that would overwrite each other's output or an init image."""
-    writers: dict[Path, str] = {}
-    for task, place in zip(tasks, places, strict=True):
-        output = task.output.resolve()
-        if output in writers:
-            raise ArgumentError(
-                f"{place} and {writers[output]} would both be written to {task.output}:"
-                " give them different outputs"
-            )
-        writers[output] = place
-    for task, place in zip(tasks, places, strict=True):
-        if task.init is not None and task.init.resolve() in writers:
-            raise ArgumentError(
-                f"{place}: {task.init} would be overwritten: choose another output folder"
-            )
+def _spare_init_images(tasks: list[Task]) -> list[Task]:
+    """Raise ArgumentError for tasks that would overwrite an init image."""
+    outputs = {os.path.realpath(task.output) for task in tasks}
+    for task in tasks:
+        if task.init is not None and os.path.realpath(task.init) in outputs:
+            raise ArgumentError(f"{task.init} would be overwritten: choose another output folder")
     return tasks

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 
 from lcmcore.bundle import COMPONENTS, ModelPaths, demo_dir
@@ -40,7 +40,7 @@ def fingerprint(request: Request, init_image: bytes | None, model: Mapping[str, 
     content = {
         "init": None if init_image is None else hashlib.sha256(init_image).hexdigest(),
         "model": model,
-        **asdict(request),
+        **{each.name: getattr(request, each.name) for each in fields(request)},
     }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -5,7 +5,7 @@ These classes are a convenience: a worker takes any object with the same attribu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -31,6 +31,19 @@ class Request:
     strength_mode: str | None = None
     latent_sampling: str | None = None
     fit: str | None = None
+
+    def check(self) -> None:
+        """Raise ArgumentError for what no call could take: lists, objects, half characters.
+
+        A pipeline checks the values itself; this is for what cannot be sent to one or quoted.
+        """
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, str):
+                _require_text(each.name, value)
+            elif isinstance(value, Iterable):
+                expected = "WIDTHxHEIGHT, like 512x384" if each.name == "size" else "a single value"
+                raise ArgumentError(f"{each.name} must be {expected}, not {_type_name(value)}")
 
     def keywords(self) -> dict[str, Any]:
         """Keywords of a call, but for the prompt; what is left None is left out.
@@ -80,7 +93,17 @@ class Job:
                 f"init_image must be an image file's bytes, not {_type_name(image)}"
             )
         record = _checked_record(getattr(job, "record", None) or {})
-        return cls(Request(**asked), None if image is None else bytes(image), record)
+        request = Request(**asked)
+        request.check()
+        return cls(request, None if image is None else bytes(image), record)
+
+
+def _require_text(name: str, text: str) -> None:
+    """Half a surrogate pair is no character; JSON can write it, and nothing can encode it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ArgumentError(f"{name} holds half a character at {error.start}") from error
 
 
 def _checked_record(record: Any) -> dict[str, str]:
