@@ -59,6 +59,9 @@ class QueueFull(LcmError):  # noqa: N818 - as in the standard library's queue.Fu
 
 
 def first_line(error: BaseException) -> str:
-    """The first non-empty line of a foreign exception, for quoting in a message."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    """The first non-empty line of a foreign exception, without "[Errno 2]", to quote it."""
+    text = str(error)
+    if isinstance(error, OSError):
+        text = text.removeprefix(f"[Errno {error.errno}] ")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__

@@ -6,6 +6,7 @@ import os
 import select
 import stat
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -24,6 +25,7 @@ class LineFile:
     """A file whose lines can be read several times; what is appended meanwhile is left out."""
 
     def __init__(self, file: BinaryIO) -> None:
+        weakref.finalize(self, file.close)
         self._file = file
         self._size = os.fstat(file.fileno()).st_size
 
@@ -74,7 +76,7 @@ def open_lines(path: Path, stopped: Callable[[], bool] = lambda: False) -> LineF
 
 
 def _copy_of_pipe(path: Path, stopped: Callable[[], bool]) -> BinaryIO:
-    copy: BinaryIO = tempfile.TemporaryFile()  # type: ignore[assignment]  # noqa: SIM115
+    copy = tempfile.TemporaryFile()  # noqa: SIM115 - closed with its LineFile
     # Without O_NONBLOCK, `open` would wait for a writer, whatever signal comes.
     pipe = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:

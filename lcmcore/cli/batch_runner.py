@@ -90,7 +90,7 @@ class Runner:
         announced = False
         for task in self._until_stopped():
             if isinstance(task, BadTask):
-                self._fail(task.name, task.error)
+                self._fail(task, task.error)
             else:
                 self._begin(task)
             while len(self._running) >= max(1, self._backend.window()) and not self._stopped():
@@ -121,7 +121,7 @@ class Runner:
             self._start = self._start or time.perf_counter()
             future = self._backend.submit(Job(task.request, init, {**record, RECORD_KEY: mark}))
         except Exception as error:  # whatever a file or a job holds
-            self._fail(task.name, error)
+            self._fail(task, error)
         else:
             self._running[future] = task
 
@@ -138,7 +138,7 @@ class Runner:
                     " run the same command to continue"
                 ) from error
             except Exception as error:  # an executor raises errors of its own
-                self._fail(task.name, error)
+                self._fail(task, error)
             else:
                 self.tally.generated += 1
                 self._show(str(task.output))
@@ -147,12 +147,13 @@ class Runner:
         task.output.parent.mkdir(parents=True, exist_ok=True)
         write_whole(task.output, png)
 
-    def _fail(self, name: str, error: Exception) -> None:
+    def _fail(self, task: Task | BadTask, error: Exception) -> None:
+        name = _shorten(task.name)
         cause = error.__cause__ if isinstance(error, OutputError) else error
         if isinstance(cause, OSError) and cause.errno in _NO_MORE_WRITES:
-            raise OutputError(str(error)) from error
+            place = task.output if isinstance(task, Task) else name
+            raise OutputError(f"{place} cannot be written: {first_line(cause)}") from error
         reason = str(error) if isinstance(error, LcmError) else first_line(error)
-        name = _shorten(name)
         self.tally.add_failure(name, _shorten(reason))
         self._show(f"{name} FAILED")
 

@@ -92,7 +92,7 @@ def passed_over(names: list[str]) -> list[str]:
 
 
 def _list(names: list[str], noun: str) -> str:
-    """"1 file (a)", "7 files (a, b, c, ...)"."""
+    """ "1 file (a)", "7 files (a, b, c, ...)"."""
     shown = ", ".join([*names[:_SHOWN], *(["..."] if len(names) > _SHOWN else [])])
     return f"{count_of(len(names), noun)} ({shown})"
 
