@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -12,24 +13,31 @@ from lcmcore.bundle import COMPONENTS, ModelPaths, demo_dir
 from lcmcore.errors import BundleError, ImageError, OutputError, first_line
 from lcmcore.jobs.job import Request
 from lcmcore.png import is_ours, read_record
-from lcmcore.util.files import sha256
+from lcmcore.util.files import is_file, open_regular
 
 RECORD_KEY = "request"  # keyword of the PNG's text chunk
 
+_MAX_FILES = 10_000  # of a component; a link may lead to a whole disk
+_MAX_BYTES = 2**38
+_CHUNK = 2**20
 _PNG_END = b"\0\0\0\0IEND\xaeB\x60\x82"
 
 
 def model_identity(
     model_dir: str | Path | None, config: str | Path | None, tokenizer: str | Path | None
 ) -> str:
-    """A digest of every file of a bundle that its images depend on; raises BundleError."""
+    """A digest of every file of a bundle that its images depend on; raises BundleError.
+
+    Those are lcm.toml, the files of scheduler and tokenizer, and all files below the components'
+    folders, where external data may be in folders of its own. Links are followed.
+    """
     paths = ModelPaths(model_dir or demo_dir())
     if not paths.root.is_dir():
         raise BundleError(f"no model directory at {paths.root}")
     digest = hashlib.sha256()
     try:
         for name, path in _model_files(paths, config, tokenizer):
-            digest.update(f"{name}\0{sha256(path)}\n".encode())
+            digest.update(f"{name}\0{_digest(path)}\n".encode("utf-8", "surrogateescape"))
     except OSError as error:
         raise BundleError(f"{paths.root}: cannot be read: {first_line(error)}") from error
     return digest.hexdigest()
@@ -51,7 +59,7 @@ def is_done(path: Path, wanted: str) -> bool:
 
     Raises OutputError for a file that lcmcore did not write, so that it is not overwritten.
     """
-    if not path.exists() or not path.stat().st_size:
+    if not path.exists() or (is_file(path) and not path.stat().st_size):
         return False  # a power cut may leave empty files
     if not is_ours(path):
         raise OutputError(f"{path} already exists and was not written by lcmcore: move it away")
@@ -73,9 +81,57 @@ def _model_files(
     settings = Path(config) if config else paths.settings
     if config or settings.exists():
         yield "lcm.toml", settings
-    folders = {name: paths.root / name for name in (*COMPONENTS, "scheduler")}
+    folders = {"scheduler": paths.root / "scheduler"}
     folders["tokenizer"] = Path(tokenizer) if tokenizer else paths.tokenizer
+    for component in COMPONENTS:
+        for name, path in _files_below(paths.root / component):
+            yield f"{component}/{name}", path
     for name, folder in folders.items():
         for path in sorted(folder.glob("*")):
             if path.is_file():
                 yield f"{name}/{path.name}", path
+
+
+def _files_below(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Name in the folder and path of each regular file, in a fixed order.
+
+    Links are followed, but no folder is entered twice, so that a loop ends. Raises OSError, and
+    BundleError for more than a model can have.
+    """
+    entered = set()
+    count = size = 0
+    for place, folders, names in os.walk(folder, onerror=_fail, followlinks=True):
+        status = Path(place).stat()
+        if (status.st_dev, status.st_ino) in entered:
+            folders.clear()
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        folders.sort()
+        for path in (Path(place, name) for name in sorted(names)):
+            if path.is_file():
+                count, size = count + 1, size + path.stat().st_size
+                if count > _MAX_FILES or size > _MAX_BYTES:
+                    raise BundleError(
+                        f"{folder}: more than {_MAX_FILES} files or {_MAX_BYTES >> 30} GiB"
+                        " (a link that leads elsewhere?)"
+                    )
+                yield path.relative_to(folder).as_posix(), path
+
+
+def _fail(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):  # a bundle need not have every component
+        raise error
+
+
+def _digest(path: Path) -> str:
+    """The SHA-256 of a regular file, up to the size that it has when it is opened.
+
+    Files of /proc say that they are empty, and some never end.
+    """
+    digest = hashlib.sha256()
+    with open_regular(path) as file:
+        left = os.fstat(file.fileno()).st_size
+        while chunk := file.read(min(left, _CHUNK)):
+            digest.update(chunk)
+            left -= len(chunk)
+    return digest.hexdigest()
