@@ -8,7 +8,6 @@ import subprocess
 import pytest
 from PIL import Image, ImageChops
 
-from lcmcore.jobs.fingerprint import is_done, model_identity
 from lcmcore.png import read_record
 from tests.jobs.fakes import alive, children, wait_for
 from tests.jobs.images import (
@@ -196,22 +195,3 @@ def test_killed_worker_changes_no_image(photos, out, tmp_path):
     alone = tmp_path / "alone"
     batch(photos, PROMPT, "-o", alone, *BUSY)
     assert contents(out) == contents(alone)
-
-
-def test_identity_of_a_model(configs):
-    identity = model_identity(configs, None, None)
-    assert model_identity(configs, None, None) == identity
-    config = configs / "other.toml"
-    config.write_text("")
-    assert model_identity(configs, config, None) != identity
-    assert model_identity(configs, None, configs / "tokenizer") == identity
-    assert model_identity(configs, None, configs / "unet") != identity
-    weights = configs / "unet" / "model.onnx"
-    weights.write_bytes(b"weights")
-    changed = model_identity(configs, None, None)
-    weights.write_bytes(b"weighty")
-    assert len({identity, changed, model_identity(configs, None, None)}) == 3
-
-
-def test_is_done_of_a_missing_file(tmp_path):
-    assert not is_done(tmp_path / "none.png", "x")
