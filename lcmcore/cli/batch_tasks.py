@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from PIL import Image
 
 from lcmcore.cli.batch_lines import MAX_LINE, LineFile, open_lines
 from lcmcore.cli.progress import count_of
 from lcmcore.errors import ArgumentError, ImageError, LcmError, first_line
+from lcmcore.image import image_suffixes
 from lcmcore.jobs.job import Request
 from lcmcore.util.files import is_file, is_folder
 
@@ -56,8 +56,9 @@ class Tasks(Sized, Iterable["Task | BadTask"], Protocol):
 def tasks_of_folder(folder: Path, out: Path, request: Request) -> list[Task]:
     """The same request for every image in a folder, in the order of their names.
 
-    Images are the files with a suffix that Pillow reads. The output of NAME.SUFFIX is NAME.png, or
-    NAME.SUFFIX.png where two names differ in the suffix alone. Raises ImageError if there are none.
+    Images are the files with the suffix of a format that is read. The output of NAME.SUFFIX is
+    NAME.png, or NAME.SUFFIX.png where two names differ in the suffix alone. Raises ImageError if
+    there are none, and ArgumentError if one would be overwritten.
     """
     paths, others = _images_and_others(folder)
     if not paths:
@@ -69,7 +70,7 @@ def tasks_of_folder(folder: Path, out: Path, request: Request) -> list[Task]:
 
 
 def files_passed_over(folder: Path) -> list[str]:
-    """Names of the files in a folder that are no images by their names; hidden ones are left out.
+    """Names of the files in a folder that `tasks_of_folder` does not take, but for hidden ones.
 
     Raises ImageError.
     """
@@ -78,16 +79,20 @@ def files_passed_over(folder: Path) -> list[str]:
 
 def passed_over(names: list[str]) -> list[str]:
     """What to say of files that were passed over: a line for those in HEIC, and one for others."""
-    heic = [name for name in names if Path(name).suffix.lower() in _HEIC]
-    others = [name for name in names if name not in set(heic)]
+    unread = frozenset(_HEIC) - image_suffixes()
+    heic = [name for name in names if Path(name).suffix.lower() in unread]
+    others = [name for name in names if Path(name).suffix.lower() not in unread]
     lines = []
     if heic:
         lines.append(
-            f"passed over {_list(heic, 'HEIC image')}: install the plugin for Pillow"
-            " (pip install pillow-heif), or convert to JPEG first"
+            f"passed over {_list(heic, 'HEIC image')}: install Pillow's plugin for them"
+            " (pip install pillow-heif), or convert them to JPEG"
         )
     if others:
-        lines.append(f"passed over {_list(others, 'file')}: no image by the end of the name")
+        lines.append(
+            f"passed over {_list(others, 'file')}: only regular files are taken whose names end as"
+            " those of images do (.jpg, .png, ...)"
+        )
     return lines
 
 
@@ -104,7 +109,7 @@ def _images_and_others(folder: Path) -> tuple[list[Path], list[str]]:
     except OSError as error:
         reason = error.strerror or first_line(error)
         raise ImageError(f"{folder}: cannot be read: {reason}") from error
-    suffixes = _suffixes()
+    suffixes = image_suffixes()
     images, others = [], []
     for path in paths:
         if path.suffix.lower() in suffixes and is_file(path):
@@ -112,11 +117,6 @@ def _images_and_others(folder: Path) -> tuple[list[Path], list[str]]:
         elif not is_folder(path):
             others.append(path.name)
     return images, others
-
-
-def _suffixes() -> set[str]:
-    Image.init()
-    return {suffix for suffix, name in Image.EXTENSION.items() if name in Image.OPEN}
 
 
 def tasks_of_file(

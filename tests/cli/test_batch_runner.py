@@ -2,6 +2,8 @@
 
 import errno
 import io
+import os
+import socket
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
@@ -9,10 +11,11 @@ import pytest
 
 import lcmcore
 from lcmcore.cli import batch_runner as runner
-from lcmcore.cli.batch_runner import Backend, Runner
-from lcmcore.cli.batch_tasks import Task, tasks_of_folder
+from lcmcore.cli.batch_runner import Backend, Runner, Tally
+from lcmcore.cli.batch_tasks import BadTask, Task, tasks_of_folder
 from lcmcore.cli.progress import Progress, duration
 from lcmcore.fake import FakeRuntime
+from lcmcore.jobs.fingerprint import fingerprint
 from lcmcore.jobs.job import Request
 from lcmcore.jobs.worker import PipelineWorker
 from tests.jobs.images import assert_whole, contents, make_photos
@@ -99,6 +102,111 @@ def test_every_failure_is_reported_and_stops_no_other(tasks, backend, tmp_path):
     ):
         assert words in reasons[task.name]
     assert_whole(tmp_path / "out")
+
+
+def test_bad_tasks_are_failures_and_stop_no_other(tasks, backend):
+    error = lcmcore.ArgumentError("no\nprompt " + "x" * 600)
+    tasks[1] = BadTask("jobs:2", error)
+    stream = io.StringIO()
+    tally = run(tasks, backend, stream=stream)
+    assert (tally.total, tally.generated, tally.failed, tally.remaining) == (8, 7, 1, 0)
+    assert tally.failures == [("jobs:2", "no prompt " + "x" * 490 + "...")]
+    assert "jobs:2 FAILED, 1 failed" in stream.getvalue()
+
+
+def test_a_name_of_any_length_is_shown_in_part(tasks, backend):
+    tasks[0] = replace(tasks[0], init=tasks[0].init.parent / ("n" * 5000))
+    ((name, reason),) = run(tasks, backend).failures
+    assert name == f"{tasks[0].name[:500]}..."
+    assert reason == "cannot be read: File name too long"
+
+
+def test_only_the_first_failures_are_listed():
+    tally = Tally(3000)
+    for number in range(1001):
+        tally.add_failure(str(number), "reason")
+    assert (tally.failed, len(tally.failures), tally.remaining) == (1001, 1000, 1999)
+    assert tally.failures[-1] == ("999", "reason")
+
+
+@pytest.fixture
+def odd(photos, monkeypatch):
+    """Files that are no images, by name."""
+    (photos / "loop").symlink_to("loop")
+    (photos / "folder").mkdir()
+    (photos / "zero").symlink_to("/dev/zero")
+    os.mkfifo(photos / "pipe")
+    (photos / "sparse").touch()
+    os.truncate(photos / "sparse", 40 * 2**30)
+    monkeypatch.chdir(photos)  # a socket's name must be short
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket")
+        yield photos
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("zero", "cannot be read: not a regular file"),
+        ("pipe", "cannot be read: not a regular file"),
+        ("socket", "cannot be read: not a regular file"),
+        ("folder", "cannot be read: Is a directory"),
+        ("sparse", "cannot be read: larger than 256 MiB"),
+        ("loop", "cannot be read: Too many levels of symbolic links"),
+        ("none", "cannot be read: No such file or directory"),
+        ("n" * 300, "cannot be read: File name too long"),
+        ("photo01.png/x", "cannot be read: Not a directory"),
+        ("a\0b", "cannot be read: embedded null byte"),
+        ("\ud83d", "cannot be read: 'utf-8' codec can't encode"),
+    ],
+)
+def test_init_image_that_is_none_is_refused_at_once(tasks, backend, odd, name, words):
+    tasks[2] = replace(tasks[2], init=odd / name)
+    tally = run(tasks, backend)
+    assert tally.generated == 7
+    ((failed, reason),) = tally.failures
+    assert failed == str(odd / name)
+    assert reason.startswith(words)
+
+
+def test_largest_init_image(tasks, backend, monkeypatch):
+    size = tasks[0].init.stat().st_size
+    tasks[1].init.write_bytes(tasks[0].init.read_bytes() + b"x")
+    monkeypatch.setattr(runner, "MAX_BYTES", size)
+    tally = run(tasks[:2], backend)
+    assert (tally.generated, [name for name, _ in tally.failures]) == (1, [tasks[1].name])
+
+
+@pytest.mark.parametrize("error", [RecursionError("deep"), TypeError("odd\nlines"), ValueError()])
+def test_executor_that_refuses_a_job(tasks, backend, error):
+    """As one that cannot pickle it."""
+
+    def submit(job):
+        if job.record["init"] == str(tasks[3].init):
+            raise error
+        return backend.submit(job)
+
+    tally = run(tasks, replace(backend, submit=submit))
+    assert tally.generated == 7
+    assert tally.failures == [(tasks[3].name, str(error).split("\n")[0] or "ValueError")]
+
+
+def test_record_has_the_init_image_and_the_fingerprint(tasks, backend, tmp_path):
+    jobs = []
+
+    def submit(job):
+        jobs.append(job)
+        return backend.submit(job)
+
+    tasks = [tasks[0], Task(REQUEST, None, tmp_path / "words.png")]
+    run(tasks, replace(backend, submit=submit))
+    init = tasks[0].init.read_bytes()
+    assert [job.init_image for job in jobs] == [init, None]
+    assert [job.req for job in jobs] == [REQUEST, REQUEST]
+    assert [job.record for job in jobs] == [
+        {"init": tasks[0].name, "request": fingerprint(REQUEST, init, {"files": "x"})},
+        {"request": fingerprint(REQUEST, None, {"files": "x"})},
+    ]
 
 
 def test_only_a_window_of_images_is_in_memory(tasks, backend):

@@ -1,12 +1,25 @@
 """What a folder or a file of jobs asks for."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import lcmcore
-from lcmcore.cli.batch_tasks import tasks_of_file, tasks_of_folder
+from lcmcore.cli import batch_tasks
+from lcmcore.cli.batch_tasks import (
+    BadTask,
+    Task,
+    files_passed_over,
+    ignores_case,
+    passed_over,
+    tasks_of_file,
+    tasks_of_folder,
+)
 from lcmcore.jobs.job import Request
 
 ALL = Request("for all", seed=1)
@@ -25,10 +38,20 @@ def outputs(tasks):
 
 def jobs(tmp_path, *lines):
     path = tmp_path / "jobs.jsonl"
-    path.write_text(
-        "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
-    )
+    path.write_bytes(b"\n".join(map(encoded, lines)))
     return tasks_of_file(path, tmp_path, OUT, ALL)
+
+
+def encoded(line):
+    """Bytes as they are, text in UTF-8, anything else as JSON."""
+    if isinstance(line, bytes):
+        return line
+    return (line if isinstance(line, str) else json.dumps(line)).encode()
+
+
+def bad(tasks):
+    """Places and reasons of the bad ones."""
+    return [f"{task.name}: {task.error}" for task in tasks if isinstance(task, BadTask)]
 
 
 def test_folder_takes_the_images_by_name(tmp_path):
@@ -61,9 +84,74 @@ def test_folder_without_images(tmp_path, names):
         tasks_of_folder(folder_of(tmp_path, *names), OUT, ALL)
 
 
+def test_folder_without_images_says_what_it_has(tmp_path, no_heic):
+    with pytest.raises(lcmcore.ImageError, match=r"contains no images; passed over 1 HEIC im"):
+        tasks_of_folder(folder_of(tmp_path, "a.HEIC"), OUT, ALL)
+
+
+@pytest.fixture
+def no_heic(monkeypatch):
+    """As where pillow-heif is not installed."""
+    suffixes = frozenset({".jpg", ".png"})
+    monkeypatch.setattr(batch_tasks, "image_suffixes", lambda: suffixes)
+
+
+def test_files_that_are_passed_over(tmp_path, no_heic):
+    names = ("a.jpg", "IMG_2.HEIC", "img_1.heif", "DCIM0002", "notes.txt", ".hidden", ".a.heic")
+    folder = folder_of(tmp_path, *names)
+    (tmp_path / "sub.heic").mkdir()
+    (tmp_path / "broken.png").symlink_to("nowhere")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "link.png").symlink_to("a.jpg")
+    others = files_passed_over(folder)
+    assert others == [
+        *("DCIM0002", "IMG_2.HEIC", "broken.png", "img_1.heif"),
+        *("loop.png", "notes.txt", "pipe.jpg"),
+    ]
+    assert outputs(tasks_of_folder(folder, OUT, ALL)) == {"a.jpg": "a.png", "link.png": "link.png"}
+    assert passed_over(others) == [
+        "passed over 2 HEIC images (IMG_2.HEIC, img_1.heif): install Pillow's plugin for them"
+        " (pip install pillow-heif), or convert them to JPEG",
+        "passed over 5 files (DCIM0002, broken.png, loop.png, notes.txt, pipe.jpg): only regular"
+        " files are taken whose names end as those of images do (.jpg, .png, ...)",
+    ]
+
+
+def test_only_some_names_are_listed(no_heic):
+    assert passed_over([]) == []
+    (line,) = passed_over(list("abcde"))
+    assert line.startswith("passed over 5 files (a, b, c, d, e): only")
+    (line,) = passed_over(list("abcdef"))
+    assert line.startswith("passed over 6 files (a, b, c, d, e, ...): only")
+    (line,) = passed_over(["x.heic"])
+    assert line.startswith("passed over 1 HEIC image (x.heic): install")
+
+
+def test_heic_is_taken_where_it_can_be_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(batch_tasks, "image_suffixes", lambda: frozenset({".heic"}))
+    folder = folder_of(tmp_path, "a.heic", "b.HEIC")
+    os.mkfifo(tmp_path / "c.heic")
+    assert len(tasks_of_folder(folder, OUT, ALL)) == 2
+    assert passed_over(files_passed_over(folder))[0].startswith("passed over 1 file (c.heic)")
+
+
 def test_missing_folder(tmp_path):
-    with pytest.raises(lcmcore.ImageError, match="cannot be read"):
-        tasks_of_folder(tmp_path / "none", OUT, ALL)
+    folder = tmp_path / "none"
+    message = f"^{folder}: cannot be read: No such file or directory$"
+    for function in (lambda: tasks_of_folder(folder, OUT, ALL), lambda: files_passed_over(folder)):
+        with pytest.raises(lcmcore.ImageError, match=message):
+            function()
+
+
+def test_init_image_behind_a_link_is_not_written_over(tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (tmp_path / "out").symlink_to("photos")
+    with pytest.raises(lcmcore.ArgumentError, match="would be overwritten: choose another output"):
+        tasks_of_folder(folder_of(photos, "a.png"), tmp_path / "out", ALL)
+    (photos / "a.png").rename(photos / "a.jpg")
+    assert len(tasks_of_folder(photos, tmp_path / "out", ALL)) == 1
 
 
 def test_init_images_are_not_written_over(tmp_path):
@@ -85,40 +173,200 @@ def test_lines_override_the_command_line(tmp_path):
     assert (second.init, second.output) == (None, OUT / "deep" / "words.png")
 
 
+def deep(depth):
+    return "[" * depth + "]" * depth
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("{", "Expecting"),
-        ("[1]", "expected a JSON object, found list"),
+        ("{", "not valid JSON: Expecting .* at column 2$"),
+        ("[1]", "expected a JSON object, found list$"),
+        ("null", "expected a JSON object, found NoneType$"),
+        ("7" * 5000, "not valid JSON: Exceeds the limit|expected a JSON object, found int"),
         ("[" * 100_000, "maximum recursion|nested|Recursion|Stack overflow"),
+        (deep(600), "expected a JSON object, found list$"),
+        (f'{{"prompt": {deep(600)}}}', "prompt must be text, not list$"),
+        (f'{{"output": {deep(600)}}}', "output must be text, not list$"),
+        (f'{{"seed": {deep(600)}, "output": "b"}}', "seed must be a single value, not list$"),
+        (f'{{"fit": {deep(600)}, "output": "b"}}', "fit must be a single value, not list$"),
+        ({"size": {"x": 1}, "output": "b"}, "size must be WIDTHxHEIGHT, like 512x384, not dict$"),
+        (f'{{"seed": {deep(100_000)}}}', "maximum recursion|nested|Recursion|Stack overflow"),
         (
             {"init_image": "a.png", "steps": 4},
             "unknown key steps; known keys are init_image, output, p",
         ),
-        ({"init_image": 3}, "init_image must be text"),
-        ({"init_image": "a.png", "prompt": None}, "prompt must be text"),
-        ({"prompt": "words"}, "output is missing"),
-        ({"output": "../a.png"}, "within the output folder"),
+        ({"init_image": 3}, "init_image must be text, not int$"),
+        ({"init_image": "a.png", "prompt": None}, "prompt must be text, not NoneType$"),
+        ({"prompt": "words"}, "output is missing, and there is no init_image"),
+        ({"init_image": ""}, "output is missing, and there is no init_image"),
+        ({"output": "../a.png"}, "within the output folder: ../a.png$"),
+        ({"output": "a/../../b"}, "within the output folder"),
+        ({"init_image": ".."}, "within the output folder"),
         ({"output": "/a.png"}, "within the output folder"),
+        ({"output": "."}, "output must name a file, not a folder: .$"),
+        ({"output": "a/"}, "output must name a file, not a folder: a/$"),
+        ({"output": "a\0b"}, "output holds a character that no file's name can: 'a.x00b'$"),
+        ({"output": "a\ud83d"}, "output holds a character that no file's name can: 'a.ud83d'$"),
+        ({"init_image": "a\0.png"}, "init_image holds a character that no file's name can"),
+        ({"init_image": "\udbff.png"}, "init_image holds a character that no file's name can"),
+        ({"prompt": "a \ud83d", "output": "b"}, "prompt holds half a character at 2$"),
+        ({"fit": "\udc80", "output": "b"}, "fit holds half a character at 0$"),
+        ('{"seed": NaN, "output": "b"}', "not valid JSON: NaN is no number$"),
+        ('{"seed": -Infinity, "output": "b"}', "not valid JSON: -Infinity is no number$"),
+        ('{"seed": 1, "output": "b", "seed": 2}', "not valid JSON: key seed comes twice$"),
+        (b'{"output": "\xff"}', "not valid UTF-8: .*0xff"),
+        (b'{"output": "\xed\xa0\xbd"}', "not valid UTF-8"),
+        ('{"output": "b"}'.encode("utf-16"), "not valid UTF-8"),
+        (b"\0" * 40, "not valid JSON"),
+        (b'{"prompt": "' + b"x" * 2**20 + b'"}', "longer than 1 MiB$"),
     ],
 )
-def test_bad_line_is_named(tmp_path, line, words):
-    with pytest.raises(lcmcore.ArgumentError, match=rf"jobs\.jsonl:2: .*({words})"):
-        jobs(tmp_path, {"output": "x"}, line)
+def test_bad_line_is_named_and_stops_no_other(tmp_path, line, words):
+    tasks = jobs(tmp_path, {"output": "x"}, line, {"output": "y"})
+    first, second, third = tasks
+    assert len(tasks) == 3
+    assert (first.output, third.output) == (OUT / "x.png", OUT / "y.png")
+    assert isinstance(second.error, lcmcore.ArgumentError)
+    assert second.name == f"{tmp_path}/jobs.jsonl:2"
+    assert re.search(rf"^{words}" if words[0] == "^" else words, str(second.error))
+    assert next(iter(tasks)) == first  # read again
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ({"output": "a.PNG"}, "a.PNG"),
+        ({"output": "a.jpg"}, "a.jpg.png"),
+        ({"output": "deep/er/a"}, "deep/er/a.png"),
+        ({"init_image": "photos/lake.final.png"}, "lake.final.png"),
+        ({"init_image": "a.jpg", "output": ""}, "a.png"),
+        ({"output": "\udcff"}, "\udcff.png"),  # a name of bytes that are no UTF-8
+        ({"output": "..a"}, "..a.png"),
+    ],
+)
+def test_names_of_outputs(tmp_path, line, name):
+    (task,) = jobs(tmp_path, line)
+    assert task.output == OUT / name
 
 
 def test_line_without_any_prompt(tmp_path):
     path = tmp_path / "jobs.jsonl"
     path.write_text('{"output": "x"}')
-    with pytest.raises(lcmcore.ArgumentError, match="no prompt"):
-        tasks_of_file(path, tmp_path, OUT, Request(None))
+    (task,) = tasks_of_file(path, tmp_path, OUT, Request(None))
+    assert bad([task]) == [f"{path}:1: no prompt in this line, nor on the command line"]
+
+
+def test_lines_end_with_newlines_alone(tmp_path):
+    """JSON may hold what else ends a line of Unicode text (RFC 8259, section 7)."""
+    prompt = "a\u2028b\u2029c\x85d"
+    line = json.dumps({"output": "x", "prompt": prompt}, ensure_ascii=False)
+    tasks = jobs(tmp_path, "\ufeff" + line + "\r", "", " \t\r", '{"output": "y"}\r', "\f")
+    assert [task.request.prompt for task in tasks if isinstance(task, Task)] == [prompt, "for all"]
+    assert bad(tasks) == []
+    assert len(tasks) == 2
 
 
 def test_lines_for_the_same_output_are_both_named(tmp_path):
-    with pytest.raises(lcmcore.ArgumentError, match=r"jsonl:3 and .*jsonl:1 .*out/a\.png"):
-        jobs(tmp_path, {"init_image": "a.jpg"}, {"output": "b"}, {"init_image": "a.jpg", "seed": 2})
+    lines = (
+        *({"init_image": "a.jpg"}, {"output": "b"}, {"init_image": "a.jpg", "seed": 2}),
+        *({"output": "b.png"}, {"output": "./a"}, {"output": "A"}),
+    )
+    tasks = jobs(tmp_path, *lines)
+    place = f"{tmp_path}/jobs.jsonl"
+    expected = [
+        f"{place}:{line}: {place}:{first} is written to out/{name}.png already:"
+        " give the jobs different outputs"
+        for line, first, name in ((3, 1, "a"), (4, 2, "b"), (5, 1, "a"))
+    ]
+    for _ in range(2):  # each time that they are read
+        assert bad(tasks) == expected
 
 
-def test_empty_file(tmp_path):
-    with pytest.raises(lcmcore.ArgumentError, match="contains no jobs"):
-        jobs(tmp_path, "")
+def test_outputs_behind_links_are_the_same(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "real").mkdir()
+    (tmp_path / "out" / "link").symlink_to("real")
+    path = tmp_path / "jobs.jsonl"
+    path.write_text('{"output": "real/a"}\n{"output": "link/a"}\n{"output": "link/b"}')
+    tasks = tasks_of_file(path, tmp_path, tmp_path / "out", ALL)
+    assert [isinstance(task, BadTask) for task in tasks] == [False, True, False]
+
+
+def test_names_that_differ_in_case_where_the_disk_ignores_it(tmp_path, monkeypatch):
+    lines = ({"output": "A"}, {"output": "a"}, {"output": "SUB/b"}, {"output": "sub/B"})
+    assert bad(jobs(tmp_path, *lines)) == []
+    monkeypatch.setattr(batch_tasks, "ignores_case", lambda folder: folder == OUT)
+    assert [line.partition(" is")[0] for line in bad(jobs(tmp_path, *lines))] == [
+        f"{tmp_path}/jobs.jsonl:2: {tmp_path}/jobs.jsonl:1",
+        f"{tmp_path}/jobs.jsonl:4: {tmp_path}/jobs.jsonl:3",
+    ]
+
+
+def test_whether_a_disk_ignores_case(tmp_path, monkeypatch):
+    (tmp_path / "b").touch()
+    truth = (tmp_path / "B").exists()
+    assert ignores_case(tmp_path) is truth
+    assert ignores_case(tmp_path / "not" / "yet") is truth
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+    exists = Path.exists
+    monkeypatch.setattr(
+        Path,
+        "exists",
+        lambda self: (
+            exists(self) or self.name.swapcase() in (each.name for each in self.parent.iterdir())
+        ),
+    )
+    assert ignores_case(tmp_path)
+    assert not ignores_case(Path("/proc"))  # where no file can be written
+
+
+def test_init_images_of_other_lines_are_not_written_over(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a.png").touch()
+    (tmp_path / "link.png").symlink_to("out/a.png")
+    path = tmp_path / "jobs.jsonl"
+    lines = (
+        *({"init_image": "link.png", "output": "b"}, {"output": "a"}, {"output": "c"}),
+        {"init_image": "out/c.png", "output": "c"},
+    )
+    path.write_text("\n".join(map(json.dumps, lines)))
+    words = "is the init image of a job and would be overwritten: choose another output"
+    assert bad(tasks_of_file(path, tmp_path, out, ALL)) == [
+        f"{path}:2: {out}/a.png {words}",
+        f"{path}:3: {out}/c.png {words}",
+        f"{path}:4: {out}/c.png {words}",
+    ]
+
+
+@pytest.mark.parametrize("content", ["", "\n \n\r\n", "\ufeff"])
+def test_empty_file(tmp_path, content):
+    with pytest.raises(lcmcore.ArgumentError, match=r"jobs\.jsonl: contains no jobs$"):
+        jobs(tmp_path, content)
+
+
+def test_file_of_bad_lines(tmp_path):
+    assert len(bad(jobs(tmp_path, "1", "2"))) == 2
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_lines(tmp_path):
+    """Peak memory of reading 200,000 lines twice; as a list of tasks they took 0.26 GB."""
+    path = tmp_path / "jobs.jsonl"
+    line = '{{"init_image": "photos/{0}.png", "prompt": "a lake, number {0}", "seed": {0}}}\n'
+    with path.open("w") as file:
+        file.writelines(line.format(number) for number in range(200_000))
+    script = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from lcmcore.cli.batch_tasks import tasks_of_file\n"
+        "from lcmcore.jobs.job import Request\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10\n"
+        "before = peak()\n"
+        "tasks = tasks_of_file(Path(sys.argv[1]), Path(), Path('out'), Request('x'))\n"
+        "assert sum(task.request.seed >= 0 for task in tasks) == len(tasks) == 200_000\n"
+        "print(peak() - before)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True)
+    assert int(done.stdout) < 40, done.stderr
