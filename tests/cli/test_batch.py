@@ -4,6 +4,9 @@ import json
 import os
 import signal
 import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 from PIL import Image, ImageChops
@@ -64,6 +67,20 @@ def test_folder(photos, out):
 
 
 @pytest.mark.slow
+def test_files_that_are_passed_over(photos, out):
+    (photos / "photo00.png").rename(photos / "DCIM0002")  # an image, but not by its name
+    (photos / "notes\x1b[2J.txt").touch()
+    (photos / ".hidden").touch()
+    (photos / "folder").mkdir()
+    done = batch(photos, PROMPT, "-o", out, *QUICK)
+    lines = done.stderr.splitlines()
+    assert done.returncode == 0
+    assert lines[0].startswith(r"passed over 2 files (DCIM0002, notes\x1b[2J.txt): only regular")
+    assert lines[-1] == "5 images generated, 2 files passed over"
+    assert batch(photos, PROMPT, "-q", "-o", out, *QUICK).stderr == ""
+
+
+@pytest.mark.slow
 def test_quiet(photos, out):
     done = batch(photos, PROMPT, "-q", "-o", out, *QUICK)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -111,6 +128,63 @@ def test_file_of_jobs(photos, out):
 
 
 @pytest.mark.slow
+def test_bad_lines_stop_no_other(photos, out):
+    """Each line with what is said of it; None where it gives an image."""
+    os.mkfifo(photos / "pipe.png")
+    (photos / "loop.png").symlink_to("loop.png")
+    deep = "[" * 600 + "]" * 600
+    lines = {
+        '{"init_image": "photo00.png"}': None,
+        '{"init_image": "a\\u0000.png"}': "init_image holds a character that no file's name can",
+        '{"output": "a\\ud800"}': "output holds a character that no file's name can",
+        '{"output": "half", "prompt": "a \\ud800"}': "prompt holds half a character at 2",
+        '{"output": "null", "prompt": "a \\u0000 b"}': None,
+        '{"output": "separated", "prompt": "a \u2028 b \x85 c"}': None,
+        f'{{"output": "deep", "seed": {deep}}}': "seed must be a single value, not list",
+        f'{{"output": "deep", "prompt": {deep}}}': "prompt must be text, not list",
+        '{"output": "huge", "seed": 1%s}' % ("0" * 4000): "seed must be from",
+        '{"output": "infinite", "guidance_scale": 1e999}': "guidance_scale must be from",
+        '{"output": "size", "size": "%s"}' % ("9" * 10**6): "size must be",
+        '{"output": "%s"}' % ("n" * 300): "File name too long",
+        '{"init_image": "loop.png"}': "Too many levels of symbolic links",
+        '{"init_image": "pipe.png"}': "not a regular file",
+        '{"init_image": "/dev/zero"}': "not a regular file",
+        '{"init_image": "."}': "output is missing",
+        '{"init_image": ".", "output": "folder"}': "Is a directory",
+        "[]": "expected a JSON object",
+        "{": "not valid JSON",
+        '{"init_image": "photo01.png"}': None,
+        '{"init_image": "photo00.png", "seed": 9}': "written to",
+    }
+    jobs = photos / "jobs.jsonl"
+    jobs.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    done = batch(photos, PROMPT, "--jobs", jobs, "-o", out, *QUICK)
+    assert done.returncode == 1
+    assert "bug" not in done.stderr
+    failures = [line for line in done.stderr.splitlines() if line.startswith("lcm: failed: ")]
+    expected = {number: words for number, words in enumerate(lines.values(), 1) if words}
+    assert len(failures) == len(expected)
+    for words in expected.values():
+        assert any(words in line for line in failures), words
+    assert max(map(len, failures)) < 1100
+    made = ["null.png", "photo00.png", "photo01.png", "separated.png"]
+    assert [path.name for path in images_in(out)] == made
+    assert f"4 images generated, {len(expected)} failed" in done.stderr
+
+
+@pytest.mark.slow
+def test_jobs_from_a_pipe(photos, out):
+    """Paths are relative to the working directory; the pipe is read once."""
+    names = ("photo00.png", "photo01.png")
+    lines = "\n".join(json.dumps({"init_image": name, "prompt": PROMPT}) for name in names)
+    command = [LCM, "batch", "--jobs", "/dev/stdin", "-o", out, *QUICK]
+    for _ in range(2):
+        done = subprocess.run(command, input=lines, capture_output=True, text=True, cwd=photos)
+        assert done.returncode == 0, done.stderr
+    assert "0 images generated, 2 skipped" in done.stderr
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
@@ -123,8 +197,9 @@ def test_file_of_jobs(photos, out):
         (["photos", "x", "-o", "out", "--runtime", "none"], 1, "unknown runtime"),
         (["photos", "x", "-o", "photos"], 1, "would be overwritten"),
         (["photos", "x", "-o", "photos/photo00.png"], 1, "cannot be created"),
-        (["none", "x", "-o", "out"], 1, "none: cannot be read"),
+        (["none", "x", "-o", "out"], 1, "none: cannot be read: No such file or directory"),
         (["--jobs", "none", "-o", "out"], 1, "no such file: none"),
+        (["--jobs", "/dev/zero", "-o", "out"], 1, "/dev/zero: cannot be read: not a regular file"),
         (["photos", "x", "-o", "out", "--scheduler", "none"], 1, "no Dask scheduler at none"),
     ],
 )
@@ -154,6 +229,101 @@ def test_signal_finishes_what_was_accepted_and_the_rest_resumes(many, out, signu
     done = batch(many, PROMPT, "-o", out, *BUSY)
     assert done.returncode == 0
     assert f"3 images generated, {made} skipped (already done)" in done.stderr
+
+
+def blocks_signals(pid):
+    """Whether the main thread of a process blocks SIGINT, as `lcm` does while it is imported."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return False
+    (blocked,) = [line.split()[1] for line in lines if line.startswith("SigBlk")]
+    return bool(int(blocked, 16) >> (signal.SIGINT - 1) & 1)
+
+
+@pytest.mark.slow
+@pytest.mark.host  # there it takes minutes to start ten times
+@pytest.mark.parametrize("number", range(10))
+def test_signal_to_the_group_while_it_starts(many, out, number):
+    """As Ctrl-C in a terminal does, at ten moments of the first two seconds."""
+    signum = (signal.SIGINT, signal.SIGTERM)[number % 2]
+    words = (many, PROMPT, "-o", out, "--workers", 2, *BUSY)
+    process = batch(*words, start=subprocess.Popen, start_new_session=True)
+    wait_for(lambda: blocks_signals(process.pid))  # Python itself has started
+    time.sleep(number * 0.2)
+    os.killpg(process.pid, signum)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode in (128 + signum, -signum)  # -15: before there was anything to end
+    assert "Traceback" not in stderr
+    assert "error" not in stderr
+    assert (
+        process.returncode == -signal.SIGTERM
+        or "lcm: interrupted" in stderr
+        or (stderr.endswith("remaining: run the same command to continue\n"))
+    )
+    wait_for(lambda: not group(process.pid))
+    if out.exists():
+        assert_whole(out)
+
+
+def group(number):
+    """The processes of a group that still run."""
+    found = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+    return [pid for pid in found if alive(pid) and group_of(pid) == number]
+
+
+def group_of(pid):
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
+
+
+@pytest.mark.slow
+def test_waiting_for_a_pipe_ends_with_a_signal(out, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    process = batch("--jobs", tmp_path / "pipe", "-o", out, start=subprocess.Popen)
+    wait_for(lambda: not blocks_signals(process.pid) and opened(process.pid, tmp_path / "pipe"))
+    process.terminate()
+    assert "stopped" in process.communicate(timeout=30)[1]
+    assert process.returncode == 143
+    assert not out.exists()
+
+
+def opened(pid, path):
+    try:
+        return path in [link.resolve() for link in Path(f"/proc/{pid}/fd").iterdir()]
+    except OSError:
+        return False
+
+
+def test_interrupt_while_the_command_is_imported():
+    """numpy would make another error of it."""
+    script = (
+        "import os, signal, sys\n"
+        "import lcm_command\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'numpy':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "sys.exit(lcm_command.main())\n"
+    )
+    words = [sys.executable, "-c", script, "--version"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "lcm: interrupted\n")
+
+
+def test_command_leaves_no_signal_blocked():
+    script = (
+        "import signal, sys\n"
+        "import lcm_command\n"
+        "sys.argv = ['lcm', 'info', 'nowhere']\n"
+        "print(lcm_command.main(), signal.pthread_sigmask(signal.SIG_BLOCK, ()))\n"
+        "print(signal.getsignal(signal.SIGINT) is signal.SIG_DFL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout == "1 set()\nTrue\n", done.stderr
 
 
 @pytest.mark.slow

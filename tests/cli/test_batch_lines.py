@@ -83,9 +83,7 @@ def test_size_of_a_file(tmp_path, monkeypatch):
     os.truncate(path, 2**20)
     assert [*open_lines(path)] == [(1, None)]
     os.truncate(path, 2**20 + 1)
-    with pytest.raises(
-        lcmcore.BundleError, match=rf"^{path}: cannot be read: larger than 1 MiB"
-    ):
+    with pytest.raises(lcmcore.BundleError, match=rf"^{path}: cannot be read: larger than 1 MiB"):
         open_lines(path)
 
 
