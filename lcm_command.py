@@ -10,24 +10,29 @@ import signal
 import sys
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_INTERRUPTED = 130  # as in lcmcore.cli.main
 
 
 def main() -> int:
-    """Run the command and return its exit status."""
-    _hold(True)
+    """Run the command and return its exit status: 130 or 143 if a signal came meanwhile."""
+    if hasattr(signal, "pthread_sigmask"):  # not on Windows
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     from lcmcore.cli.main import main as run
 
+    if sys.argv[1:2] == ["batch"]:
+        import lcmcore.cli.batch  # noqa: F401 - it brings multiprocessing
     try:
-        _hold(False)
+        if hasattr(signal, "pthread_sigmask"):
+            for signum in _SIGNALS:
+                if signum in signal.sigpending():
+                    return _interrupted(signum)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         return run()
     except KeyboardInterrupt:
-        print("lcm: interrupted", file=sys.stderr)
-        return _INTERRUPTED
+        return _interrupted(signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while Python shuts down
 
 
-def _hold(held: bool) -> None:
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_BLOCK if held else signal.SIG_UNBLOCK, _SIGNALS)
+def _interrupted(signum: int) -> int:
+    print("lcm: interrupted", file=sys.stderr)
+    return 128 + signum

@@ -297,21 +297,23 @@ def opened(pid, path):
         return False
 
 
-def test_interrupt_while_the_command_is_imported():
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("module", ["numpy", "multiprocessing"])
+def test_signal_while_the_command_is_imported(signum, module):
     """numpy would make another error of it."""
     script = (
         "import os, signal, sys\n"
         "import lcm_command\n"
         "class Interrupting:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name == 'numpy':\n"
-        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        f"        if name == {module!r}:\n"
+        f"            os.kill(os.getpid(), {int(signum)})\n"
         "sys.meta_path.insert(0, Interrupting())\n"
         "sys.exit(lcm_command.main())\n"
     )
-    words = [sys.executable, "-c", script, "--version"]
+    words = [sys.executable, "-c", script, "batch"]
     done = subprocess.run(words, capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "lcm: interrupted\n")
+    assert (done.returncode, done.stdout, done.stderr) == (128 + signum, "", "lcm: interrupted\n")
 
 
 def test_command_leaves_no_signal_blocked():
