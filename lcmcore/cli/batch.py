@@ -45,9 +45,11 @@ def generate_many(args: argparse.Namespace) -> int:
             others = [] if args.jobs else files_passed_over(args.init_dir)
             for line in passed_over(others):
                 progress.say(line)
-            make_folder(args.output)
-            with _backend(args, progress, shutdown) as backend:
-                tally = Runner(tasks, backend, progress, shutdown.requested).run()
+            tally = Tally(len(tasks))
+            if not shutdown.requested():
+                make_folder(args.output)
+                with _backend(args, progress, shutdown) as backend:
+                    tally = Runner(tasks, backend, progress, shutdown.requested).run()
         except KeyboardInterrupt:
             progress.say("stopped at once: images in progress are discarded")
             return shutdown.status

@@ -132,9 +132,10 @@ def tasks_of_file(
     folder `out` (default: the init image's). Fields that a line lacks are taken from `request`.
     A line that is not right gives a BadTask, as does one that would overwrite the output of a line
     before it, or an init image. Raises BundleError if the file cannot be read, ArgumentError if
-    it is empty, and KeyboardInterrupt once `stopped` returns True while a pipe is waited for.
+    it is empty, and KeyboardInterrupt once `stopped` returns True meanwhile.
     """
     tasks = _TasksOfLines(path, open_lines(path, stopped), inits, out, request)
+    tasks.count(stopped)
     if not len(tasks):
         raise ArgumentError(f"{path}: contains no jobs")
     return tasks
@@ -152,8 +153,15 @@ class _TasksOfLines:
         self._inits, self._out, self._request = inits, out, request
         self._fold = ignores_case(out)
         self._count = 0
+        self._repeated: set[int] = set()
+        self._init_keys: set[int] = set()
+
+    def count(self, stopped: Callable[[], bool]) -> None:
+        """Read all lines for the first time."""
         written, read = array("Q"), array("Q")
-        for _, line in lines:
+        for _, line in self._lines:
+            if stopped():
+                raise KeyboardInterrupt
             self._count += 1
             try:
                 task = self._read(line)

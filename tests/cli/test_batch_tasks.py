@@ -346,6 +346,15 @@ def test_empty_file(tmp_path, content):
         jobs(tmp_path, content)
 
 
+def test_reading_can_be_stopped(tmp_path):
+    path = tmp_path / "jobs.jsonl"
+    path.write_text('{"output": "x"}\n' * 9)
+    asked = []
+    with pytest.raises(KeyboardInterrupt):
+        tasks_of_file(path, tmp_path, OUT, ALL, lambda: asked.append(0) or len(asked) > 4)
+    assert len(asked) == 5
+
+
 def test_file_of_bad_lines(tmp_path):
     assert len(bad(jobs(tmp_path, "1", "2"))) == 2
 
