@@ -68,11 +68,14 @@ class PipelineWorker(Closeable):
 
     def _run(self, job: Any) -> EncodedImageWithLatents:
         job = Job.read(job)
-        image = None if job.init_image is None else read_image(job.init_image)
         try:
-            result = self.pipeline(job.req.prompt, image, **job.req.keywords())
+            return self._encoded(job)
         except MemoryError:
             raise LcmError("out of memory: choose a smaller size") from None
+
+    def _encoded(self, job: Job) -> EncodedImageWithLatents:
+        image = None if job.init_image is None else read_image(job.init_image)
+        result = self.pipeline(job.req.prompt, image, **job.req.keywords())
         origin = {**self._origin, "init-sha256": _digest(job.init_image), **job.record}
         record = make_record(job.req.prompt, result, origin)
         latents = average_to(result.latents, _SIDE).astype("<f2").tobytes()

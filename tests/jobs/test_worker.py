@@ -1,5 +1,6 @@
 """What a PipelineWorker promises of single jobs."""
 
+import hashlib
 import io
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -11,8 +12,10 @@ from PIL import Image
 import lcmcore
 from lcmcore.cli.info import describe
 from lcmcore.fake import FakeRuntime
+from lcmcore.jobs import worker as workers
 from lcmcore.jobs.job import Job, Request
 from lcmcore.jobs.worker import PipelineWorker, average_to
+from lcmcore.png import read_record
 
 
 @pytest.fixture(scope="module")
@@ -147,13 +150,85 @@ def test_bad_record(worker, record):
         worker.run_job(Job(Request("a lake"), None, record))
 
 
-def test_out_of_memory_is_an_lcm_error(worker, monkeypatch):
-    def greedy(*_, **__):
-        raise MemoryError
+def greedy(*_, **__):
+    raise MemoryError
 
+
+def test_out_of_memory_is_an_lcm_error(worker, monkeypatch):
     monkeypatch.setattr(worker.pipeline.networks, "run", greedy)
-    with pytest.raises(lcmcore.LcmError, match="out of memory"):
+    with pytest.raises(lcmcore.LcmError, match=r"^out of memory: choose a smaller size$"):
         worker.run_job(Job(Request("a lake", "64x64")))
+
+
+@pytest.mark.parametrize("function", ["read_image", "encode_png"])
+def test_image_too_large_for_the_memory(worker, photo_bytes, monkeypatch, function):
+    monkeypatch.setattr(workers, function, greedy)
+    with pytest.raises(lcmcore.LcmError, match="out of memory"):
+        worker.run_job(Job(Request("a lake", "64x64"), photo_bytes))
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        Request("a lake", seed=[1]),
+        Request("a \ud800"),
+        Request("a lake", guidance_scale=10**5000),
+        Request("a lake", seed=-(10**5000)),
+        Request("a lake", num_inference_steps=float("inf")),
+        Request("a lake", denoise_strength=float("nan")),
+        Request("a lake", "9" * 10**6 + "x64"),
+        Request("a lake", fit={}),
+    ],
+)
+def test_whatever_a_request_holds(worker, photo_bytes, request_):
+    with pytest.raises(lcmcore.ArgumentError):
+        worker.run_job(Job(request_, photo_bytes))
+
+
+def test_options_of_a_worker_are_in_the_record(tmp_path):
+    """Names of files are kept as they were given, and so is the digest of the init image."""
+    (tmp_path / "own.toml").write_text("[defaults]\nnum_inference_steps = 2\n")
+    options = {"config": tmp_path / "own.toml", "tokenizer": lcmcore.demo_dir() / "tokenizer"}
+    model = str(lcmcore.demo_dir())
+    init = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(init, "PNG")
+    job = Job(Request("a lake", "64x64", seed=5), init.getvalue(), {"ticket": "12"})
+    with PipelineWorker(0, model, "onnx", threads=1, **options) as worker:
+        path = tmp_path / "out.png"
+        path.write_bytes(worker.run_job(job)[0])
+    record = read_record(path)
+    expected = {
+        "model": model,
+        "config": str(tmp_path / "own.toml"),
+        "tokenizer": f"{model}/tokenizer",
+        "runtime": "onnx",
+        "init-sha256": hashlib.sha256(init.getvalue()).hexdigest(),
+        "ticket": "12",
+        "steps": "2",
+        "seed": "5",
+        "size": "64x64",
+    }
+    assert {key: record.get(key) for key in expected} == expected
+    assert "component-runtime" not in record
+
+
+def test_record_without_init_image_has_no_digest(worker, tmp_path):
+    path = tmp_path / "out.png"
+    path.write_bytes(worker.run_job(Job(Request("a lake", "64x64")))[0])
+    assert "init-sha256" not in read_record(path)
+
+
+@pytest.mark.parametrize("side", [1, 3, 8, 16])
+def test_average_is_that_of_torch(side):
+    """Values of torch.nn.functional.adaptive_avg_pool2d, by its definition, cell by cell."""
+    latents = np.random.default_rng(7).standard_normal((2, 4, 10, 13)).astype(np.float32)
+    pooled = average_to(latents, side)
+    assert pooled.shape == (2, 4, side, side)
+    for row, column in np.ndindex(side, side):
+        top, left = row * 10 // side, column * 13 // side
+        bottom, right = -(-(row + 1) * 10 // side), -(-(column + 1) * 13 // side)
+        cell = latents[:, :, top:bottom, left:right].astype(np.float64).mean((2, 3))
+        np.testing.assert_allclose(pooled[:, :, row, column], cell, atol=1e-6)
 
 
 def test_record_has_the_request_and_the_command(worker, photo_bytes, tmp_path):
