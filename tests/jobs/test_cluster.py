@@ -1,5 +1,6 @@
 """The batch on a real Dask scheduler and two workers, over loopback TCP."""
 
+import pickle
 import re
 import shlex
 import subprocess
@@ -9,7 +10,11 @@ from pathlib import Path
 import pytest
 
 import lcmcore
-from lcmcore.jobs.cluster import connect
+from lcmcore.fake import FakeRuntime
+from lcmcore.jobs import cluster as cluster_module
+from lcmcore.jobs.cluster import connect, run_on_worker
+from lcmcore.jobs.job import Job, Request
+from lcmcore.jobs.process import WorkerSpec
 from tests.jobs.fakes import wait_for
 from tests.jobs.images import BUSY, PROMPT, QUICK, batch, contents, make_photos
 
@@ -141,6 +146,46 @@ def test_lost_scheduler_is_one_line_and_the_batch_resumes(cluster, photos, tmp_p
     done = batch(photos, PROMPT, "-o", out, *BUSY, "--workers", 2)
     assert done.returncode == 0
     assert len(contents(out)) == 10
+
+
+@pytest.fixture
+def cached(monkeypatch):
+    """A Dask process that has run no job yet."""
+    worker = cluster_module._CachedWorker()
+    monkeypatch.setattr(cluster_module, "_WORKER", worker)
+    yield worker
+    worker._worker.close()
+
+
+def test_worker_of_a_dask_process_is_kept_for_the_same_model(cached, configs):
+    job = Job(Request("a lake", "64x64", 1, seed=5))
+    spec = pickle.dumps(WorkerSpec(str(configs), FakeRuntime()))
+    png, seed = run_on_worker(spec, job)
+    assert (png[:4], seed) == (b"\x89PNG", 5)
+    first = cached._worker
+    assert run_on_worker(spec, job) == (png, 5)
+    assert cached._worker is first
+    closed = []
+    first.close = lambda: closed.append(first)
+    assert run_on_worker(pickle.dumps(WorkerSpec(None, FakeRuntime())), job)[1] == 5
+    assert closed == [first]
+    assert cached._worker is not first
+
+
+def test_worker_that_does_not_open_is_tried_again(cached, configs):
+    job = Job(Request("a lake", "64x64", 1, seed=5))
+    spec = pickle.dumps(WorkerSpec(str(configs), FakeRuntime()))
+    run_on_worker(spec, job)
+    for _ in range(2):
+        with pytest.raises(lcmcore.BundleError, match="no model directory"):
+            run_on_worker(pickle.dumps(WorkerSpec("/nowhere")), job)
+    assert run_on_worker(spec, job)[1] == 5
+
+
+def test_bad_address_is_reported_at_once():
+    message = "^no Dask scheduler at none: "
+    with pytest.raises(lcmcore.RuntimeUnavailableError, match=message), connect("none"):
+        pass
 
 
 def test_missing_dask_names_the_extra(monkeypatch):
