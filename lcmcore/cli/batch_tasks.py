@@ -152,6 +152,7 @@ class _TasksOfLines:
         self._path, self._lines = path, lines
         self._inits, self._out, self._request = inits, out, request
         self._fold = ignores_case(out)
+        self._real_folder = lru_cache(maxsize=1024)(os.path.realpath)
         self._count = 0
         self._repeated: set[int] = set()
         self._init_keys: set[int] = set()
@@ -209,19 +210,17 @@ class _TasksOfLines:
 
     def _key(self, path: Path) -> int:
         """A number for a file, by its name: equal ones for two names in a million are unlikely."""
-        name = os.path.join(_real_folder(os.fspath(path.parent)), path.name)  # noqa: PTH118
+        name = os.path.join(self._real_folder(os.fspath(path.parent)), path.name)  # noqa: PTH118
         content = os.fsencode(name.casefold() if self._fold else name)
         return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
-@lru_cache(maxsize=1024)
-def _real_folder(folder: str) -> str:
-    return os.path.realpath(folder)
-
-
 def _followed(path: Path) -> Path:
-    """The file that a symbolic link leads to; another path as it is, without a look at the disk."""
-    return Path(os.path.realpath(path)) if path.is_symlink() else path
+    """The file that a symbolic link leads to; another path as it is.
+
+    `Path.is_symlink` raises for a name that is too long.
+    """
+    return Path(os.path.realpath(path)) if os.path.islink(path) else path  # noqa: PTH114
 
 
 def ignores_case(folder: Path) -> bool:

@@ -257,6 +257,15 @@ def test_output_that_cannot_be_written_stops_no_other(tasks, backend, tmp_path):
     assert (tally.generated, len(tally.failures)) == (7, 1)
 
 
+@pytest.mark.parametrize("output", ["n" * 300, "a/" * 3000 + "b", "loop/b", "photo00.png/b"])
+def test_output_at_a_place_that_cannot_be(tasks, backend, photos, output):
+    (photos / "loop").symlink_to("loop")
+    tasks[3] = replace(tasks[3], output=photos / f"{output}.png")
+    tally = run(tasks, backend)
+    assert (tally.generated, tally.failed) == (7, 1)
+    assert tally.failures[0][0] == tasks[3].name
+
+
 def test_cancelled_jobs_end_the_run(tasks, backend):
     def submit(job):
         future = Future()

@@ -2,12 +2,15 @@
 
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import lcmcore
 from lcmcore.cli import batch_tasks
@@ -20,6 +23,7 @@ from lcmcore.cli.batch_tasks import (
     tasks_of_file,
     tasks_of_folder,
 )
+from lcmcore.jobs.fingerprint import fingerprint
 from lcmcore.jobs.job import Request
 
 ALL = Request("for all", seed=1)
@@ -293,6 +297,24 @@ def test_outputs_behind_links_are_the_same(tmp_path):
     assert [isinstance(task, BadTask) for task in tasks] == [False, True, False]
 
 
+@pytest.mark.parametrize("init", ["n" * 300, "a/" * 3000 + "b", "loop", "file/b", ".", "x/../y"])
+def test_any_path_of_an_init_image_is_left_to_its_turn(tmp_path, init):
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").touch()
+    (task,) = jobs(tmp_path, {"init_image": init, "output": "x"})
+    assert task.init == tmp_path / init
+
+
+@pytest.mark.parametrize("output", ["n" * 300, "a/" * 3000 + "b", "loop/b", "file/b"])
+def test_any_path_of_an_output_is_left_to_its_turn(tmp_path, output):
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").touch()
+    path = tmp_path / "jobs.jsonl"
+    path.write_text(json.dumps({"output": output}))
+    (task,) = tasks_of_file(path, tmp_path, tmp_path, ALL)
+    assert task.output == tmp_path / f"{output}.png"
+
+
 def test_names_that_differ_in_case_where_the_disk_ignores_it(tmp_path, monkeypatch):
     lines = ({"output": "A"}, {"output": "a"}, {"output": "SUB/b"}, {"output": "sub/B"})
     assert bad(jobs(tmp_path, *lines)) == []
@@ -357,6 +379,31 @@ def test_reading_can_be_stopped(tmp_path):
 
 def test_file_of_bad_lines(tmp_path):
     assert len(bad(jobs(tmp_path, "1", "2"))) == 2
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+KEYS = st.sampled_from(["prompt", "init_image", "output", "seed", "size", "fit", "other"])
+OBJECTS = st.dictionaries(KEYS, VALUES, max_size=7).map(lambda value: json.dumps(value).encode())
+
+
+@given(lines=st.lists(st.binary() | OBJECTS | VALUES.map(json.dumps).map(str.encode), max_size=6))
+def test_whatever_lines_hold(tmp_path_factory, lines):
+    """Each gives a task that a worker can be sent, or a reason; none stops the others."""
+    folder = tmp_path_factory.mktemp("lines")
+    lines = [line.replace(b"\n", b"") for line in lines]
+    tasks = jobs(folder, {"output": "first"}, *lines, {"output": "last"})
+    found = [*tasks]
+    assert len(found) == len(tasks)
+    assert (found[0].output, found[-1].output) == (OUT / "first.png", OUT / "last.png")
+    for task in found:
+        if isinstance(task, Task):
+            pickle.dumps(task)
+            task.request.check()
+            fingerprint(task.request, None, {})
 
 
 @pytest.mark.slow
