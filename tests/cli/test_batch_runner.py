@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import re
 import socket
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -235,7 +236,8 @@ def test_stop_finishes_what_was_accepted(tasks, backend, tmp_path):
     assert tally.generated == len(accepted) == 4
     assert tally.remaining == 4
     assert len(contents(tmp_path / "out")) == 4
-    assert "in progress; signal again" in stream.getvalue()
+    running = r"finishing (1 image|[23] images) in progress; signal again to stop at once\n"
+    assert len(re.findall(running, stream.getvalue())) == 1
     assert run(tasks, backend).generated == 4
 
 
@@ -304,6 +306,25 @@ def test_bar_has_rate_and_time_left(tasks, backend):
     assert bars[-1].startswith(f"[{'#' * 24}] 8/8 ")
     assert "/s, " in bars[-1] and "0 s left" in bars[-1]
     assert bars[-1].endswith("\n")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(8, "2.0 s each, 8 s left"), (4, "1.0 s each, 4 s left"), (1, "4.0/s, 1 s left")],
+)
+def test_rate_and_time_left(tasks, backend, monkeypatch, seconds, words):
+    """Four of eight images after so many seconds."""
+    monkeypatch.setattr(runner.time, "perf_counter", lambda: 100.0)
+    stream = io.StringIO()
+    running = Runner(tasks, backend, Progress(stream=stream), lambda: False)
+    running._start = 100.0 - seconds
+    running.tally.generated = 4
+    running._show("a.png")
+    running.tally.failed = 1
+    running._show("b.png")
+    first, second = stream.getvalue().splitlines()
+    assert first == f"4/8 a.png, {words}"
+    assert second.startswith("5/8 b.png, 1 failed, ")
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,10 @@ def test_folder_takes_the_images_by_name(tmp_path):
     tasks = tasks_of_folder(folder, OUT, ALL)
     assert outputs(tasks) == {"a.PNG": "a.png", "b.jpg": "b.png", "c.webp": "c.png"}
     assert {task.request for task in tasks} == {ALL}
+    assert [task.name for task in tasks] == [
+        f"{folder}/{name}" for name in ("a.PNG", "b.jpg", "c.webp")
+    ]
+    assert Task(ALL, None, OUT / "a.png").name == "out/a.png"
 
 
 @pytest.mark.parametrize(
