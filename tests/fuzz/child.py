@@ -1,0 +1,255 @@
+"""The process in which the items of one target run: `python -m tests.fuzz.child ...`.
+
+It reports on a pipe, a line of JSON for each item that begins or fails. Before an item runs, its
+files lie in ROOT/item: whatever ends this process, its parent finds them there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import json
+import os
+import random
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tests.fuzz.items import Item, write
+from tests.fuzz.mutate import mutate
+from tests.fuzz.targets import TARGETS, Fault, Target
+
+MAX_SECONDS = 5.0  # of CPU time
+MAX_BYTES = 2**30
+_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+_CHANGES = frozenset({
+    "os.chmod", "os.chown", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir",
+    "os.symlink", "os.truncate", "os.utime", "shutil.move", "shutil.rmtree",
+})  # fmt: skip
+_FORBIDDEN = frozenset({
+    "os.exec", "os.fork", "os.forkpty", "os.kill", "os.posix_spawn", "os.spawn", "os.startfile",
+    "os.system", "pickle.find_class", "pty.spawn", "socket.bind", "socket.connect",
+    "subprocess.Popen", "urllib.Request",
+})  # fmt: skip
+
+
+class Watch:
+    """An audit hook: while an item runs, which processes it starts and which files it changes.
+
+    It may write below `allowed` alone. What code below Python does is found by `contents`.
+    """
+
+    def __init__(self, allowed: list[Path]) -> None:
+        self.on = False
+        self.found: list[str] = []
+        self._allowed = [os.fspath(path) for path in allowed]
+        sys.addaudithook(self._hook)
+
+    def _hook(self, event: str, args: tuple[Any, ...]) -> None:
+        if not self.on:
+            return
+        if event in _FORBIDDEN:
+            self._note(f"{event} {args!r:.200}")
+        elif event in _CHANGES:
+            names = [each for each in args[:2] if isinstance(each, (str, bytes, os.PathLike))]
+            if event in ("os.link", "os.symlink"):
+                names = names[1:]  # the other is only named
+            self._check(event, names)
+        elif event == "open":
+            path, mode, flags = args
+            if isinstance(path, int):
+                return
+            if (mode and set(mode) & set("wxa+")) or (mode is None and (flags or 0) & _WRITES):
+                self._check(event, [path])
+
+    def _check(self, event: str, names: list[Any]) -> None:
+        for name in map(os.fsdecode, names):
+            if name != os.devnull and not os.path.realpath(name).startswith(tuple(self._allowed)):
+                self._note(f"{event} {name!r}")
+
+    def _note(self, what: str) -> None:
+        self.on = False
+        self.found.append(what)
+        self.on = True
+
+
+def contents(folders: list[Path]) -> list[tuple[str, int, int]]:
+    """Every file of the folders that nothing may change, with size and time."""
+    found = []
+    for folder in folders:
+        for path in sorted(folder.rglob("*")):
+            status = path.lstat()
+            found.append((str(path), status.st_size, status.st_mtime_ns))
+    return found
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held since `reset_peak`."""
+    with open("/proc/self/status") as lines:  # noqa: PTH123 - quicker
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
+
+
+def reset_peak() -> None:
+    """Forget the peak."""
+    with open("/proc/self/clear_refs", "w") as file:  # noqa: PTH123
+        file.write("5")
+
+
+def data_bytes() -> int:
+    """What RLIMIT_DATA counts."""
+    with open("/proc/self/status") as lines:  # noqa: PTH123
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmData"))
+
+
+def limit_memory() -> None:
+    """Let an allocation fail that would take this process MAX_BYTES beyond what it has."""
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    resource.setrlimit(resource.RLIMIT_DATA, (data_bytes() + MAX_BYTES, hard))
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and those that led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+class Child:
+    """Runs items of a target and reports on them."""
+
+    def __init__(self, name: str, root: Path, report: Callable[..., None]) -> None:
+        self.target: Target = TARGETS[name]
+        self.root = root
+        self.number = 0
+        self._report = report
+        self._guarded = [root / "canary", root / "cwd", root / "home", root / "item"]
+        writable = [root / "cache", root / "tmp", root / "out", root / "model"]
+        self._watch = Watch(writable)
+
+    def run(self, item: Item) -> str | None:
+        """What is wrong with an item, None if nothing is."""
+        folder = self.root / "item"
+        write(item, folder)
+        self.number += 1
+        self._report(begin=self.number)
+        before = contents(self._guarded)
+        limit_memory()
+        reset_peak()
+        start_bytes, start = peak_bytes(), time.process_time()
+        reason = self._outcome(folder)
+        seconds, grown = time.process_time() - start, peak_bytes() - start_bytes
+        if self._watch.found:
+            reason = "; ".join(self._watch.found)
+            self._watch.found.clear()
+        elif contents(self._guarded) != before:
+            changed = set(contents(self._guarded)) ^ set(before)
+            reason = f"changed {sorted(changed)[:4]}"
+        elif seconds > MAX_SECONDS:
+            reason = f"took {seconds:.1f} s"
+        elif grown > MAX_BYTES:
+            reason = f"took {grown / 2**20:.0f} MiB"
+        if reason:
+            kept = self.root / "failed" / str(self.number)
+            write(item, kept)
+            self._report(failed=str(kept), reason=reason)
+        return reason
+
+    def _outcome(self, folder: Path) -> str | None:
+        self._watch.on = True
+        try:
+            self.target.check(folder)
+        except Fault as error:
+            return f"Fault: {error}"
+        except BaseException as error:
+            if any(isinstance(each, MemoryError) for each in chain(error)):
+                return f"took more than {MAX_BYTES >> 20} MiB: {error!r:.300}\n{_trace(error)}"
+            if not isinstance(error, self.target.errors):
+                return f"{type(error).__name__}: {str(error)[:300]}\n{_trace(error)}"
+        finally:
+            self._watch.on = False
+        return None
+
+
+def _trace(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error)[-12:])[-4000:]
+
+
+def generated(target: Target, seed: int, count: int, run: Callable[[Item], Any]) -> None:
+    """Run `count` items of the target's strategy."""
+    from hypothesis import HealthCheck, Phase, given, settings
+    from hypothesis import seed as seeded
+
+    assert target.strategy is not None
+
+    @seeded(seed)
+    @settings(
+        max_examples=count, deadline=None, database=None, phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(target.strategy())
+    def examples(item: Item) -> None:
+        run(item)
+
+    examples()
+
+
+def mutated(name: str, target: Target, seed: int, first: int) -> Iterator[Item]:
+    """Changed seeds of the target, endlessly, the same for the same seed and number."""
+    seeds, number = target.seeds(), first
+    while True:
+        yield mutate(seeds, random.Random(f"{seed} {name} {number}"))
+        number += 1
+
+
+def main() -> NoReturn:
+    """Run what the arguments ask for."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("target", choices=TARGETS)
+    parser.add_argument("root", type=Path)
+    parser.add_argument("pipe", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="number of the first changed item")
+    parser.add_argument("--generated", type=int, default=0, help="items of the strategy")
+    parser.add_argument("--count", type=int, default=0, help="changed items at most")
+    parser.add_argument("--seconds", type=float, default=1e9)
+    parser.add_argument("--item", type=Path, help="run this item alone")
+    args = parser.parse_args()
+    faulthandler.enable()
+    pipe = os.fdopen(args.pipe, "w")
+
+    def report(**words: Any) -> None:
+        pipe.write(json.dumps(words) + "\n")
+        pipe.flush()
+
+    from lcmcore.util.logs import log_to_stderr
+
+    log_to_stderr(30)
+    end = time.monotonic() + args.seconds
+    child = Child(args.target, args.root, report)
+    if args.item is not None:
+        from tests.fuzz.items import read
+
+        child.run(read(args.item))
+    else:
+        for item in child.target.seeds() if not args.first else ():
+            child.run(item)
+        if child.target.strategy is not None and args.generated:
+            generated(child.target, args.seed, args.generated, child.run)
+        for number, item in enumerate(
+            mutated(args.target, child.target, args.seed, args.first), start=args.first
+        ):
+            if number - args.first >= args.count or time.monotonic() > end:
+                break
+            report(number=number)
+            child.run(item)
+    report(done=child.number)
+    pipe.close()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
