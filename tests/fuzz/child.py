@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import json
+import logging
 import os
 import random
 import resource
@@ -16,10 +17,14 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from functools import cache
+from importlib import metadata
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tests.fuzz.items import Item, write
+from tests.fuzz import regressions
+from tests.fuzz.items import Item, read, write
 from tests.fuzz.mutate import mutate
 from tests.fuzz.targets import TARGETS, Fault, Target
 
@@ -28,7 +33,7 @@ MAX_BYTES = 2**30
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _CHANGES = frozenset({
     "os.chmod", "os.chown", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir",
-    "os.symlink", "os.truncate", "os.utime", "shutil.move", "shutil.rmtree",
+    "os.symlink", "os.truncate", "os.utime", "shutil.move",
 })  # fmt: skip
 _FORBIDDEN = frozenset({
     "os.exec", "os.fork", "os.forkpty", "os.kill", "os.posix_spawn", "os.spawn", "os.startfile",
@@ -55,26 +60,37 @@ class Watch:
         if event in _FORBIDDEN:
             self._note(f"{event} {args!r:.200}")
         elif event in _CHANGES:
-            names = [each for each in args[:2] if isinstance(each, (str, bytes, os.PathLike))]
-            if event in ("os.link", "os.symlink"):
-                names = names[1:]  # the other is only named
-            self._check(event, names)
+            for name, folder in _changed(event, args):
+                self._check(event, os.path.join(folder, name))  # noqa: PTH118 - of a descriptor
         elif event == "open":
             path, mode, flags = args
             if isinstance(path, int):
                 return
             if (mode and set(mode) & set("wxa+")) or (mode is None and (flags or 0) & _WRITES):
-                self._check(event, [path])
+                self._check(event, os.fsdecode(path))
 
-    def _check(self, event: str, names: list[Any]) -> None:
-        for name in map(os.fsdecode, names):
-            if name != os.devnull and not os.path.realpath(name).startswith(tuple(self._allowed)):
-                self._note(f"{event} {name!r}")
+    def _check(self, event: str, name: str) -> None:
+        folder, _, last = os.path.abspath(name).rpartition("/")  # noqa: PTH100
+        whole = os.path.realpath(name if event == "open" else folder)
+        whole = whole if event == "open" else f"{whole}/{last}"
+        if name != os.devnull and not whole.startswith(tuple(self._allowed)):
+            self._note(f"{event} {name!r}")
 
     def _note(self, what: str) -> None:
         self.on = False
         self.found.append(what)
         self.on = True
+
+
+def _changed(event: str, args: tuple[Any, ...]) -> Iterator[tuple[str, str]]:
+    """The paths that an event changes, and the folders to which they are relative."""
+    count = 2 if event in ("os.link", "os.rename", "os.symlink", "shutil.move") else 1
+    paths = [each for each in args[:count] if not isinstance(each, int)]
+    folders = [each for each in args[count:] if type(each) is int and each > 2]
+    if event in ("os.link", "os.symlink"):
+        paths = paths[1:]  # the other is only named
+    for path in paths:
+        yield os.fsdecode(path), f"/proc/self/fd/{folders[-1]}" if folders else ""
 
 
 def contents(folders: list[Path]) -> list[tuple[str, int, int]]:
@@ -124,18 +140,18 @@ class Child:
     def __init__(self, name: str, root: Path, report: Callable[..., None]) -> None:
         self.target: Target = TARGETS[name]
         self.root = root
-        self.number = 0
+        self.count = 0
         self._report = report
         self._guarded = [root / "canary", root / "cwd", root / "home", root / "item"]
         writable = [root / "cache", root / "tmp", root / "out", root / "model"]
         self._watch = Watch(writable)
 
-    def run(self, item: Item) -> str | None:
+    def run(self, item: Item, kind: str, number: int = 0) -> str | None:
         """What is wrong with an item, None if nothing is."""
         folder = self.root / "item"
         write(item, folder)
-        self.number += 1
-        self._report(begin=self.number)
+        self.count += 1
+        self._report(begin=kind, number=number)
         before = contents(self._guarded)
         limit_memory()
         reset_peak()
@@ -153,9 +169,9 @@ class Child:
         elif grown > MAX_BYTES:
             reason = f"took {grown / 2**20:.0f} MiB"
         if reason:
-            kept = self.root / "failed" / str(self.number)
+            kept = self.root / "failed" / str(self.count)
             write(item, kept)
-            self._report(failed=str(kept), reason=reason)
+            self._report(failed=reason, kept=str(kept))
         return reason
 
     def _outcome(self, folder: Path) -> str | None:
@@ -201,7 +217,7 @@ def mutated(name: str, target: Target, seed: int, first: int) -> Iterator[Item]:
     """Changed seeds of the target, endlessly, the same for the same seed and number."""
     seeds, number = target.seeds(), first
     while True:
-        yield mutate(seeds, random.Random(f"{seed} {name} {number}"))
+        yield mutate(seeds, random.Random(f"{seed} {name} {number}"), target.links)
         number += 1
 
 
@@ -213,6 +229,7 @@ def main() -> NoReturn:
     parser.add_argument("pipe", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first changed item")
+    parser.add_argument("--fixed", type=int, default=0, help="number of the first fixed one")
     parser.add_argument("--generated", type=int, default=0, help="items of the strategy")
     parser.add_argument("--count", type=int, default=0, help="changed items at most")
     parser.add_argument("--seconds", type=float, default=1e9)
@@ -227,26 +244,28 @@ def main() -> NoReturn:
 
     from lcmcore.util.logs import log_to_stderr
 
-    log_to_stderr(30)
+    log_to_stderr(logging.WARNING)
+    # Each `lcm info` and `lcm doctor` looks up the installed packages again: half of their time.
+    metadata.entry_points = cache(metadata.entry_points)
     end = time.monotonic() + args.seconds
     child = Child(args.target, args.root, report)
     if args.item is not None:
-        from tests.fuzz.items import read
-
-        child.run(read(args.item))
+        child.run(read(args.item), "kept")
     else:
-        for item in child.target.seeds() if not args.first else ():
-            child.run(item)
+        fixed = [*child.target.seeds(), *regressions.of(args.target)]
+        for number, item in enumerate(fixed[args.fixed :], start=args.fixed):
+            child.run(item, "fixed", number)
+        del fixed  # some are large
         if child.target.strategy is not None and args.generated:
-            generated(child.target, args.seed, args.generated, child.run)
-        for number, item in enumerate(
-            mutated(args.target, child.target, args.seed, args.first), start=args.first
-        ):
-            if number - args.first >= args.count or time.monotonic() > end:
+            generated(
+                child.target, args.seed, args.generated, lambda item: child.run(item, "generated")
+            )
+        items = mutated(args.target, child.target, args.seed, args.first)
+        for number, item in enumerate(islice(items, args.count), start=args.first):
+            if time.monotonic() > end:
                 break
-            report(number=number)
-            child.run(item)
-    report(done=child.number)
+            child.run(item, "changed", number)
+    report(done=child.count)
     pipe.close()
     os._exit(0)
 

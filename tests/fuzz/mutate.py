@@ -26,28 +26,36 @@ TEXTS = (
     "../canary/secret", "/dev/zero", "/dev/null", "/proc/self/mem", "fifo", "loop", "sparse",
     "64x64", "0x0", "99999x99999", "NaN", "1e999", "!", "<|endoftext|>", "constructor", "__class__",
 )  # fmt: skip
+
+
+def nested(levels: int) -> Any:
+    """A list in a list in a list."""
+    value: Any = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
 VALUES: tuple[Any, ...] = (
     None, True, False, [], {}, [[]], [None], {"": None}, [0] * 9, [1e9] * 1000, *INTEGERS,
-    *FLOATS, *TEXTS,
+    *FLOATS, *TEXTS, nested(100), nested(600),
 )  # fmt: skip
 DEEP = 3000  # levels, beyond Python's own limit
 
 Rng = random.Random
 
 
-def mutate(seeds: Sequence[Item], rng: Rng) -> Item:
+def mutate(seeds: Sequence[Item], rng: Rng, links: bool = True) -> Item:
     """One of the seeds, with one to four changes."""
     item = dict(rng.choice(seeds))
-    others = [
-        content for seed in seeds for content in seed.values() if isinstance(content, bytes)
-    ]
+    others = [content for seed in seeds for content in seed.values() if isinstance(content, bytes)]
     for _ in range(rng.choice((1, 1, 1, 2, 2, 3, 4))):
         name = rng.choice(sorted(item))
         content = item[name]
         chance = rng.random()
         if chance < 0.02:
             del item[name]
-        elif chance < 0.04:
+        elif chance < 0.04 and links:
             item[name] = Link(rng.choice(("/dev/zero", "../canary/secret", "../fifo", name)))
         elif isinstance(content, bytes):
             item[name] = _mutated(name, content, others, rng)
@@ -213,14 +221,16 @@ def _png(content: bytes, rng: Rng) -> bytes:
     if change < 0.6:
         chunks[index][1] = _header(data, rng) if kind == b"IHDR" else _png_data(kind, data, rng)
     elif change < 0.7:
-        chunks[index][0] = rng.choice((b"IHDR", b"IDAT", b"iTXt", b"zTXt", b"tRNS", b"eXIf", b"acTL"))
+        chunks[index][0] = rng.choice(
+            (b"IHDR", b"IDAT", b"iTXt", b"zTXt", b"tRNS", b"eXIf", b"acTL")
+        )
     elif change < 0.8:
         del chunks[index]
     elif change < 0.9:
         chunks.insert(rng.randrange(len(chunks)), chunks[index])
     else:
         rng.shuffle(chunks)
-    return content[:8] + b"".join(map(_png_chunk, chunks))
+    return content[:8] + b"".join(map(png_chunk, chunks))
 
 
 def _png_chunks(content: bytes) -> Any:
@@ -234,7 +244,7 @@ def _png_chunks(content: bytes) -> Any:
         position += size + 12
 
 
-def _png_chunk(chunk: Sequence[bytes]) -> bytes:
+def png_chunk(chunk: Sequence[bytes]) -> bytes:
     kind, data = chunk
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -250,7 +260,7 @@ def _header(data: bytes, rng: Rng) -> bytes:
 
 def _png_data(kind: bytes, data: bytes, rng: Rng) -> bytes:
     if kind in (b"iTXt", b"zTXt") and rng.random() < 0.5:
-        key, _, text = data.partition(b"\0")
+        key, *_ = data.partition(b"\0")
         if rng.random() < 0.3:  # a text that is long when it is unpacked
             return key + b"\0\1\0\0\0" + zlib.compress(bytes(rng.choice((10**5, 10**8))))
         return key + b"\0\0\0\0\0" + rng.choice(TEXTS).encode("utf-8", "surrogatepass")

@@ -23,7 +23,7 @@ RECORD = {
 }  # fmt: skip
 
 
-def _photo(mode: str = "RGB", size: tuple[int, int] = (24, 16)) -> Image.Image:
+def photo(mode: str = "RGB", size: tuple[int, int] = (24, 16)) -> Image.Image:
     rows, columns = np.mgrid[0 : size[1], 0 : size[0]]
     pixels = np.stack([rows * 9, columns * 9, rows + columns], axis=2).astype(np.uint8)
     return Image.fromarray(pixels).convert(mode)
@@ -31,7 +31,7 @@ def _photo(mode: str = "RGB", size: tuple[int, int] = (24, 16)) -> Image.Image:
 
 def _encoded(form: str, mode: str = "RGB", **options: object) -> bytes:
     buffer = io.BytesIO()
-    _photo(mode).save(buffer, form, **options)
+    photo(mode).save(buffer, form, **options)
     return buffer.getvalue()
 
 
@@ -51,12 +51,12 @@ def images() -> list[Item]:
         "alpha.png": _encoded("PNG", "RGBA"),
         "bits.png": _encoded("PNG", "1"),
         "exif.png": _encoded("PNG", exif=_exif(5)),
-        "moves.png": _encoded("PNG", save_all=True, append_images=[_photo(), _photo("RGB")]),
+        "moves.png": _encoded("PNG", save_all=True, append_images=[photo(), photo("RGB")]),
         "plain.jpg": _encoded("JPEG"),
         "exif.jpg": _encoded("JPEG", exif=_exif(6)),
         "cmyk.jpg": _encoded("JPEG", "CMYK", progressive=True),
-        "two.mpo": _encoded("MPO", save_all=True, append_images=[_photo()]),
-        "plain.gif": _encoded("GIF", "P", save_all=True, append_images=[_photo("P")]),
+        "two.mpo": _encoded("MPO", save_all=True, append_images=[photo()]),
+        "plain.gif": _encoded("GIF", "P", save_all=True, append_images=[photo("P")]),
         "lzw.tif": _encoded("TIFF", compression="tiff_lzw" if features.check("libtiff") else None),
         "plain.tif": _encoded("TIFF", exif=_exif(8)),
         "float.tif": _encoded("TIFF", "F"),
@@ -90,7 +90,7 @@ def records() -> list[Item]:
         "negative-prompt": "-o",
         "model": "--help",
     }
-    return [{"image.png": encode_png(_photo(), each)} for each in (RECORD, without, hostile)]
+    return [{"image.png": encode_png(photo(), each)} for each in (RECORD, without, hostile)]
 
 
 def _folder_of(names: list[str], root: Path) -> Item:
@@ -99,9 +99,7 @@ def _folder_of(names: list[str], root: Path) -> Item:
 
 def networks() -> list[Item]:
     """model.onnx with its weights inside and outside, and under names that the writer chose."""
-    found: list[Item] = [
-        {"model.onnx": (TINY / "lcm" / "vae_decoder" / "model.onnx").read_bytes()}
-    ]
+    found: list[Item] = [{"model.onnx": (TINY / "lcm" / "vae_decoder" / "model.onnx").read_bytes()}]
     for location in ("model.onnx_data", "deep/weights", "model.weights", "folded.added"):
         with tempfile.TemporaryDirectory() as name:
             (Path(name) / "deep").mkdir()
@@ -204,5 +202,10 @@ def requests() -> list[Item]:
 
 def prompts() -> list[Item]:
     """Texts for the tokenizer."""
-    texts = ("a photo of an astronaut riding a horse", "x" * 2000, "l'été, 3 cats!", "a\u0301 " * 99)
+    texts = (
+        "a photo of an astronaut riding a horse",
+        "x" * 2000,
+        "l'été, 3 cats!",
+        "a\u0301 " * 99,
+    )
     return [{"prompt.txt": text.encode()} for text in texts]

@@ -14,7 +14,9 @@ from lcmcore.jobs.job import Request
 from lcmcore.png import encode_png
 from lcmcore.scheduler import LCMScheduler
 from tests.fuzz.items import Item
-from tests.fuzz.seeds import RECORD, bundles as whole_bundles
+from tests.fuzz.mutate import TEXTS
+from tests.fuzz.seeds import RECORD
+from tests.fuzz.seeds import bundles as whole_bundles
 
 ANY_TEXT = st.text(max_size=40)  # no surrogates: UTF-8 has none
 NUMBERS = st.one_of(st.integers(), st.floats())
@@ -86,12 +88,15 @@ def requests() -> Any:
 def jobs() -> Any:
     """Files of one to four lines."""
     names = [field.name for field in fields(Request)]
+    places = st.one_of(ANY_TEXT, st.sampled_from(TEXTS), st.just("../canary"))
     line = st.one_of(
-        st.dictionaries(
-            st.sampled_from([*names, "init_image", "output"]), st.one_of(ANY_TEXT, VALUES)
+        st.builds(
+            lambda init, output, rest: {"init_image": init, "output": output, **rest},
+            places, places, st.dictionaries(st.sampled_from(names), VALUES, max_size=3),
         ),
+        st.builds(lambda output, prompt: {"output": output, "prompt": prompt}, places, ANY_TEXT),
         VALUES,
-    )
+    )  # fmt: skip
     return st.lists(line, min_size=1, max_size=4).map(
         lambda lines: {"jobs.jsonl": b"\n".join(map(_encoded, lines))}
     )
