@@ -3,11 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= out
+SECONDS ?= 300
+SEED ?= 0
+KILLS ?= 165
 PEERS ?= .peers
 BOARD ?= .board
 
 .PHONY: demo test test-all test-types test-rknn test-board test-export mutants check bench peers rewrites \
-	soak throughput goldens pictures dist clean
+	fuzz kill-test soak throughput goldens pictures dist clean
 
 demo: $(VENV)/.demo
 	@mkdir -p $(OUT)
@@ -48,6 +51,15 @@ test-export: .venv-build/.installed
 mutants: $(VENV)/.installed .venv-rknn/.installed
 	$(BIN)/pip install --quiet --requirement tests/mutants/requirements.txt
 	$(BIN)/python -m tests.mutants.run $(MUTANTS)
+
+# Changed and generated files for everything that reads files of strangers, SECONDS in all. Items that
+# fail are kept in OUT/fuzz; another SEED brings other items.
+fuzz: $(VENV)/.installed
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED) --out $(OUT)/fuzz
+
+# SIGKILL at random moments, and what is left afterwards; Linux.
+kill-test: $(VENV)/.installed
+	$(BIN)/python -m tests.kill --kills $(KILLS) --seed $(SEED)
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check

@@ -214,7 +214,7 @@ def _json_lines(content: bytes, rng: Rng) -> bytes:
 
 def _png(content: bytes, rng: Rng) -> bytes:
     """A chunk changed, moved, doubled or dropped; the checksums fit again."""
-    chunks = [[kind, data] for kind, data in _png_chunks(content)]
+    chunks = [[kind, data] for kind, data in png_chunks(content)]
     index = rng.randrange(len(chunks))
     kind, data = chunks[index]
     change = rng.random()
@@ -233,7 +233,7 @@ def _png(content: bytes, rng: Rng) -> bytes:
     return content[:8] + b"".join(map(png_chunk, chunks))
 
 
-def _png_chunks(content: bytes) -> Any:
+def png_chunks(content: bytes) -> Any:
     position = 8
     while position < len(content):
         size = int.from_bytes(content[position : position + 4], "big")

@@ -23,6 +23,7 @@ from tests.fuzz.items import Item, read, write
 
 ROOT = Path(__file__).parents[2]
 MAX_WAIT = 20.0  # seconds of an item, if it computes or not; a busy machine is slow
+_START = 120.0
 _PROGRAMS = ("gs", "sh", "git", "convert", "gv", "display", "xv", "rsvg-convert", "ffmpeg")
 
 
@@ -81,17 +82,14 @@ class _Child:
 
     def reports(self, patience: float) -> Iterator[dict[str, Any]]:
         """Until the pipe is closed; {"hung": True} if nothing came for so long."""
-        while True:
-            while b"\n" in self._left:
-                line, self._left = self._left.split(b"\n", 1)
-                yield json.loads(line)
-            if not select.select([self._pipe], [], [], patience)[0]:
-                yield {"hung": True}
-                return
-            data = self._pipe.read(65536)
+        wait = _START  # imports, and the fixed items are made
+        while select.select([self._pipe], [], [], wait)[0]:
+            data, wait = self._pipe.read(65536), patience
             if not data:
                 return
-            self._left += data
+            *whole, self._left = (self._left + data).split(b"\n")
+            yield from map(json.loads, whole)
+        yield {"hung": True}
 
     def end(self) -> tuple[int, str]:
         """Exit status, and the end of what was written on stderr; kills what still runs."""
@@ -115,10 +113,13 @@ def run_target(
     count: int = 10**9,
     generated: int = 200,
     seconds: float = 1e9,
+    max_seconds: float = 5.0,
+    patience: float = MAX_WAIT,
 ) -> Outcome:
     """Run items until there are `count` changed ones, or the time is over.
 
-    A process that dies or hangs is replaced by another, which goes on with the next item.
+    An item fails if it takes more than `max_seconds` of CPU time, or gives no answer for
+    `patience` seconds. A process that dies or hangs is replaced, and the next item runs.
     """
     outcome, start, seen = Outcome(target), time.monotonic(), set[str]()
 
@@ -132,8 +133,9 @@ def run_target(
         while not over and (left := seconds - (time.monotonic() - start)) > 0:
             words = [f"--fixed={fixed}", f"--first={first}", f"--count={count - first}"]
             words += [f"--seed={seed}", f"--seconds={left}", f"--generated={generated}"]
+            words += [f"--max-seconds={max_seconds}"]
             child, last, hung = _Child(target, root, words), {}, False
-            for report in child.reports(MAX_WAIT):
+            for report in child.reports(patience):
                 last = report if "begin" in report else last
                 outcome.items += "begin" in report
                 over = over or "done" in report
@@ -144,7 +146,7 @@ def run_target(
             status, log = child.end()
             if over:
                 break
-            how = f"no answer for {MAX_WAIT:g} s" if hung else f"the process ended with {status}"
+            how = f"no answer for {patience:g} s" if hung else f"the process ended with {status}"
             failed(f"{how}\n{log}", read(root / "item"))
             if last.get("begin") == "fixed":
                 fixed = last["number"] + 1
