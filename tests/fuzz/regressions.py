@@ -57,20 +57,14 @@ def _records() -> list[Item]:
 
 def _networks() -> list[Item]:
     """Names of the stranger's choice for files that were written while a graph was optimized."""
-    plain = seeds.networks()[1]
-    links: list[Item] = [
-        {**plain, name: Link("../canary/secret")}
-        for name in ("folded.onnx", "rewritten.onnx", "changed.onnx", "folded.added", "entry.json",
-                     "model.weights", "model.onnx.lock")
-    ]  # fmt: skip
     named = [
         {**network, location: Link(target)}
+        for target in ("../canary/secret", "/dev/zero", "../fifo", "../sparse", "../loop")
         for network in seeds.networks()[1:]
         for location in network
         if location not in ("model.onnx", "blob")
-        for target in ("../canary/secret", "/dev/zero", "../fifo", "../sparse", "../loop")
     ]
-    return [*links, *named, {"model.onnx": Link("../fifo")}, {"model.onnx": Link("/dev/zero")}]
+    return [*named, {"model.onnx": Link("../fifo")}, {"model.onnx": Link("/dev/zero")}]
 
 
 def _rknn_files() -> list[Item]:

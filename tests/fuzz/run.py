@@ -46,7 +46,7 @@ def sandbox() -> Iterator[Path]:
         for folder in ("canary", "cwd", "home", "item", "cache", "tmp", "out", "programs"):
             (root / folder).mkdir()
         for folder in ("canary", "home"):
-            (root / folder / "secret").write_text("kept as it is\n")
+            (root / folder / "secret").write_text("kept as it is\n" * 1000)  # could be weights
         os.mkfifo(root / "fifo")
         (root / "loop").symlink_to("loop")
         with (root / "sparse").open("wb") as file:

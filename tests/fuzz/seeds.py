@@ -100,7 +100,8 @@ def _folder_of(names: list[str], root: Path) -> Item:
 def networks() -> list[Item]:
     """model.onnx with its weights inside and outside, and under names that the writer chose."""
     found: list[Item] = [{"model.onnx": (TINY / "lcm" / "vae_decoder" / "model.onnx").read_bytes()}]
-    for location in ("model.onnx_data", "deep/weights", "model.weights", "folded.added"):
+    names = ("model.onnx_data", "deep/weights", "model.weights", "folded.onnx", "folded.added")
+    for location in (*names, "changed.onnx", "rewritten.onnx"):
         with tempfile.TemporaryDirectory() as name:
             (Path(name) / "deep").mkdir()
             write_weighted(Path(name), **{**OUTSIDE, "location": location})

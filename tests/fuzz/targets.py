@@ -111,7 +111,8 @@ def check_record(folder: Path) -> None:
 def check_onnx(folder: Path) -> None:
     """A model.onnx is read by our reader, and by `lcm info`."""
     from runtimes.onnx import OnnxRuntime
-    from runtimes.onnx.graph import Graph, GraphIndex, external_files
+    from runtimes.onnx.graph import Graph, GraphIndex
+    from runtimes.onnx.graph_cache import external_files
 
     path = folder / "model.onnx"
     list(OnnxRuntime().describe(path))
