@@ -44,9 +44,10 @@ def _exif(orientation: int) -> bytes:
 
 def images() -> list[Item]:
     """One of each format and of its variants that decode by other code."""
+    Image.init()  # else not all formats are known
     found = {
         "plain.png": _encoded("PNG"),
-        "grey16.png": _encoded("PNG", "I;16"),
+        "grey16.png": _encoded("PNG", "I"),
         "palette.png": _encoded("PNG", "P", transparency=3),
         "alpha.png": _encoded("PNG", "RGBA"),
         "bits.png": _encoded("PNG", "1"),
