@@ -30,8 +30,12 @@ def photo(mode: str = "RGB", size: tuple[int, int] = (24, 16)) -> Image.Image:
 
 
 def _encoded(form: str, mode: str = "RGB", **options: object) -> bytes:
+    return _saved(photo(mode), form, **options)
+
+
+def _saved(image: Image.Image, form: str, **options: object) -> bytes:
     buffer = io.BytesIO()
-    photo(mode).save(buffer, form, **options)
+    image.save(buffer, form, **options)
     return buffer.getvalue()
 
 
@@ -47,7 +51,7 @@ def images() -> list[Item]:
     Image.init()  # else not all formats are known
     found = {
         "plain.png": _encoded("PNG"),
-        "grey16.png": _encoded("PNG", "I"),
+        "grey16.png": _saved(Image.fromarray(np.full((16, 24), 40_000, np.uint16)), "PNG"),
         "palette.png": _encoded("PNG", "P", transparency=3),
         "alpha.png": _encoded("PNG", "RGBA"),
         "bits.png": _encoded("PNG", "1"),
