@@ -22,7 +22,7 @@ from typing import Any
 from tests.fuzz.items import Item, read, write
 
 ROOT = Path(__file__).parents[2]
-MAX_WAIT = 20.0  # seconds of an item, if it computes or not; a busy machine is slow
+MAX_WAIT = 30.0  # seconds of an item, if it computes or not; a busy machine is slow
 _START = 120.0
 _PROGRAMS = ("gs", "sh", "git", "convert", "gv", "display", "xv", "rsvg-convert", "ffmpeg")
 
