@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from tests.jobs.fakes import children
 from tests.kill.scenarios import ROOT, SCENARIOS, Command, environment, names
 
-GRACE = 2.0  # seconds in which workers end by themselves
+GRACE = 2.0  # seconds in which workers end by themselves; longer where they take longer to start
 PATIENCE = 60.0  # for what is not killed, and for the next run
 KINDS = ("half files", "orphans", "locks", "leftovers")
 
@@ -73,7 +73,8 @@ def kill_once(name: str, number: int, seed: int, seconds: float) -> list[Finding
                 ):
                     found.append(("half files", f"the other ended with {process.returncode}"))
             _ended(processes[0], PATIENCE)
-            found += [("orphans", text) for text in _orphans(processes)]
+            grace = max(GRACE, 0 if scenario.waits_for_ready else seconds)
+            found += [("orphans", text) for text in _orphans(processes, grace)]
             found += [("half files", text) for text in scenario.half(root)]
             found += [("locks", text) for text in _locks(root)]
             following = _start(scenario.again(root), root)
@@ -140,11 +141,11 @@ def _session(leader: int) -> list[int]:
     return found
 
 
-def _orphans(processes: list[subprocess.Popen[bytes]]) -> list[str]:
+def _orphans(processes: list[subprocess.Popen[bytes]], grace: float) -> list[str]:
     def left() -> list[int]:
         return [pid for process in processes for pid in _session(process.pid)]
 
-    _wait_until(lambda: not left(), GRACE)
+    _wait_until(lambda: not left(), grace)
     return [f"process {pid} is left" for pid in left()]
 
 

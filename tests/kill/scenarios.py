@@ -127,7 +127,7 @@ def _left_entries(root: Path) -> list[str]:
     folder = root / "cache" / "onnx"
     found = sorted(folder.iterdir()) if folder.is_dir() else []
     entries = [path for path in found if path.is_dir()]
-    wrong = [path.name for path in found if not path.is_dir() and path.suffix != ".lock"]
+    wrong = [path.name for path in found if path.suffix not in {"", ".lock", ".stamp"}]
     if len(entries) != 1:
         wrong.append(f"{len(entries)} folders in the cache: {[path.name for path in entries]}")
     wrong += [
