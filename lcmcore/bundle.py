@@ -204,12 +204,37 @@ class Bundle:
 
     @cached_property
     def vae(self) -> VaeConfig:
-        """The VAE's config."""
-        config = self.config("vae_decoder") or self.config("vae_encoder")
+        """The VAE's config; raises BundleError if its halves have different scaling factors."""
+        halves = {name: self.config(name) for name in ("vae_decoder", "vae_encoder")}
+        scaling_factor = self.settings.scaling_factor
+        if scaling_factor is None:
+            scaling_factor = self._scaling_factor(halves)
+        name = "vae_decoder" if halves["vae_decoder"] else "vae_encoder"
+        return self._vae_config(name, halves[name], scaling_factor)
+
+    def _scaling_factor(self, halves: Mapping[str, Mapping[str, Any]]) -> float | None:
+        """What the configs say, None if nothing: one that is silent follows the other."""
+        found = {
+            name: self._vae_config(name, config).scaling_factor
+            for name, config in halves.items()
+            if config.get("scaling_factor")
+        }
+        if len({round(value, 6) for value in found.values()}) > 1:
+            listed = " and ".join(f"{value:g} in {name}" for name, value in found.items())
+            raise BundleError(
+                f"{self.paths.root}: the scaling_factor of config.json is {listed}: set the right"
+                " one as scaling_factor in lcm.toml"
+            )
+        return next(iter(found.values()), None)
+
+    def _vae_config(
+        self, component: str, config: Mapping[str, Any], scaling_factor: float | None = None
+    ) -> VaeConfig:
         try:
-            return VaeConfig.from_config(config, self.settings.scaling_factor)
+            return VaeConfig.from_config(config, scaling_factor)
         except ArgumentError as error:
-            raise BundleError(f"{self.paths.vae_decoder / 'config.json'}: {error}") from error
+            path = self.folder(component) / "config.json"
+            raise BundleError(f"{path}: {error}") from error
 
 
 class VaeConfig(NamedTuple):

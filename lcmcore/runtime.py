@@ -19,6 +19,7 @@ import numpy as np
 from lcmcore.errors import LcmError, NetworkError, RuntimeUnavailableError, first_line
 from lcmcore.util.arrays import Array as Array  # noqa: PLC0414 - part of the contract
 from lcmcore.util.files import is_file
+from lcmcore.util.stand_in import EMPTY, stand_in_at
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -258,10 +259,12 @@ def require_available(runtime: Runtime) -> None:
 
 
 def require_file(component: str, folder: Path, filename: str) -> Path:
-    """The component's file; raises NetworkError that names the folder."""
+    """The component's file; raises NetworkError if it is missing, or was never fetched."""
     path = folder / filename
     if not is_file(path):
         raise NetworkError(component, f"no {filename} in {folder}")
+    if (instead := stand_in_at(path)) not in (None, EMPTY):  # a runtime's marker may be empty
+        raise NetworkError(component, f"{path}: {instead}")
     return path
 
 

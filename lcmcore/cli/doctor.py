@@ -13,10 +13,17 @@ from pathlib import Path
 import lcmcore
 from lcmcore.bundle import COMPONENTS, Bundle, demo_dir
 from lcmcore.cli.progress import count_of
-from lcmcore.errors import LcmError
-from lcmcore.runtime import Finding, find_runtime, installed_runtimes
+from lcmcore.errors import LcmError, first_line
+from lcmcore.runtime import (
+    Finding,
+    Runtime,
+    find_runtime,
+    installed_runtimes,
+)
 from lcmcore.runtime_choice import choose_runtime
+from lcmcore.util.files import is_folder
 from lcmcore.util.memory import available_bytes
+from lcmcore.util.stand_in import EMPTY, StandIn, stand_in_at, stand_ins
 from lcmcore.util.terminal import say
 
 
@@ -59,42 +66,87 @@ def _machine() -> Iterator[Finding]:
 
 
 def _runtimes(root: Path) -> Iterator[Finding]:
+    """Each runtime, and what it finds; an error if none of those that "auto" takes can work."""
+    usable: list[str] = []
     for name in installed_runtimes():
         try:
             runtime = find_runtime(name)
         except LcmError as error:
             yield "warning", str(error), "install or remove it"
             continue
-        reason = runtime.available()
+        reason = _reason(runtime)
         yield "ok", f"runtime {name}: {'available' if reason is None else reason}", ""
-        yield from _guarded(runtime.diagnose(root))
+        if reason is None and runtime.priority >= 0:
+            usable.append(name)
+        yield from _guarded(runtime, root)
+    if not usable:
+        yield "error", "no runtime can work here", "pip install 'lcmcore[onnx]'"
 
 
-def _guarded(found: Iterable[Finding]) -> Iterator[Finding]:
+def _reason(runtime: Runtime) -> str | None:
+    """Why the runtime cannot work here, else None."""
+    try:
+        return runtime.available()
+    except Exception as error:  # a third party's
+        return first_line(error)
+
+
+def _guarded(runtime: Runtime, root: Path) -> Iterator[Finding]:
     """A runtime's findings; its failure to diagnose must not hide those of the others."""
     try:
-        yield from found
-    except LcmError as error:
-        yield "error", str(error), ""
+        yield from runtime.diagnose(root)
+    except Exception as error:  # a third party's
+        yield "error", f"runtime {runtime.name}: {first_line(error)}", ""
 
 
 def _model(root: Path) -> Iterator[Finding]:
+    if not is_folder(root):
+        yield "error", f"no model directory at {root}", "set one with --model DIR or $LCM_MODEL"
+        return
+    unfetched = dict(_unfetched(root))
+    for path, instead in unfetched.items():
+        yield "error", f"{path}: {instead.what}", instead.remedy
+    for finding in _opened(root, unfetched):
+        if not any(str(path) in finding[1] for path in unfetched):  # those were named above
+            yield finding
+
+
+def _unfetched(root: Path) -> Iterator[tuple[Path, StandIn]]:
+    """The files of a model that are there in name only."""
+    for name in (*COMPONENTS, "scheduler", "tokenizer"):
+        yield from stand_ins(root / name)
+    for path in (root / "model_index.json", root / "lcm.toml"):
+        instead = stand_in_at(path)
+        if instead not in (None, EMPTY):  # an empty lcm.toml says nothing, which is allowed
+            yield path, instead
+
+
+def _opened(root: Path, unfetched: Iterable[Path]) -> Iterator[Finding]:
+    """What becomes of a model directory when it is loaded."""
     try:
         bundle = Bundle.open(root)
     except LcmError as error:
-        yield "error", str(error), "set one with --model DIR or $LCM_MODEL"
+        yield "error", str(error), ""
         return
     yield "ok", f"model {root}", ""
+    running: list[str] = []
     for component in COMPONENTS:
+        if any(bundle.folder(component) in path.parents for path in unfetched):
+            running.append(component)  # once the files are there
+            continue
         try:
             runtime = choose_runtime(bundle, component, bundle.settings.runtime_of(component))
+            running.append(component)
             yield "ok", f"{component} would run on {runtime.name}", ""
         except LcmError as error:
             # Files for another machine are no error here, nor is a missing encoder (txt2img works).
             elsewhere = any(bundle.folder(component).glob("model.*"))
             harmless = elsewhere or component == "vae_encoder"
             yield "warning" if harmless else "error", str(error), ""
-    for piece in ("scheduler", "tokenizer"):
+    if not set(running) - {"vae_encoder"}:
+        remedy = "take it to the machine that it was built for, or one that has model.onnx"
+        yield "error", f"no network of {root} can run on this machine", remedy
+    for piece in ("scheduler", "tokenizer", "vae", "unet"):
         try:
             getattr(bundle, piece)
         except LcmError as error:

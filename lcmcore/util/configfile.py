@@ -8,6 +8,7 @@ from typing import Any
 
 from lcmcore.errors import BundleError, first_line
 from lcmcore.util.files import read_regular
+from lcmcore.util.stand_in import EMPTY, HEAD_BYTES, stand_in
 
 _MAX_BYTES = 2**26  # the largest file of this kind, a tokenizer.json, has some 2**22
 
@@ -15,7 +16,10 @@ _MAX_BYTES = 2**26  # the largest file of this kind, a tokenizer.json, has some 
 def read_text(path: Path) -> str:
     """The file as UTF-8 text; raises BundleError that names it."""
     try:
-        return read_regular(path, _MAX_BYTES).decode("utf-8-sig")  # Windows' editors write a BOM
+        content = read_regular(path, _MAX_BYTES)
+        if content and (instead := stand_in(content[:HEAD_BYTES])) is not None:
+            raise BundleError(f"{path}: {instead}")
+        return content.decode("utf-8-sig")  # Windows' editors write a BOM
     except FileNotFoundError:
         raise BundleError(f"no such file: {path}") from None
     except (OSError, ValueError) as error:
@@ -26,8 +30,11 @@ def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in the file; raises BundleError that names it."""
     import json  # takes longer to import than the rest of this file
 
+    text = read_text(path)
+    if not text.strip():
+        raise BundleError(f"{path}: {EMPTY}")
     try:
-        value = json.loads(read_text(path))
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{path}: not valid JSON: {first_line(error)}") from error
     if not isinstance(value, dict):

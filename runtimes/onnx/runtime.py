@@ -10,9 +10,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lcmcore.errors import ArgumentError, NetworkError, first_line
-from lcmcore.runtime import Network, Runtime, list_specs, require_available, require_file
+from lcmcore.errors import ArgumentError, NetworkError, RuntimeUnavailableError, first_line
+from lcmcore.runtime import (
+    Finding,
+    Network,
+    Runtime,
+    list_specs,
+    require_available,
+    require_file,
+)
 from lcmcore.util.cpu import usable_cores
+from lcmcore.util.stand_in import stand_ins
 from runtimes.onnx import arena, cpu, graph_cache, sampling
 from runtimes.onnx.network import OnnxNetwork
 
@@ -53,8 +61,7 @@ class OnnxRuntime(Runtime):
         """A session on folder/model.onnx; raises NetworkError or ArgumentError."""
         require_available(self)
         path = require_file(component, folder, self.filename)
-        import onnxruntime
-
+        onnxruntime = _import()
         providers = _providers(options.get("providers"), onnxruntime.get_available_providers())
         threads = options.get("threads")
         on_cpu = providers == list(_DEFAULT_PROVIDERS)
@@ -73,7 +80,9 @@ class OnnxRuntime(Runtime):
                 model = sampling.prepared(path, onnxruntime)
                 session = onnxruntime.InferenceSession(model, settings, providers=providers)
         except Exception as error:  # ONNX Runtime's exceptions share no base class
-            raise NetworkError(component, f"cannot open {path}: {first_line(error)}") from error
+            files = (each for each in stand_ins(folder) if each[0].suffix != ".rknn")
+            reason = next((f"{at}: {instead}" for at, instead in files), first_line(error))
+            raise NetworkError(component, f"cannot open {path}: {reason}") from error
         return OnnxNetwork(component, session, weights)
 
     def release_memory(self) -> None:
@@ -81,6 +90,14 @@ class OnnxRuntime(Runtime):
         ort = sys.modules.get("onnxruntime")
         if ort is not None:
             arena.shrink(ort)
+
+    def diagnose(self, root: Path) -> Iterator[Finding]:
+        """Whether onnxruntime can be imported, for `lcm doctor`."""
+        if self.available() is None:
+            try:
+                yield "ok", f"onnxruntime {_import().__version__}", ""
+            except RuntimeUnavailableError as error:
+                yield "error", str(error), "pip install --force-reinstall onnxruntime"
 
     def describe(self, path: Path) -> Iterator[str]:
         """Lines about a model.onnx, for `lcm info`; raises NetworkError."""
@@ -90,6 +107,17 @@ class OnnxRuntime(Runtime):
 
         yield from sampling.state(path, onnxruntime)
         yield graph_cache.state(path, onnxruntime.__version__)
+
+
+def _import() -> Any:
+    """ONNX Runtime; raises RuntimeUnavailableError."""
+    try:
+        import onnxruntime
+    except Exception as error:  # a broken wheel may raise anything
+        raise RuntimeUnavailableError(
+            f"onnxruntime cannot be imported: {first_line(error)}"
+        ) from error
+    return onnxruntime
 
 
 def _open_optimized(ort: Any, path: Path, threads: Any) -> tuple[Any, Path] | None:

@@ -40,6 +40,17 @@ def platform(device_tree: Path = DEVICE_TREE) -> str | None:
     return None
 
 
+def device_tree_is_hidden(device_tree: Path = DEVICE_TREE) -> bool:
+    """Whether there is no device tree to read, as in a container: Docker masks /sys/firmware.
+
+    PCs have none either.
+    """
+    try:
+        return not device_tree.read_bytes()
+    except OSError:
+        return True
+
+
 def cores(platform: str | None) -> int:
     """How many cores the platform's NPU has."""
     return _CORES.get(platform or "", 1)

@@ -12,8 +12,10 @@ from pathlib import Path
 from lcmcore.bundle import COMPONENTS
 from lcmcore.errors import BundleError
 from lcmcore.runtime import Finding
+from lcmcore.util.files import is_file
 from lcmcore.util.memory import available_bytes
-from runtimes.rknn import board
+from lcmcore.util.stand_in import stand_in_at
+from runtimes.rknn import board, device
 from runtimes.rknn.file import RknnFile
 
 _FILENAME = "model.rknn"
@@ -22,24 +24,40 @@ _NEWEST_PYTHON = (3, 12)  # for which rknn-toolkit-lite2 has wheels
 _IOMMU_DOMAIN = 4 * 2**30  # bytes that the NPU can address at once
 _REBUILD = "rebuild it with `lcm build rknn`"
 
+HIDDEN = f"{board.DEVICE_TREE} cannot be read, by which rknn-toolkit-lite2 knows the SoC"
+UNMASK = "in a container: docker run --security-opt systempaths=unconfined --device /dev/dri"
+
+
+def npu_is_hidden() -> bool:
+    """Whether this is a board, by its software or driver, whose device tree cannot be read."""
+    return board.device_tree_is_hidden() and (_has_lite() or device.is_there())
+
 
 def diagnose(root: Path | None, here: str | None) -> Iterator[Finding]:
-    """Findings about the machine, `here` being its platform, and about the bundle at `root`."""
-    if here is None:
+    """Findings about the machine, `here` being its platform, and about the bundle at `root`.
+
+    What keeps the NPU from working is an error where it is meant to: where the bundle has .rknn
+    files, or rknn-toolkit-lite2 is installed. Elsewhere ONNX Runtime may do all of the work.
+    """
+    paths = _model_files(root)
+    level = "error" if paths or _has_lite() else "warning"
+    hidden = here is None and npu_is_hidden()
+    if hidden:
+        yield level, HIDDEN, f"{UNMASK}; on another machine: pip uninstall rknn-toolkit-lite2"
+    elif here is None:
         yield "ok", "not a Rockchip board: .rknn files can be inspected here, but not run", ""
     else:
         yield "ok", f"SoC {here}", ""
-        yield from _software()
-    if root is None:
-        return
+    if hidden or here is not None:
+        yield from _software(level)
     files: dict[str, RknnFile] = {}
-    for component in COMPONENTS:
-        path = root / component / _FILENAME
-        if path.is_file():
-            try:
-                files[component] = RknnFile.read(path)
-            except BundleError as error:
-                yield "error", f"{component}: {error}", ""
+    for component, path in paths.items():
+        if stand_in_at(path) is not None:
+            continue  # `lcm doctor` names those of every kind
+        try:
+            files[component] = RknnFile.read(path)
+        except BundleError as error:
+            yield "error", f"{component}: {error}", ""
     for component, file in files.items():
         yield from _compatibility(component, file, here)
     yield from _matching_sizes(files)
@@ -48,25 +66,38 @@ def diagnose(root: Path | None, here: str | None) -> Iterator[Finding]:
         yield from _memory(files)
 
 
-def _software() -> Iterator[Finding]:
-    if find_spec("rknnlite") is not None:
-        yield "ok", f"rknn-toolkit-lite2 {_version('rknn-toolkit-lite2')}", ""
+def _model_files(root: Path | None) -> dict[str, Path]:
+    """The bundle's .rknn files by component."""
+    paths = {component: root / component / _FILENAME for component in COMPONENTS} if root else {}
+    return {component: path for component, path in paths.items() if is_file(path)}
+
+
+def _has_lite() -> bool:
+    return find_spec("rknnlite") is not None
+
+
+def _software(level: str) -> Iterator[Finding]:
+    if _has_lite():
+        yield "ok", f"rknn-toolkit-lite2 {version_of('rknn-toolkit-lite2')}", ""
     elif sys.version_info[:2] > _NEWEST_PYTHON:
         newest = ".".join(map(str, _NEWEST_PYTHON))
-        yield "error", "rknn-toolkit-lite2 has no wheel for this Python", f"use Python {newest}"
+        yield level, "rknn-toolkit-lite2 has no wheel for this Python", f"use Python {newest}"
     else:
         remedy = "pip install 'lcmcore[rknn]'"
-        yield "error", "rknn-toolkit-lite2 is not installed", remedy
+        yield level, "rknn-toolkit-lite2 is not installed", remedy
+    fault = device.fault()
+    if fault is not None:
+        yield level, fault.what, fault.remedy
     driver = board.driver_version()
-    if driver is None:
+    if driver is not None:
+        yield "ok", f"driver rknpu {driver}", ""
+    elif fault is None:
         remedy = f"run as root, or read {board.DRIVER_VERSION}"
         yield "ok", "version of the NPU driver unknown", remedy
-    else:
-        yield "ok", f"driver rknpu {driver}", ""
     library = board.library()
     if library is None:
         remedy = "copy it from the folder rknpu2/runtime of rknn-toolkit2"
-        yield "error", f"no {board.LIBRARY} in {board.LIBRARY_FOLDERS[0]}", remedy
+        yield level, f"no {board.LIBRARY} in {board.LIBRARY_FOLDERS[0]}", remedy
     else:
         yield "ok", f"{library} {board.library_version(library) or 'of unknown version'}", ""
 
@@ -91,6 +122,11 @@ def _matching_sizes(files: Mapping[str, RknnFile]) -> Iterator[Finding]:
     latents = {name: size[0] for name, size in sizes.items() if name in _TAKES_LATENTS}
     if "vae_encoder" in sizes:
         latents["vae_encoder"] = sizes["vae_encoder"][1]
+    flat = [name for name, size in latents.items() if len(size) != 2]
+    if flat:
+        found = f"{', '.join(flat)}: no latents go in or out, so the files hold other networks"
+        yield "error", found, _REBUILD
+        return
     if len(set(latents.values())) > 1:
         listed = ", ".join(f"{name} {width}x{height}" for name, (height, width) in latents.items())
         yield (
@@ -98,7 +134,7 @@ def _matching_sizes(files: Mapping[str, RknnFile]) -> Iterator[Finding]:
             f"latents have different sizes: {listed}",
             "build all for one --size",
         )
-    elif "vae_decoder" in sizes:
+    elif len(sizes.get("vae_decoder", ((), ()))[1]) == 2:
         height, width = sizes["vae_decoder"][1]
         yield "ok", f"images of {width}x{height}", ""
 
@@ -134,7 +170,8 @@ def _memory(files: Mapping[str, RknnFile]) -> Iterator[Finding]:
         yield "warning", text, "run one network on the CPU, e.g. --component-runtime"
 
 
-def _version(package: str) -> str:
+def version_of(package: str) -> str:
+    """A package's version, for a finding."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -41,6 +41,8 @@ class RknnRuntime(Runtime):
     def available(self) -> str | None:
         """None on a Rockchip board with rknn-toolkit-lite2, else the reason and the remedy."""
         if board.platform() is None:
+            if diagnosis.npu_is_hidden():
+                return f"this is not a Rockchip board, or {diagnosis.HIDDEN}: {diagnosis.UNMASK}"
             return "this machine is not a Rockchip board with an NPU: use the runtime onnx here"
         if find_spec("rknnlite") is None:
             return "rknn-toolkit-lite2 is not installed: pip install 'lcmcore[rknn]'"

@@ -9,7 +9,7 @@ from typing import Any
 from lcmcore.bundle import VaeConfig
 from lcmcore.errors import ArgumentError
 from lcmcore.util.configfile import read_object
-from lcmcore.util.validate import read_size
+from lcmcore.util.validate import read_size, whole_number
 
 Size = tuple[int, int]  # (width, height) in pixels
 Shape = tuple[int, ...]
@@ -28,6 +28,7 @@ OUTPUT_RANKS: Mapping[str, int] = {
     "vae_decoder": 4,
 }
 _MAX_SIDE = 4096
+_MAX_COUNT = 2**16  # of tokens, channels, or numbers of an embedding
 
 
 def input_shapes(component: str, root: Path, size: Size) -> dict[str, Shape]:
@@ -44,15 +45,16 @@ def input_shapes(component: str, root: Path, size: Size) -> dict[str, Shape]:
         raise ArgumentError(
             f"size {width}x{height}: width and height must be multiples of {vae.factor}"
         )
-    tokens = text.get("max_position_embeddings") or 77
-    latents = (1, unet.get("in_channels") or 4, height // vae.factor, width // vae.factor)
+    tokens = _count(text, "max_position_embeddings", 77)
+    channels = _count(unet, "in_channels", 4)
+    latents = (1, channels, height // vae.factor, width // vae.factor)
     shapes: dict[str, dict[str, Shape]] = {
         "text_encoder": {"input_ids": (1, tokens)},
         "unet": {
             "sample": latents,
             "timestep": (1,),
-            "encoder_hidden_states": (1, tokens, unet.get("cross_attention_dim") or 768),
-            "timestep_cond": (1, unet.get("time_cond_proj_dim") or 256),
+            "encoder_hidden_states": (1, tokens, _count(unet, "cross_attention_dim", 768)),
+            "timestep_cond": (1, _count(unet, "time_cond_proj_dim", 256)),
         },
         "vae_encoder": {"sample": (1, 3, height, width)},
         "vae_decoder": {"latent_sample": latents},
@@ -61,10 +63,16 @@ def input_shapes(component: str, root: Path, size: Size) -> dict[str, Shape]:
 
 
 def native_size(root: Path) -> Size:
-    """The (width, height) that the model was trained for, by its UNet's and VAE's configs."""
+    """The (width, height) that the model was trained for, by its UNet's and VAE's configs.
+
+    Raises BundleError or ArgumentError.
+    """
     vae = VaeConfig.from_config(_config(root, "vae_decoder") or _config(root, "vae_encoder"))
     side = _config(root, "unet").get("sample_size") or 64
-    height, width = side if isinstance(side, list) else (side, side)
+    sides = side if isinstance(side, list) else [side, side]
+    if len(sides) != 2:
+        raise ArgumentError(f"sample_size must be one number or two, not {len(sides)}")
+    height, width = (whole_number("sample_size", each, 1, _MAX_SIDE) for each in sides)
     return width * vae.factor, height * vae.factor
 
 
@@ -74,6 +82,11 @@ def parse_size(value: Any) -> Size:
     if not (0 < width <= _MAX_SIDE and 0 < height <= _MAX_SIDE):
         raise ArgumentError(f"size must be at most {_MAX_SIDE}x{_MAX_SIDE}, not {value}")
     return width, height
+
+
+def _count(config: Mapping[str, Any], key: str, default: int) -> int:
+    """A number of a config; raises ArgumentError for what cannot be one."""
+    return whole_number(key, config.get(key) or default, 1, _MAX_COUNT)
 
 
 def _config(root: Path, component: str) -> dict[str, Any]:

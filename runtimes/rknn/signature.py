@@ -86,6 +86,7 @@ def _input_names(
     asked = options.get("inputs")
     if asked is not None and not (
         isinstance(asked, (list, tuple))
+        and all(isinstance(name, str) for name in asked)
         and len(asked) == count
         and len(set(asked)) == count
         and set(asked) <= set(usual)
@@ -123,7 +124,8 @@ def _from_configs(
     except LcmError as error:
         raise NetworkError(component, str(error)) from error
     asked = options.get("inputs")
-    names = _input_names(component, len(asked) if asked else len(shapes), [], options)
+    count = len(asked) if asked and isinstance(asked, (list, tuple)) else len(shapes)
+    names = _input_names(component, count, [], options)
     inputs = tuple(TensorSpec(name, shapes[name], _default_dtype(name)) for name in names)
     output = TensorSpec("output", (None,) * OUTPUT_RANKS[component], "float16")
     return inputs, (output,)

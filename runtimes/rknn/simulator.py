@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 from lcmcore.errors import LcmError, NetworkError
 from lcmcore.runtime import Finding, Network, Runtime, TensorSpec, require_available, require_file
 from lcmcore.util.arrays import Array
-from runtimes.rknn import shapes, toolkit
+from runtimes.rknn import diagnosis, shapes, toolkit
 from runtimes.rknn.onnxfile import OnnxFile
 
 DEFAULT_PLATFORM = "rk3588"
@@ -55,7 +54,7 @@ class RknnSimulator(Runtime):
     def diagnose(self, root: Path) -> Iterator[Finding]:
         """(level, finding, remedy) for `lcm doctor`."""
         if self.available() is None:
-            yield "ok", f"rknn-toolkit2 {metadata.version('rknn-toolkit2')}", ""
+            yield "ok", f"rknn-toolkit2 {diagnosis.version_of('rknn-toolkit2')}", ""
 
 
 class SimulatedNetwork(Network):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
 from runtimes.onnx import OnnxRuntime
-from runtimes.rknn import board
+from runtimes.rknn import board, device
 from runtimes.rknn.file import RknnFile
 from tests.rknn import fixtures
 from tests.rknn.double import Array, RKNNLiteDouble
@@ -56,6 +56,31 @@ def lites(monkeypatch: pytest.MonkeyPatch) -> list[RKNNLiteDouble]:
     monkeypatch.setitem(sys.modules, "rknnlite.api", api)
     monkeypatch.setattr(board, "platform", lambda: "rk3588")
     return made
+
+
+class Npu(NamedTuple):
+    """The folders /dev and /sys of a board, and the NPU's node in the former."""
+
+    dev: Path
+    sys: Path
+    node: Path
+
+
+@pytest.fixture
+def npu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Npu:
+    """A kernel with Rockchip's driver: a display, a GPU, and the NPU as the second render node."""
+    dev, sys_ = tmp_path / "dev", tmp_path / "sys"
+    for name, driver in [("card0", "rockchip-drm"), ("renderD128", "panthor"),
+                         ("renderD129", "RKNPU")]:  # fmt: skip
+        (sys_ / "class" / "drm" / name / "device").mkdir(parents=True)
+        uevent = f"DRIVER={driver}\nOF_NAME=npu\nOF_COMPATIBLE_0=rockchip,rk3588-rknpu\n"
+        (sys_ / "class" / "drm" / name / "device" / "uevent").write_text(uevent)
+        (dev / "dri").mkdir(parents=True, exist_ok=True)
+        (dev / "dri" / name).write_bytes(b"")
+    monkeypatch.setattr(device.nodes, "__defaults__", (dev, sys_))
+    monkeypatch.setattr(device.fault, "__defaults__", (dev, sys_))
+    monkeypatch.setattr(device.is_there, "__defaults__", (sys_,))
+    return Npu(dev, sys_, dev / "dri" / "renderD129")
 
 
 def inputs_of(path: Path, seed: int = 0) -> dict[str, Array]:

@@ -10,6 +10,7 @@ import pytest
 from runtimes.rknn import board, diagnosis
 from runtimes.rknn.diagnosis import diagnose
 from tests.rknn import fixtures
+from tests.rknn.conftest import Npu
 from tests.rknn.test_file import with_graph
 
 
@@ -20,8 +21,8 @@ def reported(root: Path | None, here: str | None, level: str) -> str:
 
 
 @pytest.fixture
-def healthy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A board with driver and library; the path of the library."""
+def healthy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, npu: Npu) -> Path:
+    """A board with driver, device node and library; the path of the library."""
     library = tmp_path / "librknnrt.so"
     library.write_bytes(b"\x7fELF\0librknnrt version: 2.5.0 (74ea630ce@2026-09-29T14:54:20)\0")
     monkeypatch.setattr(board, "library", lambda: library)

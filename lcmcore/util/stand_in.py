@@ -1,0 +1,87 @@
+"""What lies in the place of a file that was never fetched: a Git LFS pointer, a page, nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from lcmcore.util.files import open_regular
+
+MAX_FILES = 10_000
+HEAD_BYTES = 1025  # as many as tell a pointer, which has fewer than 1024 bytes, from other files
+
+# The first line of a pointer, and of those that Git LFS still reads by its former name (its
+# docs/spec.md).
+_POINTERS = (
+    b"version https://git-lfs.github.com/spec/",
+    b"version https://hawser.github.com/spec/",
+)
+_PAGES = (b"<!doctype", b"<html", b"<head", b"<!--", b"<?xml", b"<error>")
+_NEVER_EMPTY = (".onnx", ".onnx_data", ".data", ".rknn", ".json")
+_NOT_READ = (
+    *(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack"),
+    *(".md", ".html", ".xml", ".svg", ".png", ".jpg", ".jpeg", ".webp", ".gif"),
+)
+_BEFORE_PAGES = b"\xef\xbb\xbf \t\r\n"
+
+
+class StandIn(NamedTuple):
+    """What a file is instead of itself, and what to do; as text, both."""
+
+    what: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.remedy}"
+
+
+EMPTY = StandIn("empty", "copy or download it again")
+_POINTER = StandIn("a Git LFS pointer, not the file itself", "run `git lfs pull`")
+_PAGE = StandIn("an HTML or XML page, not the file itself", "download it again")
+
+
+def stand_in(head: bytes) -> StandIn | None:
+    """What a file is whose first HEAD_BYTES bytes, or all that it has, are these.
+
+    None for one that may be the file itself.
+    """
+    if not head:
+        return EMPTY
+    if len(head) < HEAD_BYTES - 1 and head.startswith(_POINTERS):
+        return _POINTER
+    if head.lstrip(_BEFORE_PAGES).lower().startswith(_PAGES):
+        return _PAGE
+    return None
+
+
+def stand_in_at(path: Path) -> StandIn | None:
+    """What lies there instead of a file; None also for what cannot be read, or is no file."""
+    try:
+        with open_regular(path) as file:
+            return stand_in(file.read(HEAD_BYTES))
+    except (OSError, ValueError):  # ValueError: a name with a NUL
+        return None
+
+
+def stand_ins(folder: Path) -> Iterator[tuple[Path, StandIn]]:
+    """The files in a folder and below that were never fetched.
+
+    Files that only torch or a person reads are passed over, for nobody needs to fetch those, and
+    so are hidden ones. At most MAX_FILES are looked at; links to folders are not followed.
+    """
+    for path in islice(_files(folder), MAX_FILES):
+        instead = stand_in_at(path)
+        if instead is None or (instead == EMPTY and path.suffix not in _NEVER_EMPTY):
+            continue
+        yield path, instead
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith(".") and Path(name).suffix.lower() not in _NOT_READ:
+                yield Path(parent, name)
