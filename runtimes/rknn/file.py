@@ -32,7 +32,7 @@ _HEADER_BYTES = 64
 _PREAMBLE_BYTES = 1 << 16  # the part of the body that is searched for dtypes and layouts
 _MAX_OBJECTS = 64  # of JSON that are looked at there; files of 2.5.0 have at most 7
 # Far above what the converter writes (2 kB of JSON), and little enough to be read in no time.
-_MAX_JSON_BYTES = 1 << 22
+_MAX_JSON_BYTES = 1 << 20
 _MAX_TENSORS = 64  # inputs or outputs
 _MAX_RANK = 8
 _MAX_ELEMENTS = 1 << 30  # of a tensor: the NPU addresses 4 GiB
