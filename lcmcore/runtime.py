@@ -264,7 +264,7 @@ def require_file(component: str, folder: Path, filename: str) -> Path:
     if not is_file(path):
         raise NetworkError(component, f"no {filename} in {folder}")
     if (instead := stand_in_at(path)) not in (None, EMPTY):  # a runtime's marker may be empty
-        raise NetworkError(component, f"{path}: {instead}")
+        raise NetworkError(component, f"cannot open {path}: {instead}")
     return path
 
 

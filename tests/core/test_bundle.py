@@ -5,6 +5,7 @@ import math
 import os
 import re
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -380,3 +381,72 @@ def test_a_link_to_nothing_is_not_taken_for_a_missing_file(name, configs, fake):
     path.symlink_to(configs / "blobs" / "missing")
     with pytest.raises(BundleError, match=f"^no such file: {re.escape(str(path))}"):
         fake(configs)("a")
+
+
+@pytest.mark.parametrize(
+    ("decoder", "encoder", "used"),
+    [
+        (0.18215, 0.18215, 0.18215),
+        (0.13025, 0.13025, 0.13025),
+        (8, 0.18215, 0.18215),  # some exporters write the spatial factor
+        (0.18215, 8, 0.18215),
+        (8, 8, 0.18215),
+        (None, None, 0.18215),
+        (0.13025, None, 0.13025),  # a half that says nothing follows the other
+        (None, 0.13025, 0.13025),
+        (0.18215, float(np.float32(0.18215)), 0.18215),
+    ],
+)
+def test_one_scaling_factor_for_both_halves_of_the_vae(tmp_path, decoder, encoder, used):
+    bundle = Bundle.open(scaled(tmp_path, decoder, encoder))
+    assert bundle.vae.scaling_factor == pytest.approx(used, rel=1e-6)
+    assert bundle.vae.factor == 8
+
+
+@pytest.mark.parametrize(
+    ("decoder", "encoder", "words"),
+    [
+        (0.18215, 0.13025, "0.18215 in vae_decoder and 0.13025 in vae_encoder"),
+        (8, 0.13025, "0.18215 in vae_decoder and 0.13025 in vae_encoder"),
+        (1.0, 0.18215, "1 in vae_decoder and 0.18215 in vae_encoder"),
+        (4, 8, "4 in vae_decoder and 0.18215 in vae_encoder"),
+        (0.18215, 0.18216, "0.18215 in vae_decoder and 0.18216 in vae_encoder"),
+    ],
+)
+def test_different_scaling_factors_are_settled_by_lcm_toml(tmp_path, decoder, encoder, words):
+    """Else one half of the VAE works on latents that the other has not made."""
+    root = scaled(tmp_path, decoder, encoder)
+    with pytest.raises(BundleError) as error:
+        _ = Bundle.open(root).vae
+    assert str(error.value) == (
+        f"{root}: the scaling_factor of config.json is {words}: set the right one as"
+        " scaling_factor in lcm.toml"
+    )
+    (root / "lcm.toml").write_text("scaling_factor = 0.5")
+    assert Bundle.open(root).vae.scaling_factor == 0.5
+
+
+@pytest.mark.parametrize("half", ["vae_decoder", "vae_encoder"])
+def test_an_absurd_scaling_factor_is_named_with_its_file(tmp_path, half):
+    root = scaled(tmp_path, 0.18215, 0.18215)
+    (root / half / "config.json").write_text('{"scaling_factor": -1}')
+    with pytest.raises(BundleError) as error:
+        _ = Bundle.open(root).vae
+    assert str(error.value).startswith(f"{root / half / 'config.json'}: scaling_factor must be")
+
+
+def test_an_encoder_alone_has_the_vaes_config(tmp_path):
+    (tmp_path / "vae_encoder").mkdir()
+    config = '{"block_out_channels": [1, 2], "scaling_factor": 0.25}'
+    (tmp_path / "vae_encoder" / "config.json").write_text(config)
+    assert Bundle.open(tmp_path).vae == VaeConfig(2, 0.25, (1, 2))
+
+
+def scaled(root, decoder, encoder):
+    """A bundle whose VAE has these scaling factors in its configs."""
+    for half, factor in (("vae_decoder", decoder), ("vae_encoder", encoder)):
+        (root / half).mkdir()
+        config = {"block_out_channels": [1, 2, 3, 4]}
+        config |= {} if factor is None else {"scaling_factor": factor}
+        (root / half / "config.json").write_text(json.dumps(config))
+    return root

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -15,6 +17,8 @@ from runtimes.rknn import board, device
 from runtimes.rknn.file import RknnFile
 from tests.rknn import fixtures
 from tests.rknn.double import Array, RKNNLiteDouble
+
+Calls = Callable[[], list[list[Any]]]
 
 
 def network_of(component: str) -> Any:
@@ -81,6 +85,23 @@ def npu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Npu:
     monkeypatch.setattr(device.fault, "__defaults__", (dev, sys_))
     monkeypatch.setattr(device.is_there, "__defaults__", (sys_,))
     return Npu(dev, sys_, dev / "dri" / "renderD129")
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Calls:
+    """Installs the stand-in; returns what was called since the last time that one asked."""
+    vendor, root = Path(__file__).parent / "vendor", Path(__file__).parents[2]
+    monkeypatch.syspath_prepend(str(vendor))
+    monkeypatch.setenv("PYTHONPATH", f"{vendor}:{root}")
+    log = tmp_path / "calls.jsonl"
+    monkeypatch.setenv("RKNN_CALLS", str(log))
+
+    def take() -> list[list[Any]]:
+        lines = log.read_text().splitlines() if log.exists() else []
+        log.unlink(missing_ok=True)
+        return [json.loads(line) for line in lines]
+
+    return take
 
 
 def inputs_of(path: Path, seed: int = 0) -> dict[str, Array]:

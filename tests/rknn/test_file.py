@@ -408,7 +408,7 @@ def test_longest_texts(tmp_path: Path) -> None:
     "graph",
     [
         b"[" * 100_000,
-        b'{"version":' * 100_000,
+        b'{"version":' * 50_000,
         b'{"a": ' + b"9" * 5000 + b"}",
         b"\xff\xfe\x00",
         b"",

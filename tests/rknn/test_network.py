@@ -422,7 +422,7 @@ def test_the_collector_runs_after_every_eighth_run(
     network, value = doubling(tiny), np.full((1, 1, 1, 1), 3, np.float32)
     collections: list[int] = []
     monkeypatch.setattr("runtimes.rknn.network.gc.collect", lambda: collections.append(run))
-    for run in range(1, 99):  # noqa: B007 - the collector's place sees it
+    for run in range(1, 99):
         network.run({"sample": value + np.float32(run)})
     assert collections == [*range(8, 99, 8)]
 
@@ -448,7 +448,7 @@ def test_a_file_that_was_never_fetched(tiny: Path, lites: Lites) -> None:
     with pytest.raises(NetworkError) as error:
         opened(tiny)
     words = "a Git LFS pointer, not the file itself: run `git lfs pull`"
-    assert str(error.value) == f"vae_encoder: {path}: {words}"
+    assert str(error.value) == f"vae_encoder: cannot open {path}: {words}"
 
 
 def test_runtime_is_available_where_all_is_there(

@@ -1,0 +1,372 @@
+"""`lcm build rknn` with a stand-in for the converter (vendor/rknn), in its true process.
+
+What the true converter makes of the networks is tested in converter/test_build.py.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from lcmcore.errors import ArgumentError, BundleError, NetworkError, RuntimeUnavailableError
+from lcmcore.runtime import TensorSpec
+from lcmcore.util.configfile import read_table
+from lcmcore.util.files import sha256
+from runtimes.rknn import build, toolkit
+from runtimes.rknn.build import Agreement
+from runtimes.rknn.onnxfile import NEWEST_OPSET
+from tests.rknn.conftest import Calls
+from tests.rknn.fixtures import COMPONENTS, TINY
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A copy of the tiny bundle, to change, with settings."""
+    root = Path(shutil.copytree(TINY, tmp_path / "source"))
+    (root / "model_index.json").write_text("{}")
+    settings = 'runtime = "onnx"\nsize_multiple = 8\n[defaults]\nguidance_scale = 3.5\n'
+    (root / "lcm.toml").write_text(f"{settings}[unet]\nthreads = 2\n")
+    return root
+
+
+def run(source: Path, out: Path, **options: Any) -> None:
+    defaults = {"platform": "rk3576", "size": "48x32", "components": None, "quantize": None}
+    build.run(Namespace(onnx_dir=source, out=out, **defaults | options))
+
+
+def test_the_whole_bundle(
+    source: Path, tmp_path: Path, calls: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    run(source, out)
+    said = capsys.readouterr().err
+    made = calls()
+    assert [call for call, _ in made].count("export_rknn") == 4
+    by_call = dict(made[7:14])  # of the UNet
+    assert [call for call, _ in made[7:14]] == [
+        *("RKNN", "config", "load_onnx", "build", "init_runtime", "inference", "export_rknn")
+    ]
+    assert by_call == {
+        "RKNN": {"tqdm": "1"},
+        "config": {
+            "target_platform": "rk3576",
+            "disable_rules": ["fuse_slice_slice_concat_to_conv"],
+        },
+        "load_onnx": {
+            "name": "model.onnx",
+            "inputs": ["sample", "timestep", "encoder_hidden_states", "timestep_cond"],
+            "sizes": [[1, 4, 4, 6], [1], [1, 77, 16], [1, 256]],
+            "log": 40,
+        },
+        "build": {"do_quantization": False, "dataset": None},
+        "init_runtime": {},
+        "inference": {
+            "data_format": "nchw",
+            "dtypes": ["float32", "int64", "float32", "float32"],
+        },
+        "export_rknn": {"name": "model.rknn"},
+    }
+    table = read_table(out / "lcm.toml")
+    assert (table["size_multiple"], table["defaults"]) == (8, {"guidance_scale": 3.5})
+    assert "runtime" not in table  # these two are of the source's files
+    assert "threads" not in table["unet"]
+    for component in COMPONENTS:
+        path = out / component / "model.rknn"
+        assert path.read_text().startswith("compiled ['")
+        record = table[component]
+        assert record["sha256"] == sha256(path)
+        assert record["build"] == {
+            "source": build._fingerprint(source / component / "model.onnx"),
+            "platform": "rk3576",
+            "size": "48x32",
+            "toolkit": "9.8.7",
+            "dataset": "",
+            "cosine": pytest.approx(1, abs=1e-6),
+            "max_difference": pytest.approx(0, abs=1e-5),
+        }
+        assert f"{component}: converting for rk3576 at 48x32" in said
+        assert f"{component}: cosine 1.0000000, largest difference " in said
+        assert (out / component / "config.json").read_bytes() == (
+            source / component / "config.json"
+        ).read_bytes()
+    for name in ("model_index.json", "scheduler/scheduler_config.json", "tokenizer/vocab.json"):
+        assert (out / name).read_bytes() == (source / name).read_bytes()
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("lcm.toml", "model_index.json", "scheduler", "text_encoder", "tokenizer", "unet"),
+        *("vae_decoder", "vae_encoder"),
+    ]
+
+
+@pytest.fixture
+def built(source: Path, tmp_path: Path, calls: Calls) -> Path:
+    """A bundle that has the encoder."""
+    out = tmp_path / "out"
+    run(source, out, components="vae_encoder")
+    assert len(calls()) == 7
+    return out
+
+
+def test_what_is_there_from_the_same_recipe_is_not_built_again(
+    source: Path, built: Path, calls: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (source / "vae_encoder" / "config.json").write_text('{"other": 1}')
+    run(source, built, components="vae_encoder")
+    assert calls() == []
+    assert "vae_encoder: already built, skipped" in capsys.readouterr().err
+    assert (built / "vae_encoder" / "config.json").read_text() == '{"other": 1}'
+
+
+@pytest.mark.parametrize("change", ["file", "size", "platform", "toolkit", "source"])
+def test_what_changed_is_built_again(
+    source: Path, built: Path, calls: Calls, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"size": {"size": "32x48"}, "platform": {"platform": "rk3588"}}.get(change, {})
+    if change == "file":
+        (built / "vae_encoder" / "model.rknn").write_text("other")
+    if change == "toolkit":
+        monkeypatch.setattr("runtimes.rknn.build.metadata.version", lambda name: "2.5.0")
+    if change == "source":
+        path = source / "vae_encoder" / "model.onnx"
+        model = onnx.load(path)
+        model.producer_name = "other"
+        onnx.save(model, path)
+    run(source, built, components="vae_encoder", **options)
+    assert len(calls()) == 7
+
+
+def test_changed_weights_outside_the_graph_are_built_again(
+    source: Path, tmp_path: Path, calls: Calls
+) -> None:
+    path = source / "vae_encoder" / "model.onnx"
+    onnx.save_model(onnx.load(path), path, save_as_external_data=True, location="w.data",
+                    size_threshold=0)  # fmt: skip
+    before = build._fingerprint(path)
+    weights = bytearray((path.parent / "w.data").read_bytes())
+    weights[100] ^= 1
+    (path.parent / "w.data").write_bytes(weights)
+    assert build._fingerprint(path) != before
+
+
+def test_int8_of_a_dataset(source: Path, tmp_path: Path, calls: Calls) -> None:
+    """Its agreement is not a condition: nothing tells how far int8 may be."""
+    dataset = tmp_path / "dataset.txt"
+    dataset.write_text("a.npy b.npy\n")
+    for name in "ab":
+        np.save(tmp_path / f"{name}.npy", np.zeros(1))
+    out = tmp_path / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RKNN_NOISE", "100")
+        run(source, out, components="vae_encoder", quantize=dataset)
+    (build_call,) = [keywords for call, keywords in calls() if call == "build"]
+    assert build_call == {"do_quantization": True, "dataset": str(dataset.resolve())}
+    record = read_table(out / "lcm.toml")["vae_encoder"]["build"]
+    assert record["dataset"] == sha256(dataset)
+    assert record["cosine"] < 0.99
+
+
+def test_half_precision_that_is_far_off_is_refused(
+    source: Path, built: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = read_table(built / "lcm.toml")
+    monkeypatch.setenv("RKNN_NOISE", "100")
+    with pytest.raises(NetworkError) as error:
+        run(source, built, components="vae_encoder", size="32x48")
+    message = str(error.value)
+    assert message.startswith("vae_encoder: half precision is far from ONNX Runtime (cosine 0.")
+    assert message.endswith("): run this network on the CPU, as model.onnx")
+    assert read_table(built / "lcm.toml") == before
+    assert [call for call, _ in calls()][-1] == "inference"  # it was not exported
+
+
+@pytest.mark.parametrize(("cosine", "taken"), [(0.99, True), (0.98999, False)])
+def test_least_cosine(
+    source: Path, tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch,
+    cosine: float, taken: bool,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(build, "_compare", lambda *args: Agreement(cosine, 0.5))
+    out = tmp_path / "out"
+    if taken:
+        run(source, out, components="vae_encoder")
+        assert read_table(out / "lcm.toml")["vae_encoder"]["build"]["max_difference"] == 0.5
+        return
+    with pytest.raises(NetworkError, match="half precision is far"):
+        run(source, out, components="vae_encoder")
+    assert not (out / "vae_encoder" / "model.rknn").exists()
+
+
+@pytest.mark.parametrize(
+    ("fail", "words"),
+    [
+        ("config=-1", "rknn-toolkit2 refused to build: config returned -1"),
+        ("load_onnx=-2", "rknn-toolkit2 refused to build: load_onnx returned -2"),
+        ("build=1", "rknn-toolkit2 refused to build: build returned 1"),
+        ("export_rknn=-1", "rknn-toolkit2 refused to export: export_rknn returned -1"),
+        ("init_runtime=-1", "rknn-toolkit2 refused to run: init_runtime returned -1"),
+        ("inference=None", "rknn-toolkit2 refused to run: inference returned nothing"),
+        ("raise=build", "rknn-toolkit2 failed to build: no such operator"),
+        ("raise=export_rknn", "rknn-toolkit2 failed to export: RuntimeError"),
+        ("raise=RKNN", "rknn-toolkit2 failed to build: no such operator"),
+    ],
+)
+def test_failures_of_the_converter(
+    source: Path, tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch,
+    fail: str, words: str,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("RKNN_FAIL", fail)
+    out = tmp_path / "out"
+    with pytest.raises(NetworkError, match=f"^vae_encoder: {words}"):
+        run(source, out, components="vae_encoder")
+    assert not list(out.rglob("*.rknn"))
+
+
+def test_an_older_record_is_gone_before_the_new_file_is_there(
+    source: Path, built: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a checksum would describe another file where the power fails in between."""
+    monkeypatch.setenv("RKNN_FAIL", "export_rknn=-1")
+    with pytest.raises(NetworkError):
+        run(source, built, components="vae_encoder", size="32x48")
+    assert read_table(built / "lcm.toml")["vae_encoder"] == {}
+    assert (built / "vae_encoder" / "model.rknn").exists()
+
+
+def test_what_the_bundle_had_stays(source: Path, tmp_path: Path, calls: Calls) -> None:
+    out = tmp_path / "out"
+    (out / "scheduler").mkdir(parents=True)
+    (out / "scheduler" / "mine").write_text("mine")
+    (out / "lcm.toml").write_text("[vae_encoder]\ncore_mask = '0'\n")
+    run(source, out, components="vae_encoder")
+    table = read_table(out / "lcm.toml")
+    assert table["vae_encoder"]["core_mask"] == "0"
+    assert "defaults" not in table
+    assert [path.name for path in (out / "scheduler").iterdir()] == ["mine"]
+    assert (out / "tokenizer" / "vocab.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"size": "50x32"}, ArgumentError, "multiples of 8"),
+        ({"size": "x"}, ArgumentError, "WIDTHxHEIGHT"),
+        ({"components": "unet,sun"}, ArgumentError,
+         "--components: 'sun' is not one of text_encoder, unet, vae_encoder, vae_decoder"),
+        ({"quantize": Path("none")}, ArgumentError,
+         "--quantize is for one network at a time: name it with --components"),
+        ({"quantize": Path("none"), "components": "unet"}, ArgumentError,
+         "none: cannot be read: "),
+    ],
+)  # fmt: skip
+def test_refusals(
+    source: Path, tmp_path: Path, calls: Calls, options: Any, error: Any, words: str
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(error, match=words):
+        run(source, out, **options)
+    assert not list(out.rglob("*.rknn"))
+    assert calls() == []
+
+
+def test_missing_sources(source: Path, tmp_path: Path, calls: Calls) -> None:
+    with pytest.raises(BundleError, match="no model directory at "):
+        run(source / "none", tmp_path / "out")
+    (source / "unet" / "model.onnx").unlink()
+    with pytest.raises(NetworkError, match=r"^unet: no model\.onnx in "):
+        run(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [("", "contains no samples"), (" \n", "contains no samples"), ("b.npy", "no file .*b.npy")],
+)
+def test_datasets_without_samples(
+    source: Path, tmp_path: Path, calls: Calls, content: str, words: str
+) -> None:
+    dataset = tmp_path / "dataset.txt"
+    dataset.write_text(content)
+    with pytest.raises(ArgumentError, match=f"dataset.txt: {words}"):
+        run(source, tmp_path / "out", components="unet", quantize=dataset)
+
+
+def test_tools_that_are_not_installed(
+    source: Path, tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "find_spec", lambda name: None)
+    with pytest.raises(RuntimeUnavailableError, match=r"^onnxruntime is not installed: the comp"):
+        run(source, tmp_path / "out")
+    monkeypatch.setattr(build, "missing", lambda: "no toolkit")
+    with pytest.raises(RuntimeUnavailableError, match=r"^no toolkit$"):
+        run(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("got", "cosine", "difference"),
+    [
+        ([3.0, 4.0], 1, 0),
+        ([6.0, 8.0], 1, 4),
+        ([-4.0, 3.0], 0, 7),
+        ([-3.0, -4.0], -1, 8),
+        ([0.0, 0.0], 0, 4),
+        ([1e30, 1e30], 7 / 50**0.5, 1e30),  # its square is too large for float32
+    ],
+)
+def test_agreement(got: list[float], cosine: float, difference: float) -> None:
+    found = Agreement.between(np.float32([got]), np.float32([[3, 4]]))
+    assert found.cosine == pytest.approx(cosine)
+    assert found.max_difference == pytest.approx(difference)
+
+
+def test_agreement_in_words() -> None:
+    assert str(Agreement(0.98765432109, 0.0123456)) == (
+        "cosine 0.9876543, largest difference 0.012"
+    )
+
+
+def test_example_inputs_are_the_same_each_time() -> None:
+    specs = [
+        TensorSpec("timestep", (1,), "float32"),
+        TensorSpec("input_ids", (1, 400), "int32"),
+        TensorSpec("sample", (1, 2, None), "float16"),
+    ]
+    first, second = build._example(specs), build._example(specs)
+    assert first["timestep"].tolist() == [499]
+    assert first["timestep"].dtype == np.int64
+    assert (first["input_ids"].min(), first["input_ids"].max()) == (0, 99)
+    assert first["sample"].shape == (1, 2, 1)
+    assert first["sample"].dtype == np.float32
+    for name, array in first.items():
+        np.testing.assert_array_equal(array, second[name])
+    assert first["sample"].std() > 0
+
+
+def test_arguments() -> None:
+    parser = ArgumentParser()
+    build.add_arguments(parser)
+    words = ["a", "b", "--platform", "rk3562", "--size", "8x8"]
+    args = vars(parser.parse_args([*words, "--components", "unet", "--quantize", "d"]))
+    assert args == {
+        "onnx_dir": Path("a"), "out": Path("b"), "platform": "rk3562", "size": "8x8",
+        "components": "unet", "quantize": Path("d"),
+    }  # fmt: skip
+    plain = parser.parse_args(words)
+    assert (plain.components, plain.quantize) == (None, None)
+    for platform in ("rk3566", "rk3568", "rk3576", "rk3588"):
+        assert parser.parse_args([*words, "--platform", platform]).platform == platform
+    for missing in (words[:4], words[:2] + words[4:], [*words, "--platform", "rk3399"]):
+        with pytest.raises(SystemExit):
+            parser.parse_args(missing)
+
+
+def test_without_the_converter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toolkit, "find_spec", lambda name: None)
+    reason = "rknn-toolkit2 is not installed in this environment: see docs/rk3588.md"
+    assert toolkit.missing() == reason
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert toolkit.missing() == "rknn-toolkit2 runs on Linux only"
+    assert NEWEST_OPSET == 19
