@@ -41,6 +41,10 @@ make_board() { # NAME SOC
     rm -rf "$root/boards/$1"
     mkdir -p "$root/boards/$1/proc/device-tree" "$root/boards/$1/usr/lib"
     printf 'radxa,rock-5b\0rockchip,%s\0' "$2" > "$root/boards/$1/proc/device-tree/compatible"
+    # The NPU is the second render node, as on a Rock 5B. Nothing but `lcm doctor` opens it here.
+    mkdir -p "$root/boards/$1/sys/class/drm/renderD129/device" "$root/boards/$1/dev/dri"
+    echo 'DRIVER=RKNPU' > "$root/boards/$1/sys/class/drm/renderD129/device/uevent"
+    touch "$root/boards/$1/dev/dri/renderD129"
 }
 compile() { # BOARD [OPTION]
     name=$1
@@ -57,6 +61,9 @@ compile rk3568
 make_board old-library rk3588
 compile old-library -DBEFORE_DYNAMIC_SHAPES
 make_board no-library rk3588
+make_board no-device rk3588
+compile no-device
+rm "$root/boards/no-device/dev/dri/renderD129"
 
 # What is tested, anew every time; the wheel is pure Python, so the host's pip may install it.
 work=$root/srv/lcmcore

@@ -179,3 +179,22 @@ def test_machine_that_cannot_run_the_model(tmp_path: Path, board: str, message: 
     assert re.search(f"^lcm: error: .*({message})", lines[0])
     assert "Traceback" not in done.stderr
     assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("board", "status", "error"),
+    [
+        ("rk3588", 0, ""),
+        ("none", 1, "/proc/device-tree/compatible cannot be read"),
+        ("no-device", 1, "the NPU's device node /dev/dri/renderD129 is missing"),
+        ("no-library", 1, "no librknnrt.so in /usr/lib"),
+    ],
+)
+def test_the_doctor_names_what_keeps_the_npu_from_working(
+    board: str, status: int, error: str
+) -> None:
+    done = lcm("doctor", board=board)
+    errors = [line for line in done.stdout.splitlines() if line.startswith("error")]
+    assert done.returncode == status, done.stdout
+    assert bool(errors) == bool(error)
+    assert not error or any(error in line for line in errors)

@@ -26,6 +26,7 @@ def test_paths() -> None:
         (b"radxa,rock-5c\0rockchip,rk3582\0", "rk3588"),
         (b"rockchip,rk3568-evb1\0rockchip,rk3568\0", "rk3568"),
         (b"rockchip,rk3562\0", "rk3562"),
+        (b"rockchip,rk3566\0", "rk3566"),
         (b"rockchip,rk3576\0", "rk3576"),
         (b"rockchip,rk3566\0rockchip,rk3588\0", "rk3588"),  # the SoC comes after the board
         (b"rockchip,rk3588\0rockchip,rk3399\0", "rk3588"),  # and the last that has such an NPU
