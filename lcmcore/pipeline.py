@@ -254,13 +254,23 @@ class Pipeline(Closeable):
         return Result(images, batch.seeds, final, stage.seconds, settings)
 
     def encode_prompt(self, prompt: str | Sequence[str]) -> Floats:
-        """The text encoder's last hidden state, [batch, 77, width]."""
+        """The text encoder's last hidden state, [batch, 77, width].
+
+        A textual inversion of several vectors is named by its first token, as in diffusers.
+        """
         tokenizer = self.bundle.tokenizer
         ids = tokenizer(tokenizer.expand(prompt))
-        tokenizer.check_embeddings(ids, self.bundle.config("text_encoder").get("vocab_size"))
-        return self._encoder_cache.get(
-            "text_encoder", ids, lambda: self.networks.run("text_encoder", input_ids=ids)
-        )
+        return self._encoder_cache.get("text_encoder", ids, lambda: self._embed(ids))
+
+    def _embed(self, ids: Integers) -> Floats:
+        rows = self.bundle.config("text_encoder").get("vocab_size")
+        unknown = self.bundle.tokenizer.without_embedding(ids, rows)
+        try:
+            return self.networks.run("text_encoder", input_ids=ids)
+        except NetworkError as error:
+            if unknown:
+                raise NetworkError("text_encoder", f"{unknown} ({error})") from error
+            raise
 
     def encode_image(
         self,

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from lcmcore.added_tokens import AddedToken, Finder
 from lcmcore.byte_pairs import WORD_END, Ranks, first_tokens, tokens_of
-from lcmcore.errors import NetworkError
 from lcmcore.tokenizer_files import END, START, read_folder
 from lcmcore.util.validate import texts
 from lcmcore.words import beginning, normalize, split
@@ -102,20 +101,22 @@ class CLIPTokenizer:
             vectors[name] = [name, *takewhile(known.__contains__, following)]
         return {name: all_of_it for name, all_of_it in vectors.items() if len(all_of_it) > 1}
 
-    def check_embeddings(self, ids: NDArray[np.int64], rows: Any) -> None:
-        """Raise NetworkError that names a token of `ids` beyond the embedding table's rows.
+    def without_embedding(self, ids: NDArray[np.int64], rows: Any) -> str:
+        """What is wrong if a token of `ids` is beyond the embedding table, which is logged too.
 
-        `rows` is `vocab_size` of the text encoder's config; nothing is checked if that has none.
+        Empty if all is well. `rows` is `vocab_size` of the text encoder's config, if it has one.
         """
         number = int(ids.max())
-        if type(rows) is int and number >= rows:
-            token = next(token for token, its in self.vocab.items() if its == number)
-            raise NetworkError(
-                "text_encoder",
-                f"the token {token!r} has the id {number}, but there are embeddings for {rows}"
-                " tokens (vocab_size in config.json): export the text encoder with the embeddings"
-                " of its added tokens, or remove them from the tokenizer's files",
-            )
+        if type(rows) is not int or number < rows:
+            return ""
+        token = next(token for token, its in self.vocab.items() if its == number)
+        message = (
+            f"the token {token!r} has the id {number}, but config.json has embeddings for {rows}"
+            " tokens (vocab_size): export the text encoder with those of its added tokens, or"
+            " remove the token from the tokenizer's files"
+        )
+        log.warning("text_encoder: %s", message)
+        return message
 
     def _row(self, text: str) -> list[int]:
         head = beginning(text, self._enough)

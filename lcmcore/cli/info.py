@@ -17,6 +17,7 @@ from lcmcore.util.printable import printable
 
 _MEBI = 2**20
 _HEADING = "command to reproduce it:"
+_SHOWN = 8  # added tokens
 
 
 def describe(path: Path) -> Iterator[str]:
@@ -98,7 +99,14 @@ def _scheduler(bundle: Bundle) -> str:
 
 
 def _tokenizer(bundle: Bundle) -> str:
-    return f"{len(bundle.tokenizer.vocab)} tokens, {bundle.tokenizer.length} a prompt"
+    tokenizer = bundle.tokenizer
+    pad = next(token for token, number in tokenizer.vocab.items() if number == tokenizer.pad)
+    usual = {tokenizer.start, tokenizer.end, pad}
+    added = [repr(token.content) for token in tokenizer.added if token.content not in usual]
+    more = f" and {len(added) - _SHOWN} more" if len(added) > _SHOWN else ""
+    return f"{len(tokenizer.vocab)} tokens, {tokenizer.length} a prompt, padded with {pad!r}" + (
+        f", added: {', '.join(added[:_SHOWN])}{more}" if added else ""
+    )
 
 
 def _describe_component(bundle: Bundle, component: str) -> Iterator[str]:

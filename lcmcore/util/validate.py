@@ -10,12 +10,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from lcmcore.errors import ArgumentError, first_line
-from lcmcore.util.arrays import Floats
+from lcmcore.util.arrays import Array, Floats
 
 T = TypeVar("T")
 
 _SHOWN = 100  # characters of a value in a message
-_NUMBERS = "iufO"  # dtypes: integers, floats, and Python's numbers
 
 
 def whole_number(name: str, value: Any, low: int, high: int) -> int:
@@ -47,7 +46,7 @@ def float_array(name: str, value: Any) -> Floats:
     """
     try:
         array = np.asarray(value)
-        if array.dtype.kind not in _NUMBERS:
+        if array.dtype.kind not in "iuf" and not _are_numbers(array):
             raise TypeError(f"found {array.dtype}")
         with np.errstate(over="ignore"):
             floats: Floats = array.astype(np.float32)
@@ -93,6 +92,13 @@ def shown(value: Any) -> str:
     except Exception:  # integers of thousands of digits, lists too deep, other people's classes
         return f"a {type(value).__name__} that cannot be printed"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _are_numbers(array: Array) -> bool:
+    """Whether it holds Python's numbers, of which numpy has no dtype."""
+    return array.dtype == object and all(
+        isinstance(item, numbers.Real) and not isinstance(item, bool) for item in array.flat
+    )
 
 
 def _is_text(value: Any) -> bool:

@@ -5,6 +5,7 @@ The numbers are worked out by hand; the goldens made with diffusers are in parit
 
 import json
 import re
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lcmcore import ArgumentError, BundleError, demo_dir
-from lcmcore.scheduler import LCMScheduler
+from lcmcore.scheduler import _COMPATIBLE_SCHEDULERS, LCMScheduler
 
 SCHEDULER = LCMScheduler()
 OF_EIGHT = [999, 879, 759, 639, 499, 379, 259, 139]
@@ -170,14 +171,142 @@ def test_config_is_read_from_a_file():
         ({"beta_end": float("nan")}, "beta_end"),
         ({"prediction_type": "flow"}, "prediction_type"),
         ({"num_train_timesteps": 0}, "num_train_timesteps"),
-        ({"trained_betas": [0.1]}, "trained_betas has 1 values"),
-        ({"trained_betas": 5}, "scheduler config"),
+        ({"trained_betas": [0.1]}, "trained_betas has 1 values for num_train_timesteps 1000"),
+        ({"trained_betas": 5}, "trained_betas must be a list of numbers, not 5"),
+        ({"trained_betas": "0.1"}, "trained_betas must be a list of numbers, not '0.1'"),
+        ({"trained_betas": [0.1] * 999 + ["a"]}, "trained_betas must be a number, not 'a'"),
+        ({"trained_betas": [0.1] * 999 + [1.1]}, "trained_betas must be from 0 to 1, not 1.1"),
+        ({"beta_end": float("inf")}, "beta_end must be from 0 to 1, not inf"),
+        ({"beta_start": -1e-9}, "beta_start must be from 0 to 1"),
+        ({"beta_start": 10**400}, "beta_start must be from 0 to 1, not a huge number"),
+        ({"timestep_scaling": 10**400}, "timestep_scaling must be from 1e-06 to 1e+06, not a huge"),
+        ({"timestep_scaling": float("inf")}, "timestep_scaling must be from 1e-06 to 1e+06"),
+        ({"timestep_scaling": 0}, "timestep_scaling must be from 1e-06 to 1e+06, not 0"),
+        ({"timestep_scaling": 1000001}, "timestep_scaling"),
+        ({"clip_sample_range": 1e39}, "clip_sample_range must be from 0 to 3.40282e+38"),
+        ({"sample_max_value": -1}, "sample_max_value must be from 0 to 3.40282e+38, not -1"),
+        ({"dynamic_thresholding_ratio": 1.5}, "dynamic_thresholding_ratio"),
+        ({"num_train_timesteps": 10**5000}, "num_train_timesteps must be from 1 to 1000000"),
+        ({"num_train_timesteps": 1_000_001}, "num_train_timesteps must be from 1 to 1000000"),
+        ({"num_train_timesteps": 1000.0}, "num_train_timesteps must be a whole number, not 1000.0"),
+        ({"prediction_type": ["v"] * 10**6}, "'v_prediction', not ['v', 'v'"),
+        ({"beta_schedule": 10**5000}, "not a int that cannot be printed"),
+        ({"original_inference_steps": 1001}, "original_inference_steps must be from 1 to 1000"),
+        ({"num_train_timesteps": 49}, "original_inference_steps must be from 1 to 49, not 50"),
+        ({"thresholding": 2}, "thresholding must be False or True, not 2"),
+        ({"rescale_betas_zero_snr": "no"}, "rescale_betas_zero_snr must be False or True"),
         ({"clip_sample": "yes"}, "clip_sample"),
     ],
 )
 def test_config_that_makes_no_sense(config, words):
     with pytest.raises(BundleError, match=re.escape(words)):
         LCMScheduler.from_config(config)
+
+
+NO_SIGNAL = "leave no signal at the last timestep"
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr leaves no signal"),
+        ({"beta_end": 1}, f"beta_start and beta_end with num_train_timesteps 1000 {NO_SIGNAL} (0)"),
+        ({"beta_end": 0.5}, NO_SIGNAL),
+        ({"num_train_timesteps": 10_000}, f"num_train_timesteps 10000 {NO_SIGNAL} (4.88e-24)"),
+        (
+            {"trained_betas": [1.0] * 1000},
+            f"trained_betas with num_train_timesteps 1000 {NO_SIGNAL}",
+        ),
+        ({"beta_start": 0, "beta_end": 0}, "beta_start and beta_end add no noise"),
+        ({"trained_betas": [0.0] * 1000}, "trained_betas add no noise"),
+        (
+            {"trained_betas": [0.0] * 1000, "prediction_type": "sample"},
+            "trained_betas add no noise",
+        ),
+    ],
+)
+@pytest.mark.parametrize("name", ["LCMScheduler", "DDIMScheduler"])
+def test_betas_that_cannot_work_are_refused_by_name(name, config, words, recwarn):
+    """Not later, as NaN that is blamed on a network's half precision."""
+    with pytest.raises(BundleError, match=re.escape(words)):
+        LCMScheduler.from_config({"_class_name": name, **config})
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("prediction_type", ["sample", "v_prediction"])
+def test_the_last_step_may_be_pure_noise_for_other_predictions(prediction_type):
+    config = {"prediction_type": prediction_type, "rescale_betas_zero_snr": True}
+    scheduler = LCMScheduler.from_config({"_class_name": "DDIMScheduler", **config})
+    assert scheduler.alphas_cumprod[-1] == 0
+    sample = np.ones((1, 4, 2, 2), np.float32)
+    _, denoised = scheduler.step(sample, 999, None, sample, None)
+    assert np.isfinite(denoised).all()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"num_train_timesteps": 1, "original_inference_steps": 1},
+        {"beta_start": 0, "beta_end": 0},
+        {"beta_end": 1},
+    ],
+)
+def test_betas_that_cannot_be_rescaled(config, recwarn):
+    config = {"prediction_type": "sample", "rescale_betas_zero_snr": True, **config}
+    with pytest.raises(BundleError, match="cannot be rescaled by rescale_betas_zero_snr"):
+        LCMScheduler.from_config(config)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(("halvings", "enough"), [(40, True), (41, False)])
+def test_how_little_signal_is_enough(halvings, enough):
+    """2**-40: a millionth of the noise's deviation, which float32 still tells from nothing."""
+    betas = {"trained_betas": [0.5] * halvings, "num_train_timesteps": halvings}
+    config = {**betas, "original_inference_steps": 10}
+    if enough:
+        assert LCMScheduler.from_config(config).alphas_cumprod[-1] == 2.0**-40
+    else:
+        with pytest.raises(BundleError, match=NO_SIGNAL):
+            LCMScheduler.from_config(config)
+    assert LCMScheduler.from_config({**config, "prediction_type": "sample"})
+
+
+def test_squared_cosine_betas_leave_enough_signal():
+    scheduler = LCMScheduler.from_config({"beta_schedule": "squaredcos_cap_v2"})
+    np.testing.assert_allclose(scheduler.alphas_cumprod[-1], 2.428735e-09, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name", ["SASolverScheduler", "DDIMParallelScheduler", "DDPMParallelScheduler"]
+)
+def test_schedulers_with_the_same_betas(name):
+    config = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear"}
+    scheduler = LCMScheduler.from_config({"_class_name": name, "clip_sample": True, **config})
+    assert scheduler == LCMScheduler(**config)
+    np.testing.assert_allclose(scheduler.alphas_cumprod[-1], 4.0358e-05, rtol=1e-4)
+
+
+def test_every_class_name_is_one_of_diffusers():
+    """In alphabetical order, once each."""
+    assert list(_COMPATIBLE_SCHEDULERS) == sorted(set(_COMPATIBLE_SCHEDULERS))
+
+
+numbers = st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=3)
+anything = numbers | st.lists(numbers, max_size=3) | st.dictionaries(st.text(max_size=2), numbers)
+KEYS = st.sampled_from([field.name for field in fields(LCMScheduler)])
+
+
+@given(st.dictionaries(KEYS, anything))
+def test_any_json_is_a_scheduler_that_steps_or_an_error(config):
+    try:
+        scheduler = LCMScheduler.from_config(config)
+    except BundleError as error:
+        assert any(name in str(error) for name in config)
+        return
+    sample = np.ones((1, 1, 2, 2), np.float32)
+    for timestep in scheduler.schedule(1):
+        _, denoised = scheduler.step(sample, int(timestep), None, sample, None)
+        assert np.isfinite(denoised).all()
 
 
 def test_error_names_the_file(tmp_path):
