@@ -117,12 +117,21 @@ def test_log_lines_are_escaped(capsys, monkeypatch):
     assert capsys.readouterr().err == f"lcm: info: opened {SHOWN}\nlcm: warning: heard\n"
 
 
-def test_a_log_message_with_wrong_arguments_ends_nothing(capsys, monkeypatch):
+@pytest.mark.parametrize("reported", [False, True])
+def test_a_log_message_with_wrong_arguments_ends_nothing(reported, capsys, monkeypatch):
+    """What is done with it is as with logging's own handlers."""
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
-    monkeypatch.setattr(logging, "raiseExceptions", False)
+    monkeypatch.setattr(logging, "raiseExceptions", reported)
     log_to_stderr(logging.WARNING)
     logging.getLogger("lcmcore").warning("%d", "text")
-    assert capsys.readouterr().err == ""
+    assert ("Logging error" in capsys.readouterr().err) == reported
+
+
+def test_warnings_alone_leave_the_loggers_as_they_are(monkeypatch):
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setattr(logging.getLogger("lcmcore"), "level", logging.NOTSET)
+    log_to_stderr(logging.WARNING)
+    assert logging.getLogger("lcmcore").level == logging.NOTSET
 
 
 def test_a_closed_descriptor_is_not_given_to_the_next_file(tmp_path):
