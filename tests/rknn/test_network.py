@@ -562,6 +562,17 @@ def test_a_version_without_a_run_to_watch_works(
     assert opened(tiny).run(inputs_of(tiny / "vae_encoder" / "model.rknn"))
 
 
+@pytest.mark.parametrize("result", [0, (0, "more")])
+def test_what_a_run_returns_is_passed_on(
+    tiny: Path, lites: Lites, monkeypatch: pytest.MonkeyPatch, result: Any
+) -> None:
+    """RKNNLite itself may look at it, in another version."""
+    monkeypatch.setattr("tests.rknn.double._Driver.run", lambda self: result)
+    opened(tiny)
+    driver: Any = lites[0].rknn_runtime
+    assert driver.run() == result
+
+
 @pytest.mark.parametrize("result", [-7, (-7, "more")])
 def test_codes_of_a_run_in_either_form(
     tiny: Path, lites: Lites, monkeypatch: pytest.MonkeyPatch, result: Any
@@ -573,15 +584,15 @@ def test_codes_of_a_run_in_either_form(
         network.run(inputs)
 
 
-def doubling(tiny: Path) -> RknnNetwork:
-    """A network of one number in and one out, which is twice as large."""
+def doubling(tiny: Path, width: int = 1) -> RknnNetwork:
+    """A network of a few numbers in and as many out, which are twice as large."""
     path = tiny / "vae_encoder" / "model.rknn"
     tensors = [
-        {"tensor_id": number, "url": name, "size": [1, 1, 1, 1]}
+        {"tensor_id": number, "url": name, "size": [1, 1, 1, width]}
         for number, name in enumerate(("sample", "latent_parameters"))
     ]
     path.write_bytes(with_graph(path.read_bytes(), norm_tensor=tensors))
-    spec = TensorSpec("sample", (1, 1, 1, 1), "float32")
+    spec = TensorSpec("sample", (1, 1, 1, width), "float32")
     form = Signature((spec,), (spec._replace(name="out"),))
     make = double_of(lambda arrays: [arrays[0] * 2])
     return RknnNetwork("vae_encoder", path, form, "auto", make)
@@ -591,6 +602,17 @@ def test_an_output_of_one_value_may_be_any(tiny: Path) -> None:
     """Constant outputs are refused; of one value nothing can be said."""
     value = np.full((1, 1, 1, 1), 3, np.float32)
     assert doubling(tiny).run({"sample": value})["out"].item() == 6
+
+
+def test_two_equal_values_are_a_constant_output(tiny: Path) -> None:
+    network = doubling(tiny, width=2)
+    assert network.run({"sample": np.float32([[[[3, 4]]]])})["out"].tolist() == [[[[6, 8]]]]
+    with pytest.raises(NetworkError) as error:
+        network.run({"sample": np.float32([[[[3, 3]]]])})
+    assert str(error.value) == (
+        "vae_encoder: output out is 6 throughout: the run failed silently, or half precision"
+        " overflowed; see dmesg, or use another runtime"
+    )
 
 
 def _fix_length(path: Path) -> None:
