@@ -42,31 +42,48 @@ class Finder:
         self._tokens: dict[str, AddedToken] = {}
         for token in sorted(tokens, key=lambda token: not token.special):
             self._tokens.setdefault(form(token.content), token)
-        contents = sorted(self._tokens, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, contents)) or r"(?!)")
+        lengths: dict[str, set[int]] = {}
+        for content in self._tokens:
+            lengths.setdefault(content[0], set()).add(len(content))
+        self._lengths = {first: sorted(its, reverse=True) for first, its in lengths.items()}
+        firsts = "".join(map(re.escape, lengths))
+        self._first = re.compile(f"[{firsts}]" if firsts else "(?!)")
 
     def split(self, text: str) -> Iterator[str | AddedToken]:
         """The tokens of a text, and what is between them."""
         position = 0
-        for match in self._pattern.finditer(text):
-            token = self._tokens[match[0]]
-            start, end = match.span()
+        for token, start, end in self._matches(text):
             if token.single_word and not _is_alone(text, start, end):
                 continue
+            before = text[position:start]
             if token.lstrip:
-                start = max(position, len(text[:start].rstrip(SPACES)))
-            if token.rstrip:
-                end = len(text) - len(text[end:].lstrip(SPACES))
-            if position < start:
-                yield text[position:start]
+                before = before.rstrip(SPACES)
+            if before:
+                yield before
             yield token
             position = end
+            if token.rstrip:
+                position = len(text) - len(text[end:].lstrip(SPACES))
         if position < len(text):
             yield text[position:]
 
+    def _matches(self, text: str) -> Iterator[tuple[AddedToken, int, int]]:
+        """Tokens that do not overlap, each with its start and end in the text."""
+        # Thousands of alternatives in one regular expression would take seconds to compile.
+        found = self._first.search(text)
+        while found:
+            start = end = found.start()
+            for length in self._lengths[found[0]]:
+                token = self._tokens.get(text[start : start + length])
+                if token is not None:
+                    end = start + length
+                    yield token, start, end
+                    break
+            found = self._first.search(text, max(end, start + 1))
+
 
 def _is_alone(text: str, start: int, end: int) -> bool:
-    return not any(map(_is_in_words, text[:start][-1:] + text[end : end + 1]))
+    return not any(map(_is_in_words, text[max(start - 1, 0) : start] + text[end : end + 1]))
 
 
 def _is_in_words(char: str) -> bool:

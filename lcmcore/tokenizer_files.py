@@ -57,6 +57,9 @@ def read_folder(folder: Path) -> TokenizerFiles:
     """
     settings, single = folder / "tokenizer_config.json", folder / "tokenizer.json"
     config, whole = _optional(settings), _optional(single)
+    for side in ("padding_side", "truncation_side"):
+        if config.get(side) not in (None, "right"):
+            raise BundleError(f"{settings}: {side} {shown(config[side])} is not supported")
     if single.exists():
         vocab, merges = _model(whole, single)
     else:
@@ -245,12 +248,13 @@ def _numbered(
     more = [fields for fields in (*named, *extras) if fields["content"] not in wanted]
     names = {fields["content"] for fields in named}
     added: dict[str, AddedToken] = {}
+    last = len(vocab) - 1
     for fields in (*(fields for _, fields in sorted(declared.items())), *more):
         content = fields["content"]
         if not content:
             continue
-        following = max((len(vocab) - 1, *(token.id for token in added.values()))) + 1
-        number = added[content].id if content in added else vocab.get(content, following)
+        number = added[content].id if content in added else vocab.get(content, last + 1)
+        last = max(last, number)
         special = fields.get("special", False) or content in names
         flags = {"normalized": not special, **fields, "special": special}
         added[content] = AddedToken(id=number, **flags)

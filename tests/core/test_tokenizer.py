@@ -597,6 +597,9 @@ BROKEN = [
     ("tokenizer_config.json", '{"added_tokens_decoder": {"-1": "x"}}', "added token 'x' has no id"),
     ("tokenizer_config.json", '{"added_tokens_decoder": {"٣": "x"}}', "added token 'x' has no id"),
     ("tokenizer_config.json", '{"added_tokens_decoder": {"2147483648": "x"}}', "'x' has no id"),
+    ("tokenizer_config.json", '{"padding_side": "left"}', "padding_side 'left' is not supported"),
+    ("tokenizer_config.json", '{"truncation_side": []}', "truncation_side [] is not supported"),
+    ("tokenizer_config.json", '{"padding_side": "right", "truncation_side": null}', None),
     ("tokenizer_config.json", HUGE_ID, "added token 'x' has no id"),
     (
         "tokenizer_config.json",
