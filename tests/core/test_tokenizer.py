@@ -560,7 +560,7 @@ def test_what_words_are_not_made_of(char):
 HUGE_ID = json.dumps({"added_tokens_decoder": {"9" * 5000: "x"}})
 BROKEN = [
     ("vocab.json", None, "no such file"),
-    ("vocab.json", "", "not valid JSON"),
+    ("vocab.json", "", "vocab.json: empty"),
     ("vocab.json", "[]", "expected a JSON object, found list"),
     ("vocab.json", "{}", "token '<|startoftext|>' has no id"),
     ("vocab.json", b"\xff\xfe", "cannot be read"),
