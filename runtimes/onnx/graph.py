@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 import struct
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,8 @@ _DTYPES: dict[int, np.dtype[Any]] = {
 _MICROSOFT = "com.microsoft"
 _CONTRIB_OPS = {"FusedMatMul", "MultiHeadAttention"}  # ONNX Runtime's own, in that domain
 _MIN_EXTERNAL_BYTES = 1024  # of an initializer that goes into a file of its own
+_MAX_MODEL_BYTES = 2**31 - 2**24  # protobuf's limit, less what a graph takes
+_EXTERNAL_FIELDS = {TensorProto.NUMBERS[name] for name in ("external_data", "data_location")}
 _MAX_VALUES = 8  # of a constant that is read as a list
 
 
@@ -141,9 +144,9 @@ class Graph:
     ) -> bytes:
         """A model of some of the nodes, and of the initializers that they take."""
         names = {name for node in nodes for name in all_inputs(node)}
-        tensors = [
-            self._embedded(tensor) for name, tensor in self._initializers.items() if name in names
-        ]
+        tensors = self._embedded(
+            [tensor for name, tensor in self._initializers.items() if name in names]
+        )
         graph = GraphProto(
             node=[node.proto for node in nodes], name="submodel", initializer=tensors, input=inputs,
             output=output,
@@ -152,10 +155,11 @@ class Graph:
 
     def embed_weights(self) -> None:
         """Take what is in other files into the model; raises ValueError, OSError."""
+        embedded = self._embedded(list(self._initializers.values()))
+        self._initializers = dict(zip(self._initializers, embedded, strict=True))
         self._proto.remove("initializer")
-        for name, tensor in self._initializers.items():
-            self._initializers[name] = self._embedded(tensor)
-            self._proto.add("initializer", self._initializers[name])
+        for tensor in embedded:
+            self._proto.add("initializer", tensor)
 
     def save(self, path: Path) -> None:
         """Write the model, without nodes on which no output of the graph depends."""
@@ -185,18 +189,18 @@ class Graph:
             model.add("opset_import", OperatorSetIdProto(domain=_MICROSOFT, version=1))
         return bytes(model)
 
-    def _embedded(self, tensor: TensorProto) -> TensorProto:
-        """A constant that holds its data itself."""
-        place = _external_data(tensor)
-        if not place:
-            return tensor
-        with open_regular(_beside(self._path, place["location"])) as file:
-            file.seek(int(place.get("offset", 0)))
-            data = file.read(int(place["length"]) if "length" in place else -1)
-        embedded = TensorProto(raw_data=data)
-        embedded.fields += tensor.fields
-        for name in ("external_data", "data_location"):
-            embedded.remove(name)
+    def _embedded(self, tensors: Sequence[TensorProto]) -> list[TensorProto]:
+        """The constants, each with its data inside; raises ValueError for too many bytes."""
+        left = _MAX_MODEL_BYTES
+        embedded = []
+        for tensor in tensors:
+            copy, place = tensor, _external_data(tensor)
+            if place:
+                data = _read_external(_beside(self._path, place["location"]), place, left)
+                left -= len(data)
+                copy = TensorProto(raw_data=data)
+                copy.fields += [each for each in tensor.fields if each[0] not in _EXTERNAL_FIELDS]
+            embedded.append(copy)
         return embedded
 
 
@@ -250,6 +254,18 @@ def _beside(path: Path, name: str) -> Path:
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise ValueError(f"{path} has weights outside of its folder")
     return path.parent / name
+
+
+def _read_external(path: Path, place: Mapping[str, str], limit: int) -> bytes:
+    """A constant's data in another file; raises ValueError if it is not there, or too long."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        offset = int(place.get("offset", 0))
+        length = int(place.get("length", size - offset))
+        if not (0 <= offset <= size - length and 0 <= length <= limit):
+            raise ValueError(f"{path} does not hold {length} bytes at {offset}, or too many")
+        file.seek(offset)
+        return file.read(length)
 
 
 def read_model(source: Path | bytes) -> tuple[ModelProto, GraphProto]:

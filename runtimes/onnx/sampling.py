@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -86,7 +87,8 @@ def prepared(path: Path, ort: Any) -> Path | bytes:
     try:
         operators = random_operators(path)
         if operators:
-            model = without_draw(path, ort) or path
+            with suppress(ValueError, OSError):  # its weights cannot be taken into it
+                model = without_draw(path, ort) or path
             if model != path:
                 log.info("%s: %s: %s", path, _drawing(operators), _REPRODUCED)
             warn(path, random_operators(model))

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -226,6 +227,40 @@ def test_weights_beside_the_file(threshold, tmp_path, expected, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.testing.assert_array_equal(moments_of(folder), expected)
     assert sorted(path.name for path in folder.iterdir()) == ["model.onnx", "weights.bin"]
+
+
+PLACES = [
+    {"location": "../weights"},
+    {"location": "/etc/passwd"},
+    {"location": "pipe"},
+    {"location": "nowhere"},
+    {"length": str(10**30)},
+    {"length": "-1"},
+    {"offset": "-1"},
+    {"offset": str(10**30)},
+    {"offset": "x"},
+    {"length": str(2**31)},  # of a sparse file: more than a model can hold
+]
+
+
+@pytest.mark.parametrize("place", PLACES, ids=str)
+def test_weights_that_cannot_be_taken_into_the_model(place, tmp_path, caplog):
+    """Nothing is read, or waited for; ONNX Runtime gets the file as it is."""
+    nodes = [*CHUNK, *CLIPPED, *SAMPLE]
+    outside = {"save_as_external_data": True, "location": "weights", "size_threshold": 1024}
+    folder = encoder(tmp_path, nodes, **outside)
+    path = folder / "model.onnx"
+    os.mkfifo(folder / "pipe")
+    with (folder / "weights").open("r+b") as file:
+        file.truncate(2**33)
+    assert isinstance(sampling.prepared(path, onnxruntime), bytes)
+    model = onnx.load(path, load_external_data=False)
+    (weight,) = (each for each in model.graph.initializer if each.name == "weight")
+    for entry in weight.external_data:
+        entry.value = place.get(entry.key, entry.value)
+    onnx.save(model, path)
+    assert sampling.prepared(path, onnxruntime) == path
+    assert NOT_REPRODUCED in caplog.text
 
 
 def test_the_optimized_graph_is_cut_too(tmp_path, expected, caplog, monkeypatch):
