@@ -333,7 +333,8 @@ def test_an_optimized_graph_that_draws_is_warned_of(tmp_path, caplog, monkeypatc
     assert [NOT_REPRODUCED in record.getMessage() for record in caplog.records] == [True, True]
 
 
-def test_outputs_that_are_not_drawn_are_kept(tmp_path, expected, caplog):
+@pytest.mark.parametrize("between", [[], [node("Identity", "moments", "same")]])
+def test_outputs_that_are_not_drawn_are_kept(between, tmp_path, expected, caplog):
     """An encoder that returns a sample and the moments: the core takes the latter."""
     nodes = [
         *SPLIT,
