@@ -16,6 +16,7 @@ from lcmcore.runtime import (
     breach_of_contract,
     find_runtime,
     installed_runtimes,
+    require_file,
     worker_options,
 )
 from runtimes.onnx import OnnxRuntime
@@ -210,6 +211,13 @@ def test_a_runtime_whose_check_fails(third_party, model):
         assert pipe.networks.runtimes["unet"].name == "onnx"
     with pytest.raises(RuntimeUnavailableError, match="no driver"):
         lcmcore.load(model, runtime="host")
+
+
+def test_the_file_of_a_runtime(tmp_path):
+    (tmp_path / "model.host").touch()
+    assert require_file("unet", tmp_path, "model.host") == tmp_path / "model.host"
+    with pytest.raises(NetworkError, match=f"^unet: no other in {re.escape(str(tmp_path))}$"):
+        require_file("unet", tmp_path, "other")
 
 
 def test_unknown_runtime():
