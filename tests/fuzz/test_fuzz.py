@@ -2,16 +2,9 @@
 
 import random
 import re
-import shutil
-import subprocess
-import unicodedata
 
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
-from lcmcore.cli.main import _parser
-from lcmcore.cli.reproduce import command_of
 from tests.fuzz import regressions, seeds
 from tests.fuzz.items import Link, read, write
 from tests.fuzz.mutate import mutate, png_chunks
@@ -106,29 +99,3 @@ def test_failures_are_told_apart_by_where_they_come_from():
     assert signature(first) == signature(first.replace("7", "8"))
     assert signature(first) != signature(first.replace("in f", "in g"))
     assert signature(first) != signature(first.replace("Value", "Type"))
-
-
-TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30)
-HOSTILE = "a\n'; rm -rf ~ #$(id)`id`\\n\x1b[2J\u202e\u2028\x85!"
-PRINT = 'lcm() { printf "%s\\0" "$@"; }; '
-
-
-@pytest.mark.skipif(shutil.which("bash") is None, reason="the commands are bash's")
-@settings(derandomize=True)
-@given(st.fixed_dictionaries(dict.fromkeys(("prompt", "init", "negative-prompt", "model"), TEXTS)))
-@example(dict.fromkeys(("prompt", "init", "negative-prompt", "model"), HOSTILE))
-@example({"prompt": "-o", "init": "--help", "negative-prompt": "-n", "model": "~"})
-def test_the_command_of_a_record_is_one_line_that_says_what_the_record_says(texts):
-    """As bash reads it, and then the parser of the command."""
-    record = {"strength": "0.5", "seed": "7", "size": "64x64", "steps": "4", **texts}
-    command = command_of(record, "image.png")
-    assert {unicodedata.category(each) for each in command}.isdisjoint({"Cc", "Cf", "Zl", "Zp"})
-    done = subprocess.run(
-        ["bash", "--norc", "-c", PRINT + command], capture_output=True, env={"LC_ALL": "C.UTF-8"}
-    )
-    assert done.stderr == b""
-    args = _parser(builders=False).parse_args(done.stdout.decode().split("\0")[:-1])
-    assert (args.prompt, str(args.init)) == (texts["prompt"], str(type(args.init)(texts["init"])))
-    assert args.negative_prompt == texts["negative-prompt"]
-    assert str(args.model) == str(type(args.model)(texts["model"]))
-    assert (args.seed, args.size, args.strength) == (7, "64x64", 0.5)
