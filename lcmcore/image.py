@@ -35,7 +35,7 @@ def read_image(source: ImageLike) -> Image.Image:
     channel the upper 8 are kept; 32-bit integers are taken for 16-bit ones, floats for 0 to 1.
     Arrays are [height, width, 3], uint8, or floats in [0, 1]. The result has no metadata.
     Raises ImageError if it is of none of the FORMATS, is damaged, has more than MAX_PIXELS, is a
-    file of more than MAX_BYTES, or needs more memory or time to decode than it should
+    file of more than MAX_BYTES, needs more memory than is free, or would take Pillow too long
     (image_bombs.py); ArgumentError for another type, shape or dtype.
     """
     if isinstance(source, Image.Image):

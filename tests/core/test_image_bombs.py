@@ -10,7 +10,7 @@ from PIL import Image
 from lcmcore import ImageError
 from lcmcore.image import read_image
 from lcmcore.image_file import open_image
-from tests.core.images import RED, chunk, encoded, filled
+from tests.core.images import chunk, encoded, filled
 
 
 def bomb_of_scans(count):
@@ -270,27 +270,3 @@ def test_much_metadata_is_read():
     text = chunk(b"tEXt", b"a\0" + b"b" * (2**23))
     for data in (with_segments(segment(65535, 0xE1) * 128), with_chunks(text, text[:0])):
         assert not is_refused(data)
-
-
-# --- headers --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("filler", [b"#%s\n", b"%s"])
-def test_long_headers(filler):
-    """Pillow reads them byte by byte: 25 s for 100 MB. The last number begins within 64 KiB."""
-    for extra in (0, 1):
-        space = (b"a" if b"#" in filler else b" ") * (2**16 - 8 - len(filler % b"") + extra)
-        data = b"P6\n" + filler % space + b"1 9 255\n" + b"\5\6\7" * 9
-        assert data.index(b"255") == 2**16 - 1 + extra
-        if extra:
-            with pytest.raises(ImageError, match=r"^image: cannot be read: .*header"):
-                read_image(data)
-        else:
-            assert read_image(data).getpixel((0, 8)) == (5, 6, 7)
-
-
-def test_what_begins_like_a_ppm():
-    """A TGA whose identification has 80 bytes."""
-    plain = encoded(filled("RGB", RED), "TGA", compression=None, id_section=b"a" * 80)
-    assert plain[:1] == b"P"
-    assert read_image(plain).getpixel((0, 0)) == RED

@@ -281,3 +281,27 @@ def test_a_fifo_that_somebody_writes_to(tmp_path):
         assert read_image(path).getpixel((0, 0)) == RED
     finally:
         writer.join()
+
+
+# --- headers --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("filler", [b"#%s\n", b"%s"])
+def test_long_headers(filler):
+    """Pillow reads them byte by byte: 25 s for 100 MB. The last number begins within 64 KiB."""
+    for extra in (0, 1):
+        space = (b"a" if b"#" in filler else b" ") * (2**16 - 8 - len(filler % b"") + extra)
+        data = b"P6\n" + filler % space + b"1 9 255\n" + b"\5\6\7" * 9
+        assert data.index(b"255") == 2**16 - 1 + extra
+        if extra:
+            with pytest.raises(ImageError, match=r"^image: cannot be read: .*header"):
+                read_image(data)
+        else:
+            assert read_image(data).getpixel((0, 8)) == (5, 6, 7)
+
+
+def test_what_begins_like_a_ppm():
+    """A TGA whose identification has 80 bytes."""
+    plain = encoded(filled("RGB", RED), "TGA", compression=None, id_section=b"a" * 80)
+    assert plain[:1] == b"P"
+    assert read_image(plain).getpixel((0, 0)) == RED
