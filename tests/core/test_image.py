@@ -68,6 +68,12 @@ def test_bomb_below_pillows_own_limit(monkeypatch):
         read_image(filled("RGB", RED))
 
 
+@pytest.mark.parametrize("size", [(0, 5), (5, 0), (0, 0)])
+def test_images_without_pixels(size):
+    with pytest.raises(ImageError, match=rf"^image: has no pixels \({size[0]}x{size[1]}\)$"):
+        read_image(Image.new("RGB", size))
+
+
 @pytest.mark.parametrize(
     ("name", "words"), [("nowhere.png", "no such file"), (".", "is a folder"), ("a\0b", "null")]
 )
@@ -220,6 +226,18 @@ def test_contain_centres(width, side):
 def test_contain_keeps_the_proportions(size, inner):
     shown = np.asarray(fit_image(filled("RGB", RED, size), (8, 8), "contain")).any(axis=2)
     assert (shown.any(axis=0).sum(), shown.any(axis=1).sum()) == inner
+
+
+@pytest.mark.parametrize(
+    ("size", "left", "top", "right", "bottom"),
+    [((10, 10), 2, 0, 10, 8), ((10, 2), 0, 3, 12, 5), ((1, 8), 5, 0, 6, 8)],
+)
+def test_contain_in_a_size_that_is_not_square(size, left, top, right, bottom):
+    shown = fit_image(filled("RGB", RED, size), (12, 8), "contain")
+    assert shown.size == (12, 8)
+    expected = np.zeros((8, 12), bool)
+    expected[top:bottom, left:right] = True
+    np.testing.assert_array_equal(np.asarray(shown).any(axis=2), expected)
 
 
 @pytest.mark.parametrize("fit", ["stretch", "cover", "contain"])
