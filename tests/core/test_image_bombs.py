@@ -153,7 +153,7 @@ def test_segments_are_counted(least):
 
 
 @pytest.mark.parametrize(
-    "junk", [b"\xff", b"\xff\0", b"\xff\xd0", b"\xff\xd9", b"\xff\xc8", b"\xff\xf0"]
+    "junk", [b"\xff", b"\xff\0", b"\xff\xd0", b"\xff\xd9", b"\xff\xc8", b"\xff\xf0", b"\xff\xfd"]
 )
 def test_bytes_between_segments(junk, least):
     """Pillow goes over them one by one: fill bytes, and markers without a length."""
