@@ -77,7 +77,6 @@ def open_image(stream: IO[bytes], name: str) -> Image.Image:
     try:
         if head[:1] == b"P":
             _open_header(stream)
-        stream.seek(0)
         image = Image.open(stream, formats=[each for each in FORMATS if each in Image.OPEN])
     except UnidentifiedImageError:
         reason = missing or f"not an image of a known format, or empty; {KNOWN}"
