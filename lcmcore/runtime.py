@@ -150,6 +150,13 @@ class Runtime(Protocol):
         with closing(self.open(path.parent.name, path.parent, {})) as network:
             yield from list_specs(network.inputs, network.outputs)
 
+    def check(self, path: Path) -> Iterator[str]:
+        """Lines about what this runtime keeps for a model file, read whole, for `lcm info --check`.
+
+        None here; damaged files of a cache are removed.
+        """
+        yield from ()
+
     def diagnose(self, root: Path) -> Iterator[Finding]:
         """Findings about this machine and the model directory, for `lcm doctor`; none here."""
         yield from ()
@@ -236,10 +243,12 @@ def worker_options(index: int, count: int) -> dict[str, Any]:
     return options
 
 
-def describe_file(runtime: Runtime, path: Path) -> Iterator[str]:
-    """The runtime's lines about a model file; raises LcmError."""
+def describe_file(runtime: Runtime, path: Path, check: bool = False) -> Iterator[str]:
+    """The runtime's lines about a model file, with those of `check` if asked; raises LcmError."""
     with foreign_errors(runtime.name, path.parent.name):
         yield from map(str, runtime.describe(path))
+        if check:
+            yield from map(str, runtime.check(path))
 
 
 def list_specs(inputs: Iterable[object], outputs: Iterable[object]) -> Iterator[str]:

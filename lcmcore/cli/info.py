@@ -20,9 +20,12 @@ _HEADING = "command to reproduce it:"
 _SHOWN = 8  # added tokens
 
 
-def describe(path: Path) -> Iterator[str]:
-    """Lines about a model directory, or a PNG that lcmcore wrote; raises LcmError."""
-    return _describe_bundle(path) if is_folder(path) else _describe_png(path)
+def describe(path: Path, check: bool = False) -> Iterator[str]:
+    """Lines about a model directory, or a PNG that lcmcore wrote; raises LcmError.
+
+    `check`: what runtimes keep for the directory, as a cache of graphs, is read whole.
+    """
+    return _describe_bundle(path, check) if is_folder(path) else _describe_png(path)
 
 
 def _describe_png(path: Path) -> Iterator[str]:
@@ -64,7 +67,7 @@ def _compare_init(name: str, wanted: str) -> str:
     return f"init image DIFFERS from the one used, by its SHA-256: {name}"
 
 
-def _describe_bundle(path: Path) -> Iterator[str]:
+def _describe_bundle(path: Path, check: bool) -> Iterator[str]:
     bundle = Bundle.open(path)
     if not any(is_folder(bundle.folder(component)) for component in COMPONENTS):
         raise BundleError(
@@ -78,7 +81,7 @@ def _describe_bundle(path: Path) -> Iterator[str]:
     yield f"  tokenizer: {_or_error(_tokenizer, bundle)}"
     for component in COMPONENTS:
         try:
-            yield from _describe_component(bundle, component)
+            yield from _describe_component(bundle, component, check)
         except OSError as error:
             yield f"  {component}: cannot be read: {first_line(error)}"
 
@@ -109,7 +112,7 @@ def _tokenizer(bundle: Bundle) -> str:
     )
 
 
-def _describe_component(bundle: Bundle, component: str) -> Iterator[str]:
+def _describe_component(bundle: Bundle, component: str, check: bool) -> Iterator[str]:
     """The model files in the component's folder that an installed runtime can open."""
     folder = bundle.folder(component)
     automatic = [runtime for runtime in importable_runtimes() if runtime.priority >= 0]
@@ -124,7 +127,7 @@ def _describe_component(bundle: Bundle, component: str) -> Iterator[str]:
         path = folder / runtime.filename
         yield f"    {path.name}"
         try:
-            yield from (f"      {line}" for line in describe_file(runtime, path))
+            yield from (f"      {line}" for line in describe_file(runtime, path, check))
         except LcmError as error:
             yield f"      {error}"
     wanted = bundle.settings.components.get(component, {}).get("sha256")

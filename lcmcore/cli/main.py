@@ -131,6 +131,7 @@ def _parser(builders: bool) -> argparse.ArgumentParser:
         "info", help="describe a model directory, or how a PNG was generated"
     )
     info.add_argument("path", metavar="DIR_OR_PNG", type=Path)
+    info.add_argument("--check", action="store_true", help="read the graph cache of DIR whole")
     info.set_defaults(run=_info)
     check = commands.add_parser("doctor", help="check machine, runtimes and model")
     doctor.add_arguments(check)
@@ -266,7 +267,7 @@ def _component_runtime(text: str) -> tuple[str, str]:
 
 
 def _info(args: argparse.Namespace) -> None:
-    for line in describe(args.path):
+    for line in describe(args.path, args.check):
         say(line)
 
 

@@ -103,7 +103,7 @@ def _export(component: str, checkpoint: Path, out: Path, size: str | None) -> st
                 component, f"ONNX Runtime differs from torch by {difference:.1e} of the largest"
                 f" value, more than {TOLERANCE:g}: report this with the versions of both",
             )  # fmt: skip
-        copy_over(source / "config.json", stage / "config.json")
+        copy_over(source / "config.json", stage / "config.json", checkpoint)
     seconds = time.perf_counter() - start
     return f"exported in {seconds:.0f} s, {difference:.1e} of the largest value from torch"
 

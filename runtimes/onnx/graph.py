@@ -8,13 +8,13 @@ import os
 import struct
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
 
 from lcmcore.util.arrays import Array
-from lcmcore.util.files import open_regular
+from lcmcore.util.files import open_regular, open_solid
 from runtimes.onnx.protobuf import (
     AttributeProto,
     GraphProto,
@@ -35,6 +35,7 @@ _CONTRIB_OPS = {"FusedMatMul", "MultiHeadAttention"}  # ONNX Runtime's own, in t
 _MIN_EXTERNAL_BYTES = 1024  # of an initializer that goes into a file of its own
 _MAX_MODEL_BYTES = 2**31 - 2**24  # protobuf's limit, less what a graph takes
 _EXTERNAL_FIELDS = {TensorProto.NUMBERS[name] for name in ("external_data", "data_location")}
+_MAX_BYTES = 2**31 - 1  # of a protobuf message
 _MAX_VALUES = 8  # of a constant that is read as a list
 
 
@@ -87,7 +88,7 @@ class Graph:
         dtype = _DTYPES.get(tensor.integer("data_type")) if tensor else None
         if tensor is None or dtype is None:
             return None
-        raw, external, dims = tensor.all("raw_data"), _external_data(tensor), tensor.all("dims")
+        raw, external, dims = tensor.all("raw_data"), external_data(tensor), tensor.all("dims")
         if external and not raw:
             path = self._path.parent / external["location"]
             size = math.prod(dims) * dtype.itemsize
@@ -194,9 +195,9 @@ class Graph:
         left = _MAX_MODEL_BYTES
         embedded = []
         for tensor in tensors:
-            copy, place = tensor, _external_data(tensor)
+            copy, place = tensor, external_data(tensor)
             if place:
-                data = _read_external(_beside(self._path, place["location"]), place, left)
+                data = _read_external(external_path(self._path, place["location"]), place, left)
                 left -= len(data)
                 copy = TensorProto(raw_data=data)
                 copy.fields += [each for each in tensor.fields if each[0] not in _EXTERNAL_FIELDS]
@@ -242,20 +243,6 @@ class NodeBuilder:
         return self._graph.add_initializer(name, np.array(values, dtype))
 
 
-def external_files(path: Path) -> list[Path]:
-    """A model's file, and those in its folder that hold weights; raises ValueError, OSError."""
-    tensors = map(TensorProto, read_model(path)[1].all("initializer"))
-    names = sorted({place["location"] for place in map(_external_data, tensors) if place})
-    return [path, *(_beside(path, name) for name in names)]
-
-
-def _beside(path: Path, name: str) -> Path:
-    """A file with weights of a model; raises ValueError for one outside of the model's folder."""
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise ValueError(f"{path} has weights outside of its folder")
-    return path.parent / name
-
-
 def _read_external(path: Path, place: Mapping[str, str], limit: int) -> bytes:
     """A constant's data in another file; raises ValueError if it is not there, or too long."""
     with open_regular(path) as file:
@@ -269,16 +256,39 @@ def _read_external(path: Path, place: Mapping[str, str], limit: int) -> bytes:
 
 
 def read_model(source: Path | bytes) -> tuple[ModelProto, GraphProto]:
-    """A model and its graph; weights inside stay in the file, which is mapped."""
-    if isinstance(source, bytes):
-        model = ModelProto(memoryview(source))
-    else:
-        with source.open("rb") as file:
-            model = ModelProto(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
-    graphs = model.all("graph")
+    """A model and its graph; weights inside stay in the file, which is mapped.
+
+    Raises ValueError, OSError: only regular files of what protobuf can hold are read.
+    """
+    model = ModelProto(memoryview(source) if isinstance(source, bytes) else _mapped(source))
+    graphs = model.messages("graph")
     if not graphs:
         raise ValueError(f"{source!s:.200} has no graph: it is not an ONNX model")
     return model, GraphProto(graphs[0])
+
+
+def _mapped(path: Path) -> memoryview:
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size > _MAX_BYTES:
+            raise ValueError(f"{path} is larger than 2 GiB: it is not an ONNX model")
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def external_path(model: Path, name: str) -> Path:
+    """A file with weights of a model: a regular one, where ONNX Runtime 1.32 would read it.
+
+    It refuses absolute paths, and those that lie neither in the model's folder nor in that of the
+    file to which model.onnx links, links resolved; the latter is the layout of Hugging Face's
+    cache. Older releases open anything. Raises ValueError, OSError.
+    https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/framework/tensorprotoutils.cc
+    """
+    path = model.parent / name
+    folders = Path(os.path.realpath(model.parent)), Path(os.path.realpath(model)).parent
+    absolute = PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor
+    if absolute or not any(Path(os.path.realpath(path)).is_relative_to(each) for each in folders):
+        raise ValueError(f"{model} has weights outside of its folder, in {name!r}: copy them there")
+    open_solid(path).close()
+    return path
 
 
 def all_inputs(node: Node) -> list[str]:
@@ -293,9 +303,9 @@ def branches(node: Node) -> list[GraphProto]:
     return [GraphProto(each) for attribute in attributes for each in attribute.all("g")]
 
 
-def _external_data(tensor: TensorProto) -> dict[str, str]:
+def external_data(tensor: TensorProto) -> dict[str, str]:
     """Where the data is if it is in another file: location, offset and length."""
-    entries = map(StringStringEntryProto, tensor.all("external_data"))
+    entries = map(StringStringEntryProto, tensor.messages("external_data"))
     return {entry.text("key"): entry.text("value") for entry in entries}
 
 

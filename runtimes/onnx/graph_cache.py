@@ -1,7 +1,10 @@
 """Optimized graphs, built once and kept on the disk, with weights that are mapped from there.
 
 There is one entry for each path of a model, rebuilt when the model, this package, ONNX Runtime or
-the CPU has changed. Whatever goes wrong here, the model is opened without an optimized graph.
+the CPU has changed. An entry is used if nobody else can have written it, and if its checksums are
+right: all of them are compared once after each boot, and when a file's status has changed, which a
+stamp beside the entry records. Whatever goes wrong here, the model is opened without an optimized
+graph.
 """
 
 from __future__ import annotations
@@ -12,34 +15,46 @@ import logging
 import os
 import platform
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import lcmcore
-from lcmcore.util.files import sha256
-from runtimes.onnx.graph import external_files
-
-try:
-    import fcntl
-except ImportError:  # Windows: without locks there is no cache
-    fcntl = None  # type: ignore[assignment]
+from lcmcore.errors import OutputError
+from lcmcore.util.files import (
+    read_regular,
+    remove_leftovers,
+    sha256,
+    temporary_folder,
+    write_whole,
+)
+from runtimes.onnx.cache_folder import (
+    HAS_LOCKS,
+    UntrustedError,
+    cache_root,
+    exclusive,
+    make_private,
+    opened_lock,
+    require_trusted,
+    take_shared,
+)
+from runtimes.onnx.checksums import boot_id, checksums, is_intact, status
+from runtimes.onnx.external_data import external_files
 
 GRAPH, WEIGHTS = "model.onnx", "model.weights"
 MIN_BYTES = 2**25  # bytes; smaller models open as fast without
 _ENTRY = "entry.json"
+_MAX_JSON = 2**24  # bytes
+_ROOM = 2.5  # of the model's size: the work folder holds its weights, then the entry is written
 _PACKAGE = Path(__file__).parent
 # What an entry depends on: of this package, these files and what they import of it.
 _SOURCES = (
-    "graph.py",
-    "graph_cache.py",
-    "optimize.py",
-    "protobuf.py",
-    "rewrites/*.py",
-    "sampling.py",
+    *("cache_folder.py", "checksums.py", "external_data.py", "graph.py", "graph_cache.py"),
+    *("optimize.py", "protobuf.py", "rewrites/*.py", "sampling.py"),
 )
+_warned: set[str] = set()
 
 log = logging.getLogger("lcmcore.runtimes.onnx")
 
@@ -56,30 +71,27 @@ def optimized(
     with ExitStack() as stack:
         try:
             entry = _entry(source)
-            if fcntl is not None and (entry.is_dir() or _worth_caching(source)):
-                entry.parent.mkdir(parents=True, exist_ok=True)
-                lock = os.open(f"{entry}.lock", os.O_RDONLY | os.O_CREAT, 0o600)
-                stack.callback(os.close, lock)
-                fcntl.flock(lock, fcntl.LOCK_SH)
-                if not _is_current(entry, source, version):
-                    fcntl.flock(lock, fcntl.LOCK_EX)
-                if not _is_current(entry, source, version):  # another process may have built it
-                    log.info("%s: optimizing the graph, once, into %s", source, entry)
-                    _replace(entry, source, version, build)
+            if HAS_LOCKS and (entry.is_dir() or _worth_caching(source)):
+                stack.enter_context(_usable(entry, source, version, build))
                 graph = entry / GRAPH
                 log.info("%s: optimized graph %s", source, graph)
             else:
                 log.info(
                     "%s: no optimized graph: the model is small, or files have no locks", source
                 )
+        except (UntrustedError, TimeoutError) as error:
+            if str(error) not in _warned:  # one line, not one for each network
+                log.warning("%s: no optimized graph: %s", source, error)
+            _warned.add(str(error))
         except Exception as error:  # the disk's or ONNX Runtime's; opening the model reports more
             log.info("%s: no optimized graph: %s", source, error)
         yield graph
 
 
 def discard(graph: Path) -> None:
-    """Remove the entry of a graph that cannot be opened; it is rebuilt when asked for again."""
-    shutil.rmtree(graph.parent, ignore_errors=True)
+    """Remove the entry of a graph that failed; it is rebuilt when asked for again."""
+    log.warning("optimized graph %s failed: it is removed, and the model used without it", graph)
+    _remove(graph.parent)
 
 
 def state(source: Path, version: str) -> str:
@@ -88,7 +100,7 @@ def state(source: Path, version: str) -> str:
         entry = _entry(source)
         if entry.is_dir():
             size = sum(map(_size, entry.iterdir())) / 2**20
-            age = "current" if _is_current(entry, source, version) else "outdated"
+            age = "current" if _is_current(_read(entry), source, version) else "outdated"
             return f"optimized graph: {size:.1f} MiB, {age}, {entry}"
         reason = " yet" if _worth_caching(source) else ", the model is small"
         return f"optimized graph: none{reason}"
@@ -96,59 +108,205 @@ def state(source: Path, version: str) -> str:
         return f"optimized graph: none, {error}"
 
 
+def check(source: Path) -> str | None:
+    """Read a model's entry whole, for `lcm info --check`; a damaged one is removed.
+
+    Returns a line about it; None if there is no entry.
+    """
+    try:
+        entry = _entry(source)
+        if not entry.is_dir():
+            return None
+        built = _read(entry)
+        if built is not None and _is_whole(built, entry):
+            return "optimized graph: checked, whole"
+        _remove(entry)
+        return "optimized graph: DAMAGED; removed, it is rebuilt when the model is opened"
+    except (OSError, RuntimeError) as error:
+        return f"optimized graph: not checked, {error}"
+
+
 def _entry(source: Path) -> Path:
-    own, shared = os.environ.get("LCM_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    root = Path(own or f"{shared or '~/.cache'}/lcmcore").expanduser() / "onnx"
-    return root / hashlib.sha256(os.fsencode(source.absolute())).hexdigest()[:20]
+    return cache_root() / hashlib.sha256(os.fsencode(source.absolute())).hexdigest()[:20]
 
 
 def _worth_caching(source: Path) -> bool:
-    return sum(_size(path) for path in source.parent.iterdir() if path.is_file()) >= MIN_BYTES
+    files = source.parent.rglob("*")  # weights may be in folders below
+    return sum(_size(path) for path in files if path.is_file()) >= MIN_BYTES
 
 
-def _is_current(entry: Path, source: Path, version: str) -> bool:
-    """Whether an entry is complete, built from these files by this software for this CPU."""
+@contextmanager
+def _usable(
+    entry: Path, source: Path, version: str, build: Callable[[Path, Path], None]
+) -> Iterator[None]:
+    """The entry, verified or rebuilt, and held against replacement; raises whatever goes wrong."""
+    make_private(entry.parent)
+    remove_leftovers(entry.parent)
+    with opened_lock(entry.with_name(f"{entry.name}.lock")) as lock:
+        take_shared(lock, entry)
+        if not _is_stamped(entry, source, version):
+            with exclusive(lock, entry):
+                if not _is_stamped(entry, source, version):  # nor by the process waited for
+                    _verify_or_build(entry, source, version, build)
+        yield
+
+
+def _verify_or_build(
+    entry: Path, source: Path, version: str, build: Callable[[Path, Path], None]
+) -> None:
+    built = _read(entry)
+    if built is not None and _is_current(built, source, version):
+        if _is_verified(built, entry, source):
+            return
+        log.warning("%s: the optimized graph %s is damaged: it is rebuilt", source, entry)
+    log.info("%s: optimizing the graph, once, into %s", source, entry)
+    built = _replace(entry, source, version, build)
+    _write_stamp(entry, _stamp(entry, built, source))
+
+
+def _read(entry: Path) -> dict[str, Any] | None:
+    """What an entry says of itself; None if there is none, or a part of one.
+
+    Raises UntrustedError.
+    """
     try:
-        built = json.loads((entry / _ENTRY).read_text())
+        require_trusted(entry)
+        require_trusted(*entry.iterdir())
+        built: dict[str, Any] = json.loads(read_regular(entry / _ENTRY, _MAX_JSON))
+        complete = all(_size(entry / name) == size for name, size, _ in built["files"])
+        return built if complete and built["by"] and built["from"] else None
+    except UntrustedError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _is_current(built: dict[str, Any] | None, source: Path, version: str) -> bool:
+    """Whether an entry is built from these files by this software for this CPU."""
+    try:
         return (
-            built["by"] == _build_key(version)
-            and all(_size(entry / name) == size for name, size in built["sizes"])
+            built is not None
+            and built["by"] == _build_key(version)
             and all(_is_same(source.parent / name, *known) for name, *known in built["from"])
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, TypeError):
         return False
 
 
-def _is_same(path: Path, status: list[int], digest: str) -> bool:
-    """Whether a file is what it was; it is read only where size, time or inode differ."""
-    return _status(path) == status or sha256(path) == digest
+def _is_same(path: Path, known: list[int], digest: str) -> bool:
+    """Whether a file is what it was; it is read only where size, times or inode differ."""
+    return status(path) == known or sha256(path) == digest
 
 
-def _replace(entry: Path, source: Path, version: str, build: Callable[[Path, Path], None]) -> None:
+def _is_stamped(entry: Path, source: Path, version: str) -> bool:
+    """Whether an entry was verified since the machine has started, and nothing has changed since.
+
+    Raises UntrustedError.
+    """
+    built = _read(entry)
+    try:
+        if built is None or built["by"] != _build_key(version):
+            return False
+        stamp = _stamp(entry, built, source)
+        return stamp["boot"] is not None and stamp == _read_stamp(entry)
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def _is_verified(built: dict[str, Any], entry: Path, source: Path) -> bool:
+    """Compare an entry with its checksums, and stamp it.
+
+    Where it cannot be stamped, or nothing tells whether the machine was restarted, a sample of it
+    is compared each time: to read gigabytes at every start would cost too much.
+    """
+    now, last = _stamp(entry, built, source), _read_stamp(entry)
+    same_files = last.get("files") == now["files"]
+    same_boot = last.get("boot") == now["boot"] is not None
+    if not (same_files and same_boot):  # else only the model's files have other dates
+        sampled = not _write_stamp(entry, {}) or (same_files and now["boot"] is None)
+        if not _is_whole(built, entry, sampled):
+            return False
+    _write_stamp(entry, now)
+    return True
+
+
+def _is_whole(built: dict[str, Any], entry: Path, sampled: bool = False) -> bool:
+    """Whether checksums are right; False, too, where the disk cannot read what it holds."""
+    try:
+        return all(is_intact(entry / name, known, sampled) for name, _, known in built["files"])
+    except OSError:
+        return False
+
+
+def _stamp(entry: Path, built: dict[str, Any], source: Path) -> dict[str, Any]:
+    """What must be as it was for an entry to be used unread; raises OSError, TypeError."""
+    return {
+        "boot": boot_id(),
+        "files": [
+            status(entry / name) for name in (_ENTRY, *(name for name, *_ in built["files"]))
+        ],
+        "from": [status(source.parent / name) for name, *_ in built["from"]],
+    }
+
+
+def _read_stamp(entry: Path) -> dict[str, Any]:
+    """The stamp of the last verification; empty without one."""
+    try:
+        stamp = json.loads(read_regular(_stamp_path(entry), _MAX_JSON))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return stamp if isinstance(stamp, dict) else {}
+
+
+def _write_stamp(entry: Path, stamp: dict[str, Any]) -> bool:
+    """Whether it could be written."""
+    try:
+        write_whole(_stamp_path(entry), json.dumps(stamp).encode())
+    except OutputError:
+        return False
+    return True
+
+
+def _stamp_path(entry: Path) -> Path:
+    return entry.with_name(f"{entry.name}.stamp")
+
+
+def _remove(entry: Path) -> None:
+    with suppress(OSError):
+        _stamp_path(entry).unlink()
+    shutil.rmtree(entry, ignore_errors=True)
+
+
+def _replace(
+    entry: Path, source: Path, version: str, build: Callable[[Path, Path], None]
+) -> dict[str, Any]:
     """Build in a folder beside, then rename it: what a crash leaves behind is never an entry."""
-    for remains in (*entry.parent.glob(f"{entry.name}.*/"), entry):
+    for remains in entry.parent.glob(f"{entry.name}.*/"):
         shutil.rmtree(remains, ignore_errors=True)
+    _remove(entry)
     files = external_files(source)
-    if shutil.disk_usage(entry.parent).free < 1.1 * sum(map(_size, files)):
+    if shutil.disk_usage(entry.parent).free < _ROOM * sum(map(_size, files)):
         raise OSError(f"not enough room in {entry.parent}")
     names = [(path.relative_to(source.parent), path) for path in files]
-    known = [(str(name), _status(path), sha256(path)) for name, path in names]
-    with tempfile.TemporaryDirectory(prefix=f"{entry.name}.", dir=entry.parent) as folder:
-        stage = Path(folder) / "entry"
-        stage.mkdir()
+    known = [(str(name), status(path), sha256(path)) for name, path in names]
+    with temporary_folder(entry.parent) as folder:
+        stage = folder / "entry"
+        stage.mkdir(0o700)
         build(source, stage)
-        for path in stage.iterdir():  # boards lose their power
+        for path in stage.iterdir():
+            path.chmod(0o600)  # whatever the umask is
             with path.open("rb") as file:
-                os.fsync(file.fileno())
-        sizes = [(path.name, _size(path)) for path in stage.iterdir()]
-        built = {"by": _build_key(version), "sizes": sizes, "from": known}
-        (stage / _ENTRY).write_text(json.dumps(built))
+                os.fsync(file.fileno())  # boards lose their power
+        written = sorted(stage.iterdir())
+        built = {
+            "by": _build_key(version),
+            "files": [(path.name, _size(path), checksums(path)) for path in written],
+            "from": known,
+        }
+        write_whole(stage / _ENTRY, json.dumps(built).encode())
+        (stage / _ENTRY).chmod(0o600)
         stage.rename(entry)
-
-
-def _status(path: Path) -> list[int]:
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns, status.st_ino]
+    return built
 
 
 def _size(path: Path) -> int:

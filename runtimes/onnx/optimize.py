@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from lcmcore.util.memory import available_bytes
-from runtimes.onnx.graph import Graph, external_files
+from runtimes.onnx.external_data import external_files
+from runtimes.onnx.graph import Graph
 from runtimes.onnx.graph_cache import GRAPH, WEIGHTS
 from runtimes.onnx.rewrites.attention import attention
 from runtimes.onnx.rewrites.group_norm import group_norm
@@ -40,27 +40,37 @@ def optimize(
     """Write GRAPH and WEIGHTS into the folder `target`; returns how often each rewrite applied.
 
     The first pass folds constants, from which the rewrites read shapes; the last one reorders
-    weights for this CPU's kernels (NCHWc), if there is memory for that. Raises OSError, ValueError
-    for a file that is not an ONNX model, and what ONNX Runtime raises.
+    weights for this CPU's kernels (NCHWc), if there is memory for that. The model is a stranger's:
+    it is only read, where it lies, and what is written has names of ours in folders of ours, so
+    that no name in the model or beside it can lead a write elsewhere. That costs a copy of its
+    weights, written by the first pass. Raises OSError, ValueError for a file that is not an ONNX
+    model or has weights outside of its folder, and what ONNX Runtime raises.
     """
+    files = external_files(source)
+    embedded = len(files) == 1 and source.stat().st_size <= _MAX_EMBEDDED_BYTES
     with tempfile.TemporaryDirectory(prefix="work-", dir=target.parent) as name:
         work = Path(name)
-        files = external_files(source)
-        for path in files:  # ONNX Runtime reads and writes weights beside their graph
-            _link(path, work / path.relative_to(source.parent))
         folded, rewritten = work / "folded.onnx", work / "rewritten.onnx"
+        # A name that no model can hold: what it calls by this name would be taken from here.
+        weights = work / f"{os.urandom(8).hex()}.weights"
         levels = ort.GraphOptimizationLevel
-        basic = (ort, work / source.name, folded, levels.ORT_ENABLE_BASIC)
+        basic = (ort, source, folded, levels.ORT_ENABLE_BASIC)
         try:
-            _save(*basic, source.stat().st_size > _MAX_EMBEDDED_BYTES)
+            _save(*basic, None if embedded else weights.name)
         except Exception:  # folded constants (float16 cast to float32) exceed protobuf's 2 GiB
-            _save(*basic, True)
+            if not embedded:
+                raise
+            _save(*basic, weights.name)
+        if not {*external_files(folded)} <= {folded, weights}:
+            raise ValueError(
+                f"{source}: ONNX Runtime {ort.__version__} left weights where they are"
+            )
         graph = Graph(folded)
         cut_before_draw(graph, ort)
         counts = {rewrite.__name__: rewrite(graph) for rewrite in rewrites}
         graph.save(rewritten)
         last = levels.ORT_ENABLE_ALL if _has_room(files) else levels.ORT_ENABLE_EXTENDED
-        _save(ort, rewritten, target / GRAPH, last, True)
+        _save(ort, rewritten, target / GRAPH, last, WEIGHTS)
     return counts
 
 
@@ -70,23 +80,15 @@ def _has_room(files: Iterable[Path]) -> bool:
     return free is None or free > 1.2 * sum(path.stat().st_size for path in files)
 
 
-def _save(ort: Any, source: Path, target: Path, level: Any, external: bool) -> None:
-    """One pass of ONNX Runtime; `external` writes weights to WEIGHTS, else they are embedded."""
+def _save(ort: Any, source: Path, target: Path, level: Any, weights: str | None) -> None:
+    """One pass of ONNX Runtime; weights go to the file of that name beside, or are embedded."""
     options = ort.SessionOptions()
     options.log_severity_level = 4  # fatal only: errors are raised as exceptions
     options.graph_optimization_level = level
     options.optimized_model_filepath = str(target)
     options.add_session_config_entry("session.disable_prepacking", "1")
-    if external:
+    if weights is not None:
         prefix = "session.optimized_model_external_initializers_"
-        options.add_session_config_entry(f"{prefix}file_name", WEIGHTS)
+        options.add_session_config_entry(f"{prefix}file_name", weights)
         options.add_session_config_entry(f"{prefix}min_size_in_bytes", "1024")
     ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
-
-
-def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source.resolve(), target)
-    except OSError:  # another file system, or a file that belongs to someone else
-        shutil.copyfile(source, target)

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, TypeAlias
 Field: TypeAlias = "tuple[int, int, Any]"  # number, wire type, value: an integer or bytes
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
 _SIZES = {_FIXED64: 8, _FIXED32: 4}
+_MAX_FIELDS = 2**21  # of one message: a graph has a field for each operator, some thousands
 
 
 class Message:
@@ -41,9 +42,14 @@ class Message:
         number = self.NUMBERS[name]
         return [value for found, _, value in self.fields if found == number]
 
+    def messages(self, name: str) -> list[Any]:
+        """The bytes of a field that holds messages; whatever else has its number is unknown."""
+        number = self.NUMBERS[name]
+        return [value for found, kind, value in self.fields if (found, kind) == (number, _BYTES)]
+
     def texts(self, name: str) -> list[str]:
         """All values of a string."""
-        return [str(value, "utf-8") for value in self.all(name)]
+        return [str(value, "utf-8") for value in self.messages(name)]
 
     def integer(self, name: str) -> int:
         """The value of an integer that is not repeated, or 0."""
@@ -78,7 +84,9 @@ class OperatorSetIdProto(Message):
 class GraphProto(Message):
     """Operators in an order in which they can run, and the weights that they use."""
 
-    NUMBERS: ClassVar = {"node": 1, "name": 2, "initializer": 5, "input": 11, "output": 12}
+    NUMBERS: ClassVar = {
+        "node": 1, "name": 2, "initializer": 5, "input": 11, "output": 12, "sparse_initializer": 15,
+    }  # fmt: skip
 
 
 class FunctionProto(Message):
@@ -99,7 +107,8 @@ class AttributeProto(Message):
     """An attribute of an operator; `type` says which field holds the value."""
 
     NUMBERS: ClassVar = {
-        "name": 1, "f": 2, "i": 3, "s": 4, "t": 5, "g": 6, "ints": 8, "type": 20,
+        "name": 1, "f": 2, "i": 3, "s": 4, "t": 5, "g": 6, "ints": 8, "tensors": 10, "graphs": 11,
+        "type": 20, "sparse_tensor": 22, "sparse_tensors": 23,
     }  # fmt: skip
     FLOAT, INT, GRAPH, INTS = 1, 2, 5, 7  # AttributeType
 
@@ -113,6 +122,12 @@ class TensorProto(Message):
     }  # fmt: skip
     FLOAT, INT64, BOOL, FLOAT16 = 1, 7, 9, 10  # DataType
     EXTERNAL = 1  # DataLocation
+
+
+class SparseTensorProto(Message):
+    """A constant tensor of which most is 0: what is not, and where."""
+
+    NUMBERS: ClassVar = {"values": 1, "indices": 2}
 
 
 class StringStringEntryProto(Message):
@@ -157,6 +172,8 @@ def _read(data: Any) -> list[Field]:
     while position < len(data):
         tag, position = _varint(data, position)
         number, wire_type = tag >> 3, tag & 7
+        if number == 0 or len(fields) == _MAX_FIELDS:
+            raise ValueError("not a protobuf message")  # for one, a file of zeros
         if wire_type == _VARINT:
             value, position = _varint(data, position)
             fields.append((number, wire_type, value - (value >> 63 << 64)))  # signed

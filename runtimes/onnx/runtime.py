@@ -22,6 +22,7 @@ from lcmcore.runtime import (
 from lcmcore.util.cpu import usable_cores
 from lcmcore.util.stand_in import stand_ins
 from runtimes.onnx import arena, cpu, graph_cache, sampling
+from runtimes.onnx.external_data import external_files
 from runtimes.onnx.network import OnnxNetwork
 
 if TYPE_CHECKING:
@@ -69,21 +70,24 @@ class OnnxRuntime(Runtime):
         cached = options.get("graph_cache", True)
         if not isinstance(cached, bool):
             raise ArgumentError(f"graph_cache must be true or false, not {cached!r}")
-        optimized = None
-        if cached and on_cpu:
-            optimized = _open_optimized(onnxruntime, path, threads)
-        else:
-            log.info("%s: no optimized graph, as asked for", path)
-        session, weights = optimized or (None, None)
-        try:
-            if session is None:
+
+        def plain() -> Any:
+            try:
+                external_files(path)  # older releases wait for a FIFO, and read what lies anywhere
                 model = sampling.prepared(path, onnxruntime)
-                session = onnxruntime.InferenceSession(model, settings, providers=providers)
-        except Exception as error:  # ONNX Runtime's exceptions share no base class
-            files = (each for each in stand_ins(folder) if each[0].suffix != ".rknn")
-            reason = next((f"{at}: {instead}" for at, instead in files), first_line(error))
-            raise NetworkError(component, f"cannot open {path}: {reason}") from error
-        return OnnxNetwork(component, session, weights)
+                return onnxruntime.InferenceSession(model, settings, providers=providers)
+            except Exception as error:  # ONNX Runtime's exceptions share no base class
+                files = (each for each in stand_ins(folder) if each[0].suffix != ".rknn")
+                reason = next((f"{at}: {instead}" for at, instead in files), first_line(error))
+                raise NetworkError(component, f"cannot open {path}: {reason}") from error
+
+        if not (cached and on_cpu):
+            log.info("%s: no optimized graph, as asked for", path)
+            return OnnxNetwork(component, plain())
+        session, graph = _open_optimized(onnxruntime, path, threads)
+        if graph is None:
+            return OnnxNetwork(component, plain())
+        return OnnxNetwork(component, session, graph, plain)
 
     def release_memory(self) -> None:
         """Return to the system the memory that runs have left; the next run takes it again."""
@@ -108,6 +112,12 @@ class OnnxRuntime(Runtime):
         yield from sampling.state(path, onnxruntime)
         yield graph_cache.state(path, onnxruntime.__version__)
 
+    def check(self, path: Path) -> Iterator[str]:
+        """A line about the optimized graph of a model.onnx, which is read whole."""
+        line = graph_cache.check(path)
+        if line is not None:
+            yield line
+
 
 def _import() -> Any:
     """ONNX Runtime; raises RuntimeUnavailableError."""
@@ -120,8 +130,8 @@ def _import() -> Any:
     return onnxruntime
 
 
-def _open_optimized(ort: Any, path: Path, threads: Any) -> tuple[Any, Path] | None:
-    """A session on the optimized graph, and the file of its weights; None if there is none."""
+def _open_optimized(ort: Any, path: Path, threads: Any) -> tuple[Any, Path | None]:
+    """A session on the optimized graph, and its file; None and None if there is none."""
 
     def build(source: Path, target: Path) -> None:
         from runtimes.onnx.optimize import optimize
@@ -130,13 +140,13 @@ def _open_optimized(ort: Any, path: Path, threads: Any) -> tuple[Any, Path] | No
 
     with graph_cache.optimized(path, ort.__version__, build) as graph:
         if graph is None:
-            return None
+            return None, None
         try:
             sampling.warn(path, sampling.random_operators(graph))
-            return open_mapped(ort, graph, threads), graph.with_name(graph_cache.WEIGHTS).resolve()
+            return open_mapped(ort, graph, threads), graph
         except Exception:  # as in `open`; the plain model is opened instead
             graph_cache.discard(graph)
-            return None
+            return None, None
 
 
 def open_mapped(ort: Any, graph: Path, threads: Any = None) -> Any:
