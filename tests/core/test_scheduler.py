@@ -199,8 +199,11 @@ def test_config_is_read_from_a_file():
     ],
 )
 def test_config_that_makes_no_sense(config, words):
-    with pytest.raises(BundleError, match=re.escape(words)):
+    with pytest.raises(BundleError, match=re.escape(words)) as caught:
         LCMScheduler.from_config(config)
+    (key,) = config
+    if key != "_class_name" and config != {"num_train_timesteps": 49}:
+        assert str(caught.value).startswith(f"scheduler config: {key} ")
 
 
 NO_SIGNAL = "leave no signal at the last timestep"

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from lcmcore import ArgumentError
 from lcmcore.noise import TorchGenerator
 
 from .goldens import load_arrays
@@ -22,3 +23,11 @@ def test_a_shape_is_filled_in_the_order_of_its_flat_draw() -> None:
     shaped = TorchGenerator(42).randn((2, 3, 4, 5))
     flat = TorchGenerator(42).randn((120,))
     np.testing.assert_array_equal(shaped.reshape(-1), flat)
+
+
+@pytest.mark.parametrize("seed", [-(2**63), 2**64 - 1])
+def test_every_seed_of_torch_is_taken(seed: int) -> None:
+    assert TorchGenerator(seed).seed == seed
+    beyond = seed - 1 if seed < 0 else seed + 1
+    with pytest.raises(ArgumentError, match=rf"seed must be from {-(2**63)} to {2**64 - 1}, not"):
+        TorchGenerator(beyond)
