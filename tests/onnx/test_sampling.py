@@ -251,9 +251,9 @@ def test_weights_that_cannot_be_taken_into_the_model(place, tmp_path, caplog):
     folder = encoder(tmp_path, nodes, **outside)
     path = folder / "model.onnx"
     os.mkfifo(folder / "pipe")
+    assert isinstance(sampling.prepared(path, onnxruntime), bytes)
     with (folder / "weights").open("r+b") as file:
         file.truncate(2**33)
-    assert isinstance(sampling.prepared(path, onnxruntime), bytes)
     model = onnx.load(path, load_external_data=False)
     (weight,) = (each for each in model.graph.initializer if each.name == "weight")
     for entry in weight.external_data:
