@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from lcmcore.util.files import open_solid
 from runtimes.onnx.graph import external_data, external_path, read_model
 from runtimes.onnx.protobuf import (
     AttributeProto,
@@ -51,7 +52,10 @@ def external_files(path: Path) -> list[Path]:
         place = external_data(tensor)
         if place and not (tensor.messages("raw_data") and not any(tensor.all("data_location"))):
             names[place.get("location", "")] = None
-    return [path, *(external_path(path, name) for name in sorted(names))]
+    files = [external_path(path, name) for name in sorted(names)]
+    for each in files:
+        open_solid(each).close()
+    return [path, *files]
 
 
 def _tensors(model: ModelProto) -> Iterator[TensorProto]:

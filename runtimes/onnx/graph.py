@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lcmcore.util.arrays import Array
-from lcmcore.util.files import open_regular, open_solid
+from lcmcore.util.files import open_regular
 from runtimes.onnx.protobuf import (
     AttributeProto,
     GraphProto,
@@ -275,11 +275,11 @@ def _mapped(path: Path) -> memoryview:
 
 
 def external_path(model: Path, name: str) -> Path:
-    """A file with weights of a model: a regular one, where ONNX Runtime 1.32 would read it.
+    """A file with weights of a model, where ONNX Runtime 1.32 would read it.
 
     It refuses absolute paths, and those that lie neither in the model's folder nor in that of the
     file to which model.onnx links, links resolved; the latter is the layout of Hugging Face's
-    cache. Older releases open anything. Raises ValueError, OSError.
+    cache. Older releases open anything. Raises ValueError.
     https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/framework/tensorprotoutils.cc
     """
     path = model.parent / name
@@ -287,7 +287,6 @@ def external_path(model: Path, name: str) -> Path:
     absolute = PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor
     if absolute or not any(Path(os.path.realpath(path)).is_relative_to(each) for each in folders):
         raise ValueError(f"{model} has weights outside of its folder, in {name!r}: copy them there")
-    open_solid(path).close()
     return path
 
 
