@@ -130,6 +130,24 @@ def test_links_beside_a_model_that_it_does_not_name(name, tmp_path):
     assert (tmp_path / "victim").read_text() == "precious"
 
 
+def test_the_work_folders_weights_have_a_name_that_nobody_can_know(tmp_path, monkeypatch):
+    """Else what a branch calls so, which ONNX Runtime leaves alone, would be read from there."""
+    names = []
+
+    def watched(ort, source, target, level, weights):
+        names.append(weights)
+        _save(ort, source, target, level, weights)
+
+    monkeypatch.setattr(module, "_save", watched)
+    source = write_weighted(tmp_path / "net", "data")
+    for run in ("first", "second"):
+        (tmp_path / run).mkdir()
+        optimize(source, tmp_path / run, onnxruntime)
+    assert len({names[0], names[2]}) == 2
+    assert all(len(name) == 24 and name.endswith(".weights") for name in (names[0], names[2]))
+    assert names[1::2] == ["model.weights"] * 2
+
+
 def test_weights_that_are_left_where_they_are(tmp_path, monkeypatch):
     """As a release of ONNX Runtime might do with those of branches."""
     source = write_weighted(tmp_path / "net", "data")
