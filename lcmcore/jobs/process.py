@@ -22,6 +22,7 @@ from lcmcore.errors import ArgumentError, DeadlineExceeded, LcmError, WorkerDied
 from lcmcore.jobs.worker import PipelineWorker
 from lcmcore.runtime import worker_options
 from lcmcore.runtime_choice import RuntimeChoice
+from lcmcore.util.files import is_deleted
 from lcmcore.util.logs import log_to_stderr
 
 _STOP_TIMEOUT = 5.0  # seconds for an idle process to exit, and for one that was killed
@@ -68,7 +69,9 @@ class WorkerProcess:
             with _signals_blocked(), theirs:
                 process.start()
         except OSError as error:  # no memory, or no descriptors, for one more process
-            raise WorkerDied(f"{self._name} cannot be started: {first_line(error)}") from error
+            gone = "the working directory was deleted" if is_deleted(Path()) else ""
+            reason = gone or first_line(error)
+            raise WorkerDied(f"{self._name} cannot be started: {reason}") from error
         with self._lock:
             self._process, self._pipe, self._ready = process, ours, False
             self._answer = _in_thread(ours.recv)

@@ -86,7 +86,10 @@ def test_an_image_is_made_whatever_the_streams(streams, tmp_path):
         (f"txt2img a -q -o out.png {SMALL}", "folder . was deleted: out.png cannot be written"),
         (f"img2img a.png a -q -o {{}}/out.png {SMALL}", "a.png: no such file"),
         (f"img2img {{}}/init/a.png a -q -o {{}}/out.png {SMALL}", None),
-        (f"batch {{}}/init a -q -o {{}}/out {SMALL}", "the working directory was deleted"),
+        (
+            f"batch {{}}/init a -q -o {{}}/out {SMALL}",
+            "worker 0 cannot be started: the working directory was",
+        ),
         (f"batch {{}}/init a -q -o out {SMALL}", "the working directory was deleted"),
     ],
 )

@@ -450,3 +450,12 @@ def scaled(root, decoder, encoder):
         config |= {} if factor is None else {"scaling_factor": factor}
         (root / half / "config.json").write_text(json.dumps(config))
     return root
+
+
+def test_the_largest_numbers_of_lcm_toml(tmp_path):
+    for key, largest in (("num_inference_steps", 1_000_000), ("guidance_scale", 1000)):
+        path = write(tmp_path / "lcm.toml", f"[defaults]\n{key} = {largest}".encode())
+        assert getattr(Settings.read(path), key) == largest
+        path.write_text(f"[defaults]\n{key} = {largest + 1}")
+        with pytest.raises(BundleError, match=f"{key} must be from .* to {largest}, not"):
+            Settings.read(path)

@@ -48,3 +48,8 @@ def test_no_limit_is_what_the_machine_has(tmp_path, monkeypatch):
     without = memory.available_bytes()
     monkeypatch.setattr(memory, "_MEMBERSHIP", Path("/nowhere"))
     assert without == pytest.approx(memory.available_bytes(), rel=0.2)
+
+
+def test_the_peak_of_this_process_is_known():
+    resident = int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+    assert memory.peak_resident_bytes() >= resident * 0.9

@@ -45,6 +45,14 @@ def test_one_number_that_is_not_finite_is_found():
     [
         ({"timestep": None}, "unet: input timestep is missing; expected sample, timestep"),
         (
+            {"timestep": np.array([999.0])},
+            "unet: input timestep [1] float64 does not fit: expected timestep [1] int64",
+        ),
+        (
+            {"timestep": np.array(["a"])},
+            "unet: input timestep [1] str32 does not fit: expected timestep [1] int64",
+        ),
+        (
             {"noise": np.zeros(1)},
             "unet: input noise is unexpected; expected sample, timestep",
         ),

@@ -302,3 +302,9 @@ def test_where_an_image_came_from(runtime, named):
         "runtime": named[0],
         "component-runtime": named[1],
     }
+
+
+def test_only_the_keyword_of_the_program_says_whose_a_file_is(png):
+    for keyword in (b"Comment", b"software", b"Title"):
+        path = png(HEADER, text(keyword, b"lcmcore 0.1.0"), text(b"prompt", b"a lake"), PIXELS, END)
+        assert not is_ours(path)

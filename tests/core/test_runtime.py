@@ -14,6 +14,7 @@ from lcmcore.cli.info import describe
 from lcmcore.fake import FakeRuntime
 from lcmcore.runtime import (
     breach_of_contract,
+    describe_file,
     find_runtime,
     installed_runtimes,
     require_file,
@@ -286,3 +287,19 @@ def test_importing_lcmcore_loads_no_runtime_and_no_command():
         assert "importlib.metadata" not in set(sys.modules) - before
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+
+
+def test_a_file_is_checked_only_where_that_is_asked_for(tmp_path):
+    class Ours(FakeRuntime):
+        def describe(self, path):
+            yield f"about {path.name}"
+
+        def check(self, path):
+            yield f"{path.name} is whole"
+
+    path = tmp_path / "unet" / "model.host"
+    assert list(describe_file(Ours(), path)) == ["about model.host"]
+    assert list(describe_file(Ours(), path, check=True)) == [
+        "about model.host",
+        "model.host is whole",
+    ]
