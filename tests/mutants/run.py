@@ -142,6 +142,8 @@ def _only_for_types(node: Any) -> bool:
     """Whether a node of the syntax tree does nothing at run time: an annotation, @overload."""
     if getattr(node, "value", "") == "TYPE_CHECKING" or node.get_code().strip() == "@overload":
         return True
+    if node.type == "operator" and node.parent.type == "parameters":  # the * before keywords
+        return True
     while node.parent is not None:
         parent, children = node.parent, node.parent.children
         position = children.index(node)
