@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 from lcmcore.errors import ArgumentError, ImageError, first_line
-from lcmcore.image_file import FORMATS, KNOWN, open_file, open_image
-from lcmcore.rgb import is_lazy, to_rgb
+from lcmcore.image_files.opening import FORMATS, KNOWN, open_file, open_image
+from lcmcore.image_files.rgb import is_lazy, to_rgb
 from lcmcore.util.arrays import Array, Floats, Pixels
 from lcmcore.util.validate import one_of
 
@@ -36,7 +36,7 @@ def read_image(source: ImageLike) -> Image.Image:
     Arrays are [height, width, 3], uint8, or floats in [0, 1]. The result has no metadata.
     Raises ImageError if it is of none of the FORMATS, is damaged, has more than MAX_PIXELS, is a
     file of more than MAX_BYTES, needs more memory than is free, or would take Pillow too long
-    (image_bombs.py); ArgumentError for another type, shape or dtype.
+    (image_files/bombs.py); ArgumentError for another type, shape or dtype.
     """
     if isinstance(source, Image.Image):
         return _of_pillow(source)

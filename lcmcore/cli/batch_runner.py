@@ -17,7 +17,7 @@ from lcmcore.errors import (
     RuntimeUnavailableError,
     first_line,
 )
-from lcmcore.image_file import MAX_BYTES
+from lcmcore.image_files.opening import MAX_BYTES
 from lcmcore.jobs.fingerprint import RECORD_KEY, fingerprint, is_done
 from lcmcore.jobs.job import Job
 from lcmcore.jobs.worker import EncodedImage

@@ -19,7 +19,7 @@ import numpy as np
 from lcmcore.cli.batch_lines import MAX_LINE, LineFile, open_lines
 from lcmcore.cli.progress import count_of
 from lcmcore.errors import ArgumentError, ImageError, LcmError, first_line
-from lcmcore.image_file import image_suffixes
+from lcmcore.image_files.opening import image_suffixes
 from lcmcore.jobs.job import Request
 from lcmcore.util.files import is_file, is_folder
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from lcmcore.bundle import COMPONENTS, Bundle
 from lcmcore.cli.reproduce import ANSI_C, command_of, quote
 from lcmcore.errors import ArgumentError, BundleError, LcmError, first_line
-from lcmcore.image_file import MAX_BYTES
+from lcmcore.image_files.opening import MAX_BYTES
 from lcmcore.png import SOFTWARE, read_record
 from lcmcore.runtime import describe_file, importable_runtimes
 from lcmcore.util.files import is_file, is_folder, read_regular, sha256

@@ -9,7 +9,7 @@ from PIL import Image
 
 from lcmcore import ImageError
 from lcmcore.image import read_image
-from lcmcore.image_file import open_image
+from lcmcore.image_files.opening import open_image
 from tests.core.images import chunk, encoded, filled
 
 
@@ -22,7 +22,7 @@ def bomb_of_scans(count):
 @pytest.mark.parametrize("pillow", [False, True])
 def test_many_scans_of_a_jpeg(pillow, monkeypatch):
     """Each of a few bytes costs as much time as the whole image; 16 are allowed at any size."""
-    monkeypatch.setattr("lcmcore.image_bombs._MAX_SCANNED", 16 * 64 * 64)
+    monkeypatch.setattr("lcmcore.image_files.bombs._MAX_SCANNED", 16 * 64 * 64)
     assert read_image(bomb_of_scans(16)).size == (64, 64)
     with pytest.raises(
         ImageError, match=r"^image: 17 scans of 64x64 pixels \(a decompression bomb"
@@ -32,7 +32,7 @@ def test_many_scans_of_a_jpeg(pillow, monkeypatch):
 
 @pytest.mark.parametrize("form", ["PNG", "GIF"])
 def test_scans_are_those_of_jpeg(form, monkeypatch):
-    monkeypatch.setattr("lcmcore.image_bombs._MAX_SCANNED", 16 * 64 * 64)
+    monkeypatch.setattr("lcmcore.image_files.bombs._MAX_SCANNED", 16 * 64 * 64)
     data = encoded(Image.new("L", (64, 64))) + b"\xff\xda" * 100
     assert read_image(data).size == (64, 64)
 
@@ -117,8 +117,8 @@ def least(monkeypatch):
     """Sets the bounds: bytes, parts."""
 
     def set_bounds(size=MOST, parts=PARTS):
-        monkeypatch.setattr("lcmcore.image_bombs._MAX_METADATA", size)
-        monkeypatch.setattr("lcmcore.image_bombs._MAX_PARTS", parts)
+        monkeypatch.setattr("lcmcore.image_files.bombs._MAX_METADATA", size)
+        monkeypatch.setattr("lcmcore.image_files.bombs._MAX_PARTS", parts)
 
     return set_bounds
 

@@ -17,7 +17,7 @@ from PIL import EpsImagePlugin, Image, ImageFile
 import lcmcore
 from lcmcore import ImageError
 from lcmcore.image import read_image
-from lcmcore.image_file import FORMATS, MAX_BYTES, image_suffixes, open_image
+from lcmcore.image_files.opening import FORMATS, MAX_BYTES, image_suffixes, open_image
 from tests.core.images import RED, cut, encoded, filled
 
 READ = ("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "PPM", "WEBP", "TIFF", "JPEG2000", "TGA")
@@ -188,7 +188,7 @@ def test_images_are_opened_in_one_place():
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and ast.unparse(node) in ("Image.open", "PIL.Image.open")
     }
-    assert callers == {"image_file.py"}
+    assert callers == {"image_files/opening.py"}
 
 
 @pytest.mark.parametrize("kind", [str, Path])
@@ -222,7 +222,7 @@ def test_files_of_more_than_256_mebibytes(tmp_path):
 @pytest.mark.parametrize("extra", [0, 1])
 def test_pipes_of_more_than_that(extra, monkeypatch):
     data = encoded(filled("RGB", RED))
-    monkeypatch.setattr("lcmcore.image_file.MAX_BYTES", len(data) - extra)
+    monkeypatch.setattr("lcmcore.image_files.opening.MAX_BYTES", len(data) - extra)
     read, write = os.pipe()
     os.write(write, data)
     os.close(write)
@@ -237,7 +237,7 @@ def test_pipes_of_more_than_that(extra, monkeypatch):
 
 
 def test_an_endless_pipe_is_not_read_to_its_end(monkeypatch):
-    monkeypatch.setattr("lcmcore.image_file.MAX_BYTES", 2**20)
+    monkeypatch.setattr("lcmcore.image_files.opening.MAX_BYTES", 2**20)
     with subprocess.Popen(["cat", "/dev/zero"], stdout=subprocess.PIPE) as endless:
         with pytest.raises(ImageError, match="larger than 1 MiB"):
             read_image(f"/dev/fd/{endless.stdout.fileno()}")
@@ -246,7 +246,7 @@ def test_an_endless_pipe_is_not_read_to_its_end(monkeypatch):
 
 def test_a_pipe_that_is_written_slowly(monkeypatch):
     """The bytes come after the wait for a process that writes, and one by one."""
-    monkeypatch.setattr("lcmcore.image_file._WRITER_SECONDS", 0.01)
+    monkeypatch.setattr("lcmcore.image_files.opening._WRITER_SECONDS", 0.01)
     read, write = os.pipe()
     data = encoded(filled("RGB", RED))
 
@@ -266,7 +266,7 @@ def test_a_pipe_that_is_written_slowly(monkeypatch):
 
 
 def test_a_fifo_that_nobody_writes_to(tmp_path, monkeypatch):
-    monkeypatch.setattr("lcmcore.image_file._WRITER_SECONDS", 0.01)
+    monkeypatch.setattr("lcmcore.image_files.opening._WRITER_SECONDS", 0.01)
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(ImageError, match="or empty"):
         read_image(tmp_path / "fifo")

@@ -383,7 +383,7 @@ BIG = (8192, 8192)  # 64 Mi pixels
 def free(monkeypatch):
     """Sets the MiB that are free."""
     values = []
-    monkeypatch.setattr("lcmcore.rgb.available_bytes", lambda: values[-1])
+    monkeypatch.setattr("lcmcore.image_files.rgb.available_bytes", lambda: values[-1])
     return lambda mebibytes: values.append(mebibytes and mebibytes << 20)
 
 
@@ -444,7 +444,7 @@ def test_to_turn_an_image_takes_a_copy(free):
     free(65)
     assert read_image(data).size == (4096 + 64, 4096)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lcmcore.rgb.available_bytes", lambda: next(sizes) << 20)
+        patch.setattr("lcmcore.image_files.rgb.available_bytes", lambda: next(sizes) << 20)
         with pytest.raises(ImageError, match=r"image: 4096x4160 pixels need 65 MiB .* 64 MiB"):
             read_image(data)
 
@@ -459,7 +459,7 @@ def test_an_image_that_is_decoded_needs_its_copy_alone(free):
 
 
 def test_small_images_do_not_ask_for_the_free_memory(monkeypatch):
-    monkeypatch.setattr("lcmcore.rgb.available_bytes", lambda: pytest.fail("asked"))
+    monkeypatch.setattr("lcmcore.image_files.rgb.available_bytes", lambda: pytest.fail("asked"))
     assert read_image(encoded(Image.new("RGB", (4096, 4095)))).size == (4096, 4095)
 
 

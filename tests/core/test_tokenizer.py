@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import lcmcore.tokenizer
+import lcmcore.tokenizer.clip
 from lcmcore import ArgumentError, BundleError, NetworkError, demo_dir
-from lcmcore.added_tokens import SPACES, AddedToken, Finder
-from lcmcore.byte_pairs import first_tokens, letters, tokens_of
 from lcmcore.cli.info import describe
 from lcmcore.tokenizer import CLIPTokenizer
-from lcmcore.words import beginning, normalize
+from lcmcore.tokenizer.added_tokens import SPACES, AddedToken, Finder
+from lcmcore.tokenizer.byte_pairs import first_tokens, letters, tokens_of
+from lcmcore.tokenizer.words import beginning, normalize
 
 FOLDER = demo_dir() / "tokenizer"
 TOKENIZER = CLIPTokenizer.from_dir(FOLDER)
@@ -229,7 +229,7 @@ def test_long_texts_have_the_ids_of_whole_ones(text, length):
     vocab = {**TOKENIZER.vocab, **{token.content: token.id for token in added}}
     tokenizer = CLIPTokenizer(vocab, TOKENIZER.ranks, END, length, added)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lcmcore.tokenizer, "_LONG", 8)
+        patch.setattr(lcmcore.tokenizer.clip, "_LONG", 8)
         assert tokenizer(text)[0].tolist() == plain(tokenizer, text)
 
 

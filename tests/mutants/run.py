@@ -38,6 +38,8 @@ ROOT = Path(__file__).resolve().parents[2]
 CONVERTER = ("tests/rknn/converter", ROOT / ".venv-rknn/bin/python")  # tests with their own Python
 ROOMS = {  # and their tests'
     "lcmcore": "core",
+    "lcmcore/image_files": "core",
+    "lcmcore/tokenizer": "core",
     "lcmcore/util": "core",
     "lcmcore/jobs": "jobs",
     "runtimes/rknn": "rknn",

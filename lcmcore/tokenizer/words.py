@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterator
 from itertools import islice
 
-from lcmcore.added_tokens import SPACES
+from lcmcore.tokenizer.added_tokens import SPACES
 
 _SPACE_RUN = re.compile(f"[{SPACES}]+")
 _VISIBLE_RUN = re.compile(f"[^{SPACES}]+")

@@ -13,7 +13,7 @@ from typing import IO
 from PIL import Image, UnidentifiedImageError
 
 from lcmcore.errors import ImageError, first_line
-from lcmcore.image_bombs import require_cheap_file, require_few_scans
+from lcmcore.image_files.bombs import require_cheap_file, require_few_scans
 from lcmcore.util.files import open_regular
 
 MAX_BYTES = 2**28  # of a file: an uncompressed RGB image of 67 million pixels has 201 MB

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lcmcore.added_tokens import AddedToken, Finder
-from lcmcore.byte_pairs import WORD_END, Ranks, first_tokens, tokens_of
-from lcmcore.tokenizer_files import END, START, read_folder
+from lcmcore.tokenizer.added_tokens import AddedToken, Finder
+from lcmcore.tokenizer.byte_pairs import WORD_END, Ranks, first_tokens, tokens_of
+from lcmcore.tokenizer.files import END, START, read_folder
+from lcmcore.tokenizer.words import beginning, normalize, split
 from lcmcore.util.validate import texts
-from lcmcore.words import beginning, normalize, split
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lcmcore.added_tokens import AddedToken
-from lcmcore.byte_pairs import ALPHABET, WORD_END, Pair
 from lcmcore.errors import BundleError
+from lcmcore.tokenizer.added_tokens import AddedToken
+from lcmcore.tokenizer.byte_pairs import ALPHABET, WORD_END, Pair
 from lcmcore.util.configfile import read_object, read_text
 from lcmcore.util.validate import shown
 
