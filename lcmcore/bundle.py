@@ -7,9 +7,7 @@ inferred.
 from __future__ import annotations
 
 import os
-import stat
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -18,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from lcmcore.errors import ArgumentError, BundleError
 from lcmcore.scheduler import LCMScheduler
 from lcmcore.util.configfile import read_object, read_table
-from lcmcore.util.files import is_file, is_folder
+from lcmcore.util.files import is_file, is_folder, regular_files
 from lcmcore.util.validate import one_of, real_number, shown, whole_number
 
 if TYPE_CHECKING:
@@ -186,7 +184,7 @@ class Bundle:
         That data may be in folders below. 0 if `filename` is empty, or there is no such folder.
         """
         folder = self.folder(component)
-        files = islice(_regular_files(folder), _MAX_FILES if filename else 0)
+        files = islice(regular_files(folder), _MAX_FILES if filename else 0)
         return sum(size for path, size in files if _may_belong_to(filename, path, folder))
 
     def config(self, component: str) -> dict[str, Any]:
@@ -303,28 +301,6 @@ def demo_dir() -> Path:
         if folder.is_dir():
             return folder
     raise BundleError(f"the demo bundle is missing: no folder {candidates[0]}")
-
-
-def _regular_files(folder: Path) -> Iterator[tuple[Path, int]]:
-    """The regular files in a folder and below, and their sizes; those that can be read.
-
-    Links are followed, but no folder is entered twice, so that a loop ends.
-    """
-    entered: set[tuple[int, int]] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        try:
-            status = Path(place).stat()
-            if (status.st_dev, status.st_ino) in entered:
-                folders.clear()
-                continue
-            entered.add((status.st_dev, status.st_ino))
-        except OSError:  # it has gone
-            continue
-        for path in (Path(place, name) for name in names):
-            with suppress(OSError):
-                status = path.stat()
-                if stat.S_ISREG(status.st_mode):
-                    yield path, status.st_size
 
 
 def _may_belong_to(filename: str, path: Path, folder: Path) -> bool:

@@ -65,3 +65,8 @@ def first_line(error: BaseException) -> str:
         text = text.removeprefix(f"[Errno {error.errno}] ")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
+
+
+def reason_of(error: OSError | ValueError) -> str:
+    """Why a file could not be opened, without its name, for a message that begins with that."""
+    return getattr(error, "strerror", None) or first_line(error)

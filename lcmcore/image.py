@@ -15,7 +15,7 @@ from typing import IO, TypeAlias
 import numpy as np
 from PIL import Image
 
-from lcmcore.errors import ArgumentError, ImageError, first_line
+from lcmcore.errors import ArgumentError, ImageError, reason_of
 from lcmcore.image_files.opening import FORMATS, KNOWN, open_file, open_image
 from lcmcore.image_files.rgb import is_lazy, to_rgb
 from lcmcore.util.arrays import Array, Floats, Pixels
@@ -133,8 +133,7 @@ def _read_file(name: str) -> Image.Image:
     except IsADirectoryError:
         raise ImageError(f"{name}: is a folder, not an image") from None
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or first_line(error)
-        raise ImageError(f"{name}: cannot be read: {reason}") from error
+        raise ImageError(f"{name}: cannot be read: {reason_of(error)}") from error
 
 
 def _read(stream: IO[bytes], name: str) -> Image.Image:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from PIL import Image, PngImagePlugin
 
 import lcmcore
-from lcmcore.errors import ImageError, first_line
+from lcmcore.errors import ImageError, reason_of
 from lcmcore.util.files import open_regular
 
 if TYPE_CHECKING:
@@ -102,8 +102,7 @@ def read_record(path: Path) -> dict[str, str]:
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file or folder") from None
     except OSError as error:
-        reason = error.strerror or first_line(error)
-        raise ImageError(f"{path}: not an image that can be read: {reason}") from error
+        raise ImageError(f"{path}: not an image that can be read: {reason_of(error)}") from error
     except ValueError as error:
         raise ImageError(f"{path}: {error}") from None
     if not record.get(SOFTWARE, "").startswith(_WRITER) or "prompt" not in record:

@@ -11,7 +11,8 @@ from typing import Any
 
 from lcmcore.errors import OutputError, first_line
 from lcmcore.util.configfile import read_table
-from lcmcore.util.files import make_folder, read_regular, temporary_folder, write_whole
+from lcmcore.util.files import make_folder, read_regular, write_whole
+from lcmcore.util.temporary import temporary_folder
 
 SETTINGS = "lcm.toml"
 _MAX_BYTES = 2**28  # of a file that is copied: a configuration, or a vocabulary

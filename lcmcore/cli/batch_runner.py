@@ -16,6 +16,7 @@ from lcmcore.errors import (
     OutputError,
     RuntimeUnavailableError,
     first_line,
+    reason_of,
 )
 from lcmcore.image_files.opening import MAX_BYTES
 from lcmcore.jobs.fingerprint import RECORD_KEY, fingerprint, is_done
@@ -172,8 +173,7 @@ def _read(task: Task) -> bytes:
     try:
         return read_regular(task.init, MAX_BYTES)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or first_line(error)
-        raise ImageError(f"cannot be read: {reason}") from error
+        raise ImageError(f"cannot be read: {reason_of(error)}") from error
 
 
 def _shorten(text: str) -> str:

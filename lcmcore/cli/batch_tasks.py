@@ -18,7 +18,7 @@ import numpy as np
 
 from lcmcore.cli.batch_lines import MAX_LINE, LineFile, open_lines
 from lcmcore.cli.progress import count_of
-from lcmcore.errors import ArgumentError, ImageError, LcmError, first_line
+from lcmcore.errors import ArgumentError, ImageError, LcmError, first_line, reason_of
 from lcmcore.image_files.opening import image_suffixes
 from lcmcore.jobs.job import Request
 from lcmcore.util.files import is_file, is_folder
@@ -107,8 +107,7 @@ def _images_and_others(folder: Path) -> tuple[list[Path], list[str]]:
     try:
         paths = sorted(path for path in folder.iterdir() if path.name[0] != ".")
     except OSError as error:
-        reason = error.strerror or first_line(error)
-        raise ImageError(f"{folder}: cannot be read: {reason}") from error
+        raise ImageError(f"{folder}: cannot be read: {reason_of(error)}") from error
     suffixes = image_suffixes()
     images, others = [], []
     for path in paths:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lcmcore.bundle import COMPONENTS, Bundle
 from lcmcore.cli.reproduce import ANSI_C, command_of, quote
-from lcmcore.errors import ArgumentError, BundleError, LcmError, first_line
+from lcmcore.errors import ArgumentError, BundleError, LcmError, first_line, reason_of
 from lcmcore.image_files.opening import MAX_BYTES
 from lcmcore.png import SOFTWARE, read_record
 from lcmcore.runtime import describe_file, importable_runtimes
@@ -60,8 +60,7 @@ def _compare_init(name: str, wanted: str) -> str:
     except FileNotFoundError:
         return f"init image is MISSING: no such file: {name}"
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or first_line(error)
-        return f"init image is NOT COMPARED with its SHA-256: {reason}: {name}"
+        return f"init image is NOT COMPARED with its SHA-256: {reason_of(error)}: {name}"
     if digest == wanted:
         return f"init image matches its SHA-256: {name}"
     return f"init image DIFFERS from the one used, by its SHA-256: {name}"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -13,13 +13,12 @@ from lcmcore.bundle import COMPONENTS, ModelPaths, demo_dir
 from lcmcore.errors import BundleError, ImageError, OutputError, first_line
 from lcmcore.jobs.job import Request
 from lcmcore.png import is_ours, read_record
-from lcmcore.util.files import is_file, open_regular
+from lcmcore.util.files import is_file, regular_files, sha256
 
 RECORD_KEY = "request"  # keyword of the PNG's text chunk
 
 _MAX_FILES = 10_000  # of a component; a link may lead to a whole disk
 _MAX_BYTES = 2**38
-_CHUNK = 2**20
 _PNG_END = b"\0\0\0\0IEND\xaeB\x60\x82"
 
 
@@ -37,7 +36,7 @@ def model_identity(
     digest = hashlib.sha256()
     try:
         for name, path in _model_files(paths, config, tokenizer):
-            digest.update(f"{name}\0{_digest(path)}\n".encode("utf-8", "surrogateescape"))
+            digest.update(f"{name}\0{sha256(path)}\n".encode("utf-8", "surrogateescape"))
     except OSError as error:
         raise BundleError(f"{paths.root}: cannot be read: {first_line(error)}") from error
     return digest.hexdigest()
@@ -95,43 +94,20 @@ def _model_files(
 def _files_below(folder: Path) -> Iterator[tuple[str, Path]]:
     """Name in the folder and path of each regular file, in a fixed order.
 
-    Links are followed, but no folder is entered twice, so that a loop ends. Raises OSError, and
-    BundleError for more than a model can have.
+    Raises OSError, and BundleError for more than a model can have.
     """
-    entered = set()
-    count = size = 0
-    for place, folders, names in os.walk(folder, onerror=_fail, followlinks=True):
-        status = Path(place).stat()
-        if (status.st_dev, status.st_ino) in entered:
-            folders.clear()
-            continue
-        entered.add((status.st_dev, status.st_ino))
-        folders.sort()
-        for path in (Path(place, name) for name in sorted(names)):
-            if path.is_file():
-                count, size = count + 1, size + path.stat().st_size
-                if count > _MAX_FILES or size > _MAX_BYTES:
-                    raise BundleError(
-                        f"{folder}: more than {_MAX_FILES} files or {_MAX_BYTES >> 30} GiB"
-                        " (a link that leads elsewhere?)"
-                    )
-                yield path.relative_to(folder).as_posix(), path
+    total = 0
+    for count, (path, size) in enumerate(regular_files(folder, _fail), 1):
+        total += size
+        if count > _MAX_FILES or total > _MAX_BYTES:
+            raise BundleError(
+                f"{folder}: more than {_MAX_FILES} files or {_MAX_BYTES >> 30} GiB"
+                " (a link that leads elsewhere?)"
+            )
+        yield path.relative_to(folder).as_posix(), path
 
 
 def _fail(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):  # a bundle need not have every component
+    """A bundle need not have every component, and a link may lead to nothing, or to itself."""
+    if error.errno not in (errno.ENOENT, errno.ELOOP):
         raise error
-
-
-def _digest(path: Path) -> str:
-    """The SHA-256 of a regular file, up to the size that it has when it is opened.
-
-    Files of /proc say that they are empty, and some never end.
-    """
-    digest = hashlib.sha256()
-    with open_regular(path) as file:
-        left = os.fstat(file.fileno()).st_size
-        while chunk := file.read(min(left, _CHUNK)):
-            digest.update(chunk)
-            left -= len(chunk)
-    return digest.hexdigest()

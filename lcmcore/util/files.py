@@ -1,28 +1,21 @@
-"""Reading regular files of a bounded size, writing files atomically, checksums.
-
-What is written has a temporary name first, PART, and its process holds a lock on it (flock). A lock
-that can be taken belongs to nobody: the process was killed, and the next one that writes to the
-folder removes what it left. Process ids would not do: they are used again, and containers that
-share a folder have their own.
-"""
+"""Reading regular files of a bounded size, writing files atomically, checksums."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import BinaryIO
 
 from lcmcore.errors import OutputError, first_line
+from lcmcore.util.temporary import remove_leftovers, temporary_file
 
 _BINARY = getattr(os, "O_BINARY", 0)  # of Windows, where it keeps line ends as they are
-_NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-_PART = (".lcm-", ".part")  # around 16 hexadecimal digits
 _MAX_HOLES = 2**30  # bytes of a file that were never written
 _MAX_DIGESTED = 2**40  # bytes; /proc/kcore says that it has 2**47
+_swept: set[Path] = set()  # folders that `write_whole` has cleared of leftovers
 
 
 def require_writable(path: Path) -> None:
@@ -163,7 +156,7 @@ def write_whole(path: Path, content: bytes) -> None:
         _swept.add(path.parent)
         remove_leftovers(path.parent)
     try:
-        with _part(path.parent, _create_file) as temporary:
+        with temporary_file(path.parent) as temporary:
             with temporary.open("wb") as file:
                 file.write(content)
                 file.flush()
@@ -173,122 +166,47 @@ def write_whole(path: Path, content: bytes) -> None:
         raise OutputError(f"{path} cannot be written: {first_line(error)}") from error
 
 
-@contextlib.contextmanager
-def temporary_folder(parent: Path) -> Iterator[Path]:
-    """A folder that only this user can enter, removed at the end; raises OSError.
-
-    If this process is killed, the next one that writes to `parent` removes it.
-    """
-    remove_leftovers(parent)
-    with _part(parent, lambda path: path.mkdir(0o700)) as folder:
-        yield folder
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files and folders whose process is gone, if they are this user's."""
-    if not hasattr(os, "geteuid"):  # Windows, where there are no such locks
-        return
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        for name in [entry.name for entry in entries if _is_part(entry.name)]:
-            with contextlib.suppress(OSError):
-                _remove_left(folder / name)
-
-
-_swept: set[Path] = set()
-
-
-@contextlib.contextmanager
-def _part(parent: Path, create: Callable[[Path], None]) -> Iterator[Path]:
-    """A temporary file or folder with a lock; removed at the end if it is still there."""
-    path, lock = _create_locked(parent, create)
-    try:
-        yield path
-    finally:
-        with contextlib.suppress(OSError):
-            _remove(path)
-        if lock is not None:
-            os.close(lock)
-
-
-def _create_locked(parent: Path, create: Callable[[Path], None]) -> tuple[Path, int | None]:
-    while True:
-        path = parent / os.urandom(8).hex().join(_PART)
-        create(path)
-        # Between the two, `remove_leftovers` of another process may have taken it.
-        with contextlib.suppress(BlockingIOError, FileNotFoundError):
-            return path, _lock(path)
-
-
-def _create_file(path: Path) -> None:
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
-
-
-def _lock(path: Path) -> int | None:
-    """A descriptor that holds the lock of a file or folder; None where there are no locks.
-
-    Raises BlockingIOError if another process has it, FileNotFoundError.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return None
-    descriptor = os.open(path, os.O_RDONLY | _NO_LINK)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(descriptor), path.lstat()):
-            return descriptor
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path))
-    except (BlockingIOError, FileNotFoundError):
-        os.close(descriptor)
-        raise
-    except OSError:  # a file system without locks
-        os.close(descriptor)
-        return None
-
-
-def _is_part(name: str) -> bool:
-    start, end = _PART
-    digits = name[len(start) : -len(end)]
-    return (
-        name == digits.join(_PART) and len(digits) == 16 and set(digits) <= set("0123456789abcdef")
-    )
-
-
-def _remove_left(path: Path) -> None:
-    status = path.lstat()
-    if status.st_uid != os.geteuid() or not (
-        stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)
-    ):
-        return
-    lock = _lock(path)
-    if lock is not None:
-        try:
-            _remove(path)
-        finally:
-            os.close(lock)
-
-
-def _remove(path: Path) -> None:
-    """Remove a file, or a folder with all that is in it; links in it are not followed."""
-    if stat.S_ISDIR(path.lstat().st_mode):
-        import shutil  # not loaded by anything else in the core
-
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink()
-
-
 def sha256(path: Path) -> str:
-    """The SHA-256 of a regular file in hexadecimal; raises OSError for any other, as for a FIFO."""
+    """The SHA-256 of a regular file in hexadecimal; raises OSError for any other, as for a FIFO.
+
+    What is appended meanwhile is left out: some files of /proc never end.
+    """
     import hashlib  # takes longer to import than the rest of this file
 
     digest = hashlib.sha256()
     with open_solid(path) as file:
-        while chunk := file.read(2**20):
+        left = os.fstat(file.fileno()).st_size
+        while chunk := file.read(min(left, 2**20)):
             digest.update(chunk)
+            left -= len(chunk)
     return digest.hexdigest()
 
 
-def redirect_to_devnull(stream: IO[str]) -> None:
-    """Let what the stream still buffers go to /dev/null; else its flush fails when Python exits."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+def regular_files(
+    folder: Path, onerror: Callable[[OSError], object] = lambda _: None
+) -> Iterator[tuple[Path, int]]:
+    """Each regular file in a folder and below, in a fixed order, and its size.
+
+    Links are followed, but no folder is entered twice, so that a loop ends. What cannot be read is
+    passed over, once `onerror` has been called.
+    """
+    entered: set[tuple[int, int]] = set()
+    for place, folders, names in os.walk(folder, onerror=onerror, followlinks=True):
+        status = _status(Path(place), onerror)
+        if status is None or (status.st_dev, status.st_ino) in entered:
+            folders.clear()
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        folders.sort()
+        for path in (Path(place, name) for name in sorted(names)):
+            status = _status(path, onerror)
+            if status is not None and stat.S_ISREG(status.st_mode):
+                yield path, status.st_size
+
+
+def _status(path: Path, onerror: Callable[[OSError], object]) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError as error:  # it has gone, or is a link to nothing
+        onerror(error)
+        return None

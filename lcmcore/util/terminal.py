@@ -11,8 +11,7 @@ import os
 import sys
 from typing import TextIO
 
-from lcmcore.errors import OutputError
-from lcmcore.util.files import redirect_to_devnull
+from lcmcore.errors import OutputError, reason_of
 from lcmcore.util.printable import printable
 
 _CLEAR = "\x1b[K"  # to the end of the line
@@ -31,11 +30,11 @@ def say(line: str) -> None:
     except UnicodeEncodeError as error:
         raise OutputError(f"standard output cannot show this: {error}: set PYTHONUTF8=1") from error
     except BrokenPipeError:
-        redirect_to_devnull(sys.stdout)
+        _redirect_to_devnull(sys.stdout)
         sys.exit(1)
     except OSError as error:
-        redirect_to_devnull(sys.stdout)
-        raise OutputError(f"standard output cannot be written: {error.strerror}") from error
+        _redirect_to_devnull(sys.stdout)
+        raise OutputError(f"standard output cannot be written: {reason_of(error)}") from error
 
 
 def tell(line: str, stream: TextIO | None = None) -> None:
@@ -75,9 +74,14 @@ def _try_to_write(text: str, stream: TextIO | None) -> None:
         _write(stream, text)
     except (OSError, ValueError):  # a full disk under a log must not end the run
         with contextlib.suppress(OSError, ValueError):
-            redirect_to_devnull(stream)
+            _redirect_to_devnull(stream)
 
 
 def _write(stream: TextIO, text: str) -> None:
     stream.write(text)
     stream.flush()
+
+
+def _redirect_to_devnull(stream: TextIO) -> None:
+    """Let what the stream still buffers go to /dev/null; else its flush fails when Python exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -22,7 +22,7 @@ def whole_number(name: str, value: Any, low: int, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise ArgumentError(f"{name} must be a whole number, not {shown(value)}")
     if not low <= int(value) <= high:
-        raise ArgumentError(f"{name} must be from {low} to {high}, not {_printable(value)}")
+        raise ArgumentError(f"{name} must be from {low} to {high}, not {_number_text(value)}")
     return int(value)
 
 
@@ -35,7 +35,7 @@ def real_number(name: str, value: Any, low: float, high: float) -> float:
     except OverflowError:  # an integer beyond any float
         number = math.inf
     if not (low <= number <= high and math.isfinite(number)):
-        raise ArgumentError(f"{name} must be from {low:g} to {high:g}, not {_printable(value)}")
+        raise ArgumentError(f"{name} must be from {low:g} to {high:g}, not {_number_text(value)}")
     return number
 
 
@@ -105,7 +105,7 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def _printable(number: Any) -> str:
+def _number_text(number: Any) -> str:
     """The number as text; Python refuses to print an integer of thousands of digits."""
     huge = isinstance(number, numbers.Integral) and abs(int(number)) >= 10**30
     return "a huge number" if huge else str(number)

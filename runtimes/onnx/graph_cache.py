@@ -23,13 +23,8 @@ from typing import Any
 
 import lcmcore
 from lcmcore.errors import OutputError
-from lcmcore.util.files import (
-    read_regular,
-    remove_leftovers,
-    sha256,
-    temporary_folder,
-    write_whole,
-)
+from lcmcore.util.files import read_regular, sha256, write_whole
+from lcmcore.util.temporary import remove_leftovers, temporary_folder
 from runtimes.onnx.cache_folder import (
     HAS_LOCKS,
     UntrustedError,

@@ -21,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from lcmcore.errors import BundleError, first_line
+from lcmcore.errors import BundleError, first_line, reason_of
 from lcmcore.util.files import open_regular
 from lcmcore.util.stand_in import HEAD_BYTES, stand_in
 
@@ -85,7 +85,7 @@ class RknnFile:
             with open_regular(path) as file:
                 return cls._parse(path, os.fstat(file.fileno()).st_size, file)
         except OSError as error:
-            raise BundleError(f"{path}: cannot be read: {error.strerror}") from error
+            raise BundleError(f"{path}: cannot be read: {reason_of(error)}") from error
 
     @classmethod
     def _parse(cls, path: Path, size: int, file: BinaryIO) -> RknnFile:

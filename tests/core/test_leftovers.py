@@ -12,22 +12,16 @@ from pathlib import Path
 import pytest
 
 from lcmcore.errors import OutputError
-from lcmcore.util import files
-from lcmcore.util.files import (
-    make_folder,
-    open_solid,
-    remove_leftovers,
-    sha256,
-    temporary_folder,
-    write_whole,
-)
+from lcmcore.util import files, temporary
+from lcmcore.util.files import make_folder, open_solid, sha256, write_whole
+from lcmcore.util.temporary import remove_leftovers, temporary_folder
 
 FILE, FOLDER = ".lcm-0123456789abcdef.part", ".lcm-fedcba9876543210.part"
 
 WRITER = """
 import os, sys, time
 from pathlib import Path
-from lcmcore.util import files
+from lcmcore.util import files, temporary
 folder = Path(sys.argv[1])
 def stop(*_):
     print("stopped", flush=True)
@@ -36,7 +30,7 @@ if sys.argv[2] == "file":
     os.fsync = stop
     files.write_whole(folder / "image.png", b"half")
 else:
-    with files.temporary_folder(folder) as stage:
+    with temporary.temporary_folder(folder) as stage:
         (stage / "unet").mkdir()
         (stage / "unet" / "model.onnx").write_bytes(b"half")
         stop()
@@ -154,7 +148,7 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
 
 def test_a_name_that_another_process_removes_before_it_is_locked(tmp_path, monkeypatch):
     """It took the lock first, for it saw a file without one."""
-    real, made = files._lock, []
+    real, made = temporary._lock, []
 
     def late(path):
         made.append(path)
@@ -162,7 +156,7 @@ def test_a_name_that_another_process_removes_before_it_is_locked(tmp_path, monke
             path.unlink()
         return real(path)
 
-    monkeypatch.setattr(files, "_lock", late)
+    monkeypatch.setattr(temporary, "_lock", late)
     write_whole(tmp_path / "image.png", b"x")
     assert len(made) == 2
     assert names(tmp_path) == ["image.png"]
