@@ -11,14 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from lcmcore.cli.batch_jobs import tasks_of_file
 from lcmcore.cli.batch_runner import Backend, Runner, Tally
-from lcmcore.cli.batch_tasks import (
-    Tasks,
-    files_passed_over,
-    passed_over,
-    tasks_of_file,
-    tasks_of_folder,
-)
+from lcmcore.cli.batch_tasks import Tasks, files_passed_over, passed_over, tasks_of_folder
 from lcmcore.cli.generate import model_dir, request_of, runtime_choice, runtime_options
 from lcmcore.cli.progress import Progress, count_of
 from lcmcore.cli.signals import GracefulShutdown

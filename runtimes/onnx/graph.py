@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-import mmap
-import os
 import struct
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lcmcore.util.arrays import Array
-from lcmcore.util.files import open_regular
+from runtimes.onnx.model_files import external_data, external_path, read_external, read_model
 from runtimes.onnx.protobuf import (
     AttributeProto,
     GraphProto,
@@ -35,7 +33,6 @@ _CONTRIB_OPS = {"FusedMatMul", "MultiHeadAttention"}  # ONNX Runtime's own, in t
 _MIN_EXTERNAL_BYTES = 1024  # of an initializer that goes into a file of its own
 _MAX_MODEL_BYTES = 2**31 - 2**24  # protobuf's limit, less what a graph takes
 _EXTERNAL_FIELDS = {TensorProto.NUMBERS[name] for name in ("external_data", "data_location")}
-_MAX_BYTES = 2**31 - 1  # of a protobuf message
 _MAX_VALUES = 8  # of a constant that is read as a list
 
 
@@ -197,7 +194,7 @@ class Graph:
         for tensor in tensors:
             copy, place = tensor, external_data(tensor)
             if place:
-                data = _read_external(external_path(self._path, place["location"]), place, left)
+                data = read_external(external_path(self._path, place["location"]), place, left)
                 left -= len(data)
                 copy = TensorProto(raw_data=data)
                 copy.fields += [each for each in tensor.fields if each[0] not in _EXTERNAL_FIELDS]
@@ -243,53 +240,6 @@ class NodeBuilder:
         return self._graph.add_initializer(name, np.array(values, dtype))
 
 
-def _read_external(path: Path, place: Mapping[str, str], limit: int) -> bytes:
-    """A constant's data in another file; raises ValueError if it is not there, or too long."""
-    with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        offset = int(place.get("offset", 0))
-        length = int(place.get("length", size - offset))
-        if not (0 <= offset <= size - length and 0 <= length <= limit):
-            raise ValueError(f"{path} does not hold {length} bytes at {offset}, or too many")
-        file.seek(offset)
-        return file.read(length)
-
-
-def read_model(source: Path | bytes) -> tuple[ModelProto, GraphProto]:
-    """A model and its graph; weights inside stay in the file, which is mapped.
-
-    Raises ValueError, OSError: only regular files of what protobuf can hold are read.
-    """
-    model = ModelProto(memoryview(source) if isinstance(source, bytes) else _mapped(source))
-    graphs = model.messages("graph")
-    if not graphs:
-        raise ValueError(f"{source!s:.200} has no graph: it is not an ONNX model")
-    return model, GraphProto(graphs[0])
-
-
-def _mapped(path: Path) -> memoryview:
-    with open_regular(path) as file:
-        if os.fstat(file.fileno()).st_size > _MAX_BYTES:
-            raise ValueError(f"{path} is larger than 2 GiB: it is not an ONNX model")
-        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-
-
-def external_path(model: Path, name: str) -> Path:
-    """A file with weights of a model, where ONNX Runtime 1.32 would read it.
-
-    It refuses absolute paths, and those that lie neither in the model's folder nor in that of the
-    file to which model.onnx links, links resolved; the latter is the layout of Hugging Face's
-    cache. Older releases open anything. Raises ValueError.
-    https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/framework/tensorprotoutils.cc
-    """
-    path = model.parent / name
-    folders = Path(os.path.realpath(model.parent)), Path(os.path.realpath(model)).parent
-    absolute = PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor
-    if absolute or not any(Path(os.path.realpath(path)).is_relative_to(each) for each in folders):
-        raise ValueError(f"{model} has weights outside of its folder, in {name!r}: copy them there")
-    return path
-
-
 def all_inputs(node: Node) -> list[str]:
     """The tensors that a node takes, those that its branches take included."""
     inner = [Node(NodeProto(each)) for branch in branches(node) for each in branch.all("node")]
@@ -300,12 +250,6 @@ def branches(node: Node) -> list[GraphProto]:
     """The graphs inside of a node: of If, Loop and Scan."""
     attributes = map(AttributeProto, node.proto.all("attribute"))
     return [GraphProto(each) for attribute in attributes for each in attribute.all("g")]
-
-
-def external_data(tensor: TensorProto) -> dict[str, str]:
-    """Where the data is if it is in another file: location, offset and length."""
-    entries = map(StringStringEntryProto, tensor.messages("external_data"))
-    return {entry.text("key"): entry.text("value") for entry in entries}
 
 
 def _attribute_value(attribute: AttributeProto) -> Any:

@@ -36,7 +36,7 @@ from runtimes.onnx.cache_folder import (
     take_shared,
 )
 from runtimes.onnx.checksums import boot_id, checksums, is_intact, status
-from runtimes.onnx.external_data import external_files
+from runtimes.onnx.model_files import external_files
 
 GRAPH, WEIGHTS = "model.onnx", "model.weights"
 MIN_BYTES = 2**25  # bytes; smaller models open as fast without
@@ -46,7 +46,7 @@ _ROOM = 2.5  # of the model's size: the work folder holds its weights, then the 
 _PACKAGE = Path(__file__).parent
 # What an entry depends on: of this package, these files and what they import of it.
 _SOURCES = (
-    *("cache_folder.py", "checksums.py", "external_data.py", "graph.py", "graph_cache.py"),
+    *("cache_folder.py", "checksums.py", "graph.py", "graph_cache.py", "model_files.py"),
     *("optimize.py", "protobuf.py", "rewrites/*.py", "sampling.py"),
 )
 _warned: set[str] = set()

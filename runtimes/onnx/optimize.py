@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from lcmcore.util.memory import available_bytes
-from runtimes.onnx.external_data import external_files
 from runtimes.onnx.graph import Graph
 from runtimes.onnx.graph_cache import GRAPH, WEIGHTS
+from runtimes.onnx.model_files import external_files
 from runtimes.onnx.rewrites.attention import attention
 from runtimes.onnx.rewrites.group_norm import group_norm
 from runtimes.onnx.rewrites.split_matmul import split_matmul

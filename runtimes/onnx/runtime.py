@@ -22,7 +22,7 @@ from lcmcore.runtime import (
 from lcmcore.util.cpu import usable_cores
 from lcmcore.util.stand_in import stand_ins
 from runtimes.onnx import arena, cpu, graph_cache, sampling
-from runtimes.onnx.external_data import external_files
+from runtimes.onnx.model_files import external_files
 from runtimes.onnx.network import OnnxNetwork
 
 if TYPE_CHECKING:

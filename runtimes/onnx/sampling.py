@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from lcmcore.util.arrays import Array
-from runtimes.onnx.graph import Graph, Node, all_inputs, branches, read_model
+from runtimes.onnx.graph import Graph, Node, all_inputs, branches
+from runtimes.onnx.model_files import read_model
 from runtimes.onnx.protobuf import (
     AttributeProto,
     Dimension,

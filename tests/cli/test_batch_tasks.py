@@ -13,16 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lcmcore
-from lcmcore.cli import batch_tasks
-from lcmcore.cli.batch_tasks import (
-    BadTask,
-    Task,
-    files_passed_over,
-    ignores_case,
-    passed_over,
-    tasks_of_file,
-    tasks_of_folder,
-)
+from lcmcore.cli import batch_jobs, batch_tasks
+from lcmcore.cli.batch_jobs import ignores_case, tasks_of_file
+from lcmcore.cli.batch_tasks import BadTask, Task, files_passed_over, passed_over, tasks_of_folder
 from lcmcore.jobs.fingerprint import fingerprint
 from lcmcore.jobs.job import Request
 
@@ -322,7 +315,7 @@ def test_any_path_of_an_output_is_left_to_its_turn(tmp_path, output):
 def test_names_that_differ_in_case_where_the_disk_ignores_it(tmp_path, monkeypatch):
     lines = ({"output": "A"}, {"output": "a"}, {"output": "SUB/b"}, {"output": "sub/B"})
     assert bad(jobs(tmp_path, *lines)) == []
-    monkeypatch.setattr(batch_tasks, "ignores_case", lambda folder: folder == OUT)
+    monkeypatch.setattr(batch_jobs, "ignores_case", lambda folder: folder == OUT)
     assert [line.partition(" is")[0] for line in bad(jobs(tmp_path, *lines))] == [
         f"{tmp_path}/jobs.jsonl:2: {tmp_path}/jobs.jsonl:1",
         f"{tmp_path}/jobs.jsonl:4: {tmp_path}/jobs.jsonl:3",
@@ -420,7 +413,7 @@ def test_memory_does_not_grow_with_the_lines(tmp_path):
     script = (
         "import resource, sys\n"
         "from pathlib import Path\n"
-        "from lcmcore.cli.batch_tasks import tasks_of_file\n"
+        "from lcmcore.cli.batch_jobs import tasks_of_file\n"
         "from lcmcore.jobs.job import Request\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10\n"
         "before = peak()\n"

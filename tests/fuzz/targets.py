@@ -259,8 +259,8 @@ def check_jobs(folder: Path) -> None:
     """A file of jobs: each line makes its image or fails alone."""
     from concurrent.futures import Future
 
+    from lcmcore.cli.batch_jobs import tasks_of_file
     from lcmcore.cli.batch_runner import Backend, Runner
-    from lcmcore.cli.batch_tasks import tasks_of_file
     from lcmcore.cli.progress import Progress
     from lcmcore.jobs.job import Request
 

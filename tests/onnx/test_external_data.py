@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from lcmcore import NetworkError
 from lcmcore.cli.info import describe
 from runtimes.onnx import OnnxRuntime, graph_cache
-from runtimes.onnx.external_data import external_files
+from runtimes.onnx.model_files import external_files
 from runtimes.onnx.protobuf import AttributeProto, GraphProto, ModelProto, NodeProto
 
 WEIGHTS = np.arange(768, dtype=np.float32)

@@ -131,7 +131,7 @@ def test_another_machine_or_software_replaces_the_entry(
 
 PACKAGE = Path(graph_cache.__file__).parent
 DECISIVE = sorted(
-    {"graph.py", "optimize.py", "protobuf.py", "external_data.py", "checksums.py"}
+    {"graph.py", "optimize.py", "protobuf.py", "model_files.py", "checksums.py"}
     | {f"rewrites/{path.name}" for path in (PACKAGE / "rewrites").glob("*.py")}
 )
 
