@@ -19,7 +19,7 @@ import numpy as np
 from lcmcore.errors import LcmError, NetworkError, RuntimeUnavailableError, first_line
 from lcmcore.util.arrays import Array as Array  # noqa: PLC0414 - part of the contract
 from lcmcore.util.files import is_file
-from lcmcore.util.stand_in import EMPTY, stand_in_at
+from lcmcore.util.placeholder import EMPTY, placeholder_at
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -272,13 +272,13 @@ def require_file(component: str, folder: Path, filename: str) -> Path:
     path = folder / filename
     if not is_file(path):
         raise NetworkError(component, f"no {filename} in {folder}")
-    if (instead := stand_in_at(path)) not in (None, EMPTY):  # a runtime's marker may be empty
-        raise NetworkError(component, f"cannot open {path}: {instead}")
+    if (found := placeholder_at(path)) not in (None, EMPTY):  # a runtime's marker may be empty
+        raise NetworkError(component, f"cannot open {path}: {found}")
     return path
 
 
 def check_specs(component: str, specs: Any) -> None:
-    """Whether inputs or outputs, which files and third parties declare, are ones that can be.
+    """Check the inputs or outputs that a file, or a third party's runtime, declares.
 
     Raises NetworkError.
     """
@@ -286,7 +286,7 @@ def check_specs(component: str, specs: Any) -> None:
         raise NetworkError(component, f"declares no list of inputs or outputs: {specs!r:.100}")
     for spec in specs:
         if not isinstance(spec, TensorSpec) or not spec.is_valid():
-            raise NetworkError(component, f"declares an input or output of no use: {spec!r:.200}")
+            raise NetworkError(component, f"declares an invalid input or output: {spec!r:.200}")
 
 
 def check_inputs(component: str, specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> None:

@@ -190,7 +190,7 @@ def _task_of(line: Any, inits: Path, out: Path, request: Request) -> Task:
 
 
 def _require_file_name(key: str, name: str) -> None:
-    """Half a surrogate pair is no character; \\udc80 and such stand for the bytes of old names."""
+    """Lone surrogates are no characters, but \\udc80 and such, which stand for a name's bytes."""
     try:
         possible = b"\0" not in os.fsencode(name)
     except UnicodeEncodeError:

@@ -23,7 +23,7 @@ from lcmcore.runtime import (
 from lcmcore.runtime_choice import choose_runtime
 from lcmcore.util.files import is_folder
 from lcmcore.util.memory import available_bytes
-from lcmcore.util.stand_in import EMPTY, StandIn, stand_in_at, stand_ins
+from lcmcore.util.placeholder import EMPTY, Placeholder, placeholder_at, placeholders
 from lcmcore.util.terminal import say
 
 
@@ -104,21 +104,21 @@ def _model(root: Path) -> Iterator[Finding]:
         yield "error", f"no model directory at {root}", "set one with --model DIR or $LCM_MODEL"
         return
     unfetched = dict(_unfetched(root))
-    for path, instead in unfetched.items():
-        yield "error", f"{path}: {instead.what}", instead.remedy
+    for path, found in unfetched.items():
+        yield "error", f"{path}: {found.what}", found.remedy
     for finding in _opened(root, unfetched):
         if not any(str(path) in finding[1] for path in unfetched):  # those were named above
             yield finding
 
 
-def _unfetched(root: Path) -> Iterator[tuple[Path, StandIn]]:
+def _unfetched(root: Path) -> Iterator[tuple[Path, Placeholder]]:
     """The files of a model that are there in name only."""
     for name in (*COMPONENTS, "scheduler", "tokenizer"):
-        yield from stand_ins(root / name)
+        yield from placeholders(root / name)
     for path in (root / "model_index.json", root / "lcm.toml"):
-        instead = stand_in_at(path)
-        if instead not in (None, EMPTY):  # an empty lcm.toml says nothing, which is allowed
-            yield path, instead
+        found = placeholder_at(path)
+        if found not in (None, EMPTY):  # an empty lcm.toml says nothing, which is allowed
+            yield path, found
 
 
 def _opened(root: Path, unfetched: Iterable[Path]) -> Iterator[Finding]:

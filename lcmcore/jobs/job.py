@@ -33,7 +33,7 @@ class Request:
     fit: str | None = None
 
     def check(self) -> None:
-        """Raise ArgumentError for what no call could take: lists, objects, half characters.
+        """Raise ArgumentError for what no call could take: lists, objects, lone surrogates.
 
         A pipeline checks the values itself; this is for what cannot be sent to one or quoted.
         """
@@ -99,11 +99,11 @@ class Job:
 
 
 def _require_text(name: str, text: str) -> None:
-    """Half a surrogate pair is no character; JSON can write it, and nothing can encode it."""
+    """JSON can write half of a surrogate pair alone, which no encoding can."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ArgumentError(f"{name} holds half a character at {error.start}") from error
+        raise ArgumentError(f"{name} holds a lone surrogate at {error.start}") from error
 
 
 def _checked_record(record: Any) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from lcmcore.errors import BundleError, first_line
 from lcmcore.util.files import read_regular
-from lcmcore.util.stand_in import EMPTY, HEAD_BYTES, stand_in
+from lcmcore.util.placeholder import EMPTY, HEAD_BYTES, placeholder
 
 _MAX_BYTES = 2**26  # the largest file of this kind, a tokenizer.json, has some 2**22
 
@@ -17,8 +17,8 @@ def read_text(path: Path) -> str:
     """The file as UTF-8 text; raises BundleError that names it."""
     try:
         content = read_regular(path, _MAX_BYTES)
-        if content and (instead := stand_in(content[:HEAD_BYTES])) is not None:
-            raise BundleError(f"{path}: {instead}")
+        if content and (found := placeholder(content[:HEAD_BYTES])) is not None:
+            raise BundleError(f"{path}: {found}")
         return content.decode("utf-8-sig")  # Windows' editors write a BOM
     except FileNotFoundError:
         raise BundleError(f"no such file: {path}") from None

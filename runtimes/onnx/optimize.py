@@ -47,31 +47,34 @@ def optimize(
     model or has weights outside of its folder, and what ONNX Runtime raises.
     """
     files = external_files(source)
-    embedded = len(files) == 1 and source.stat().st_size <= _MAX_EMBEDDED_BYTES
     with tempfile.TemporaryDirectory(prefix="work-", dir=target.parent) as name:
-        work = Path(name)
-        folded, rewritten = work / "folded.onnx", work / "rewritten.onnx"
-        # A name that no model can hold: what it calls by this name would be taken from here.
-        weights = work / f"{os.urandom(8).hex()}.weights"
-        levels = ort.GraphOptimizationLevel
-        basic = (ort, source, folded, levels.ORT_ENABLE_BASIC)
-        try:
-            _save(*basic, None if embedded else weights.name)
-        except Exception:  # folded constants (float16 cast to float32) exceed protobuf's 2 GiB
-            if not embedded:
-                raise
-            _save(*basic, weights.name)
-        if not {*external_files(folded)} <= {folded, weights}:
-            raise ValueError(
-                f"{source}: ONNX Runtime {ort.__version__} left weights where they are"
-            )
+        folded, rewritten = Path(name, "folded.onnx"), Path(name, "rewritten.onnx")
+        _fold(ort, files, folded)
         graph = Graph(folded)
         cut_before_draw(graph, ort)
         counts = {rewrite.__name__: rewrite(graph) for rewrite in rewrites}
         graph.save(rewritten)
+        levels = ort.GraphOptimizationLevel
         last = levels.ORT_ENABLE_ALL if _has_room(files) else levels.ORT_ENABLE_EXTENDED
         _save(ort, rewritten, target / GRAPH, last, WEIGHTS)
     return counts
+
+
+def _fold(ort: Any, files: list[Path], folded: Path) -> None:
+    """The first pass: write a model of these `files`, constants folded, and its weights."""
+    source = files[0]
+    embedded = len(files) == 1 and source.stat().st_size <= _MAX_EMBEDDED_BYTES
+    # A name that no model can hold: what it calls by this name would be taken from here.
+    weights = folded.with_name(f"{os.urandom(8).hex()}.weights")
+    basic = (ort, source, folded, ort.GraphOptimizationLevel.ORT_ENABLE_BASIC)
+    try:
+        _save(*basic, None if embedded else weights.name)
+    except Exception:  # folded constants (float16 cast to float32) exceed protobuf's 2 GiB
+        if not embedded:
+            raise
+        _save(*basic, weights.name)
+    if not {*external_files(folded)} <= {folded, weights}:
+        raise ValueError(f"{source}: ONNX Runtime {ort.__version__} left weights where they are")
 
 
 def _has_room(files: Iterable[Path]) -> bool:

@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from lcmcore.runtime import (
     require_file,
 )
 from lcmcore.util.cpu import usable_cores
-from lcmcore.util.stand_in import stand_ins
+from lcmcore.util.placeholder import placeholders
 from runtimes.onnx import arena, cpu, graph_cache, sampling
 from runtimes.onnx.model_files import external_files
 from runtimes.onnx.network import OnnxNetwork
@@ -70,17 +71,7 @@ class OnnxRuntime(Runtime):
         cached = options.get("graph_cache", True)
         if not isinstance(cached, bool):
             raise ArgumentError(f"graph_cache must be true or false, not {cached!r}")
-
-        def plain() -> Any:
-            try:
-                external_files(path)  # older releases wait for a FIFO, and read what lies anywhere
-                model = sampling.prepared(path, onnxruntime)
-                return onnxruntime.InferenceSession(model, settings, providers=providers)
-            except Exception as error:  # ONNX Runtime's exceptions share no base class
-                files = (each for each in stand_ins(folder) if each[0].suffix != ".rknn")
-                reason = next((f"{at}: {instead}" for at, instead in files), first_line(error))
-                raise NetworkError(component, f"cannot open {path}: {reason}") from error
-
+        plain = partial(_open_plain, onnxruntime, component, path, settings, providers)
         if not (cached and on_cpu):
             log.info("%s: no optimized graph, as asked for", path)
             return OnnxNetwork(component, plain())
@@ -128,6 +119,20 @@ def _import() -> Any:
             f"onnxruntime cannot be imported: {first_line(error)}"
         ) from error
     return onnxruntime
+
+
+def _open_plain(
+    ort: Any, component: str, path: Path, settings: Any, providers: Sequence[object]
+) -> Any:
+    """A session on the model itself; raises NetworkError."""
+    try:
+        external_files(path)  # older releases wait for a FIFO, and read what lies anywhere
+        model = sampling.prepared(path, ort)
+        return ort.InferenceSession(model, settings, providers=providers)
+    except Exception as error:  # ONNX Runtime's exceptions share no base class
+        files = (each for each in placeholders(path.parent) if each[0].suffix != ".rknn")
+        reason = next((f"{at}: {found}" for at, found in files), first_line(error))
+        raise NetworkError(component, f"cannot open {path}: {reason}") from error
 
 
 def _open_optimized(ort: Any, path: Path, threads: Any) -> tuple[Any, Path | None]:

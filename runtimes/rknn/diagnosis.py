@@ -14,7 +14,7 @@ from lcmcore.errors import BundleError
 from lcmcore.runtime import Finding
 from lcmcore.util.files import is_file
 from lcmcore.util.memory import available_bytes
-from lcmcore.util.stand_in import stand_in_at
+from lcmcore.util.placeholder import placeholder_at
 from runtimes.rknn import board, device
 from runtimes.rknn.file import RknnFile
 
@@ -52,7 +52,7 @@ def diagnose(root: Path | None, here: str | None) -> Iterator[Finding]:
         yield from _software(level)
     files: dict[str, RknnFile] = {}
     for component, path in paths.items():
-        if stand_in_at(path) is not None:
+        if placeholder_at(path) is not None:
             continue  # `lcm doctor` names those of every kind
         try:
             files[component] = RknnFile.read(path)

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 
 from lcmcore.errors import BundleError, first_line, reason_of
 from lcmcore.util.files import open_regular
-from lcmcore.util.stand_in import HEAD_BYTES, stand_in
+from lcmcore.util.placeholder import HEAD_BYTES, placeholder
 
 KNOWN_VERSION = 6
 OLDEST_TOOLKIT = (2, 3, 0)  # older ones have a wrong LayerNorm in half precision
@@ -90,8 +90,8 @@ class RknnFile:
     @classmethod
     def _parse(cls, path: Path, size: int, file: BinaryIO) -> RknnFile:
         head = file.read(HEAD_BYTES)
-        if (instead := stand_in(head)) is not None:
-            raise BundleError(f"{path}: {instead}")
+        if (found := placeholder(head)) is not None:
+            raise BundleError(f"{path}: {found}")
         header = head[:_HEADER_BYTES]
         _check_magic(path, header)
         version = int.from_bytes(header[8:16], "little")

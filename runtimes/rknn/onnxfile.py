@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lcmcore.errors import NetworkError, RuntimeUnavailableError, first_line
 from lcmcore.runtime import TensorSpec
-from lcmcore.util.stand_in import stand_ins
+from lcmcore.util.placeholder import placeholders
 from runtimes.rknn.shapes import OPTIONAL_INPUTS, Shape
 
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ class OnnxFile:
     @classmethod
     def read(cls, component: str, path: Path) -> OnnxFile:
         """Read the graph without its weights; raises NetworkError if it cannot be converted."""
-        for at, instead in stand_ins(path.parent):
+        for at, found in placeholders(path.parent):
             if at.suffix != ".rknn":
-                raise NetworkError(component, f"{at}: {instead}")
+                raise NetworkError(component, f"{at}: {found}")
         model = _load(component, path, weights=False)
         cut = _without_draw(component, path)
         if cut is not None:

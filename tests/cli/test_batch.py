@@ -137,7 +137,7 @@ def test_bad_lines_stop_no_other(photos, out):
         '{"init_image": "photo00.png"}': None,
         '{"init_image": "a\\u0000.png"}': "init_image holds a character that no file's name can",
         '{"output": "a\\ud800"}': "output holds a character that no file's name can",
-        '{"output": "half", "prompt": "a \\ud800"}': "prompt holds half a character at 2",
+        '{"output": "half", "prompt": "a \\ud800"}': "prompt holds a lone surrogate at 2",
         '{"output": "null", "prompt": "a \\u0000 b"}': None,
         '{"output": "separated", "prompt": "a \u2028 b \x85 c"}': None,
         f'{{"output": "deep", "seed": {deep}}}': "seed must be a single value, not list",

@@ -157,7 +157,7 @@ def test_inputs_and_outputs_that_files_declare(spec):
     ],
 )
 def test_inputs_and_outputs_that_cannot_be(spec):
-    with pytest.raises(NetworkError, match=r"^unet: declares an input or output of no use: "):
+    with pytest.raises(NetworkError, match=r"^unet: declares an invalid input or output: "):
         check_specs("unet", [SPEC, spec])
 
 

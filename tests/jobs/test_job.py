@@ -77,7 +77,7 @@ def test_size_and_prompt_say_what_they_are():
 @pytest.mark.parametrize("name", ["prompt", "negative_prompt", "size", "fit", "strength_mode"])
 def test_half_characters(name):
     request = Request(**{**vars(FULL), name: "ab\ud83d"})
-    with pytest.raises(lcmcore.ArgumentError, match=f"^{name} holds half a character at 2$"):
+    with pytest.raises(lcmcore.ArgumentError, match=f"^{name} holds a lone surrogate at 2$"):
         Job.read(Job(request))
 
 

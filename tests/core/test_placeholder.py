@@ -10,7 +10,13 @@ import pytest
 from lcmcore.errors import BundleError, NetworkError
 from lcmcore.runtime import require_file
 from lcmcore.util.configfile import read_object, read_table, read_text
-from lcmcore.util.stand_in import HEAD_BYTES, MAX_FILES, stand_in, stand_in_at, stand_ins
+from lcmcore.util.placeholder import (
+    HEAD_BYTES,
+    MAX_FILES,
+    placeholder,
+    placeholder_at,
+    placeholders,
+)
 
 POINTER = (
     b"version https://git-lfs.github.com/spec/v1\n"
@@ -42,19 +48,19 @@ PAGE = "an HTML or XML page, not the file itself: download it again"
     ],
 )
 def test_what_a_file_is_by_its_beginning(head, words):
-    assert str(stand_in(head)) == words
+    assert str(placeholder(head)) == words
 
 
 def test_a_long_file_that_begins_as_a_pointer_is_none(tmp_path):
     (tmp_path / "a").write_bytes(POINTER * 100)
-    assert stand_in_at(tmp_path / "a") is None
-    assert stand_in((POINTER * 100)[:HEAD_BYTES]) is None
+    assert placeholder_at(tmp_path / "a") is None
+    assert placeholder((POINTER * 100)[:HEAD_BYTES]) is None
 
 
 def test_what_is_no_file_is_none_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path, tmp_path / "fifo", tmp_path / "none", tmp_path / "a\0b"):
-        assert stand_in_at(path) is None
+        assert placeholder_at(path) is None
 
 
 def test_files_of_a_folder(tmp_path):
@@ -67,7 +73,7 @@ def test_files_of_a_folder(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(POINTER)
     (tmp_path / "good.json").write_text("{}")
-    found = [(str(path.relative_to(tmp_path)), str(what)) for path, what in stand_ins(tmp_path)]
+    found = [(str(path.relative_to(tmp_path)), str(what)) for path, what in placeholders(tmp_path)]
     assert found == [
         (name, LFS)
         for name in (
@@ -80,16 +86,16 @@ def test_files_of_a_folder(tmp_path):
 def test_empty_files_count_where_they_cannot_be_right(tmp_path):
     for name in ("a.onnx", "a.onnx_data", "a.data", "a.rknn", "a.json", "merges.txt", "lcm.toml"):
         (tmp_path / name).write_bytes(b"")
-    found = [path.name for path, _ in stand_ins(tmp_path)]
+    found = [path.name for path, _ in placeholders(tmp_path)]
     assert found == ["a.data", "a.json", "a.onnx", "a.onnx_data", "a.rknn"]
 
 
 def test_a_folder_of_many_files_is_read_in_part(tmp_path, monkeypatch):
     assert MAX_FILES == 10_000
-    monkeypatch.setattr("lcmcore.util.stand_in.MAX_FILES", 2)
+    monkeypatch.setattr("lcmcore.util.placeholder.MAX_FILES", 2)
     for name in "abc":
         (tmp_path / name).write_bytes(POINTER)
-    assert [path.name for path, _ in stand_ins(tmp_path)] == ["a", "b"]
+    assert [path.name for path, _ in placeholders(tmp_path)] == ["a", "b"]
 
 
 def test_links_to_folders_are_not_followed(tmp_path):
@@ -97,7 +103,7 @@ def test_links_to_folders_are_not_followed(tmp_path):
     (tmp_path / "a").write_bytes(POINTER)
     (tmp_path / "unet" / "up").symlink_to(tmp_path)
     (tmp_path / "unet" / "b").symlink_to(tmp_path / "a")
-    assert [path.name for path, _ in stand_ins(tmp_path / "unet")] == ["b"]
+    assert [path.name for path, _ in placeholders(tmp_path / "unet")] == ["b"]
 
 
 @pytest.mark.parametrize("read", [read_text, read_object, read_table])

@@ -28,7 +28,7 @@ _NOT_READ = (
 _BEFORE_PAGES = b"\xef\xbb\xbf \t\r\n"
 
 
-class StandIn(NamedTuple):
+class Placeholder(NamedTuple):
     """What a file is instead of itself, and what to do; as text, both."""
 
     what: str
@@ -38,12 +38,12 @@ class StandIn(NamedTuple):
         return f"{self.what}: {self.remedy}"
 
 
-EMPTY = StandIn("empty", "copy or download it again")
-_POINTER = StandIn("a Git LFS pointer, not the file itself", "run `git lfs pull`")
-_PAGE = StandIn("an HTML or XML page, not the file itself", "download it again")
+EMPTY = Placeholder("empty", "copy or download it again")
+_POINTER = Placeholder("a Git LFS pointer, not the file itself", "run `git lfs pull`")
+_PAGE = Placeholder("an HTML or XML page, not the file itself", "download it again")
 
 
-def stand_in(head: bytes) -> StandIn | None:
+def placeholder(head: bytes) -> Placeholder | None:
     """What a file is whose first HEAD_BYTES bytes, or all that it has, are these.
 
     None for one that may be the file itself.
@@ -57,26 +57,26 @@ def stand_in(head: bytes) -> StandIn | None:
     return None
 
 
-def stand_in_at(path: Path) -> StandIn | None:
+def placeholder_at(path: Path) -> Placeholder | None:
     """What lies there instead of a file; None also for what cannot be read, or is no file."""
     try:
         with open_regular(path) as file:
-            return stand_in(file.read(HEAD_BYTES))
+            return placeholder(file.read(HEAD_BYTES))
     except (OSError, ValueError):  # ValueError: a name with a NUL
         return None
 
 
-def stand_ins(folder: Path) -> Iterator[tuple[Path, StandIn]]:
+def placeholders(folder: Path) -> Iterator[tuple[Path, Placeholder]]:
     """The files in a folder and below that were never fetched.
 
     Files that only torch or a person reads are passed over, for nobody needs to fetch those, and
     so are hidden ones. At most MAX_FILES are looked at; links to folders are not followed.
     """
     for path in islice(_files(folder), MAX_FILES):
-        instead = stand_in_at(path)
-        if instead is None or (instead == EMPTY and path.suffix not in _NEVER_EMPTY):
+        found = placeholder_at(path)
+        if found is None or (found == EMPTY and path.suffix not in _NEVER_EMPTY):
             continue
-        yield path, instead
+        yield path, found
 
 
 def _files(folder: Path) -> Iterator[Path]:
