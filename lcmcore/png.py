@@ -123,6 +123,8 @@ def is_ours(path: Path) -> bool:
         return False
 
 
+# Pillow 13 has no reader for this: it finds the texts behind the pixels by decoding these, reads
+# one of any length, takes damaged compression for an empty text, and of two texts keeps the last.
 def _texts(file: BinaryIO) -> Iterator[tuple[str, str]]:
     """Keyword and text of each text chunk, in the file's order; other chunks are passed over.
 
