@@ -263,13 +263,14 @@ class Pipeline(Closeable):
         return self._encoder_cache.get("text_encoder", ids, lambda: self._embed(ids))
 
     def _embed(self, ids: Integers) -> Floats:
+        """Runtimes report an id beyond the embeddings as a bad index, or not at all."""
         rows = self.bundle.config("text_encoder").get("vocab_size")
-        unknown = self.bundle.tokenizer.without_embedding(ids, rows)
+        warning = self.bundle.tokenizer.warn_beyond_embeddings(ids, rows)
         try:
             return self.networks.run("text_encoder", input_ids=ids)
         except NetworkError as error:
-            if unknown:
-                raise NetworkError("text_encoder", f"{unknown} ({error})") from error
+            if warning:
+                raise NetworkError("text_encoder", f"{warning} ({error})") from error
             raise
 
     def encode_image(

@@ -20,6 +20,7 @@ from lcmcore.errors import LcmError, NetworkError, RuntimeUnavailableError, firs
 from lcmcore.util.arrays import Array as Array  # noqa: PLC0414 - part of the contract
 from lcmcore.util.files import is_file
 from lcmcore.util.placeholder import EMPTY, placeholder_at
+from lcmcore.util.validate import shown
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -283,10 +284,10 @@ def check_specs(component: str, specs: Any) -> None:
     Raises NetworkError.
     """
     if not isinstance(specs, Sequence):
-        raise NetworkError(component, f"declares no list of inputs or outputs: {specs!r:.100}")
+        raise NetworkError(component, f"declares no list of inputs or outputs: {shown(specs)}")
     for spec in specs:
         if not isinstance(spec, TensorSpec) or not spec.is_valid():
-            raise NetworkError(component, f"declares an invalid input or output: {spec!r:.200}")
+            raise NetworkError(component, f"declares an invalid input or output: {shown(spec)}")
 
 
 def check_inputs(component: str, specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> None:

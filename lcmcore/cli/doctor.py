@@ -129,6 +129,16 @@ def _opened(root: Path, unfetched: Iterable[Path]) -> Iterator[Finding]:
         yield "error", str(error), ""
         return
     yield "ok", f"model {root}", ""
+    yield from _choices(bundle, unfetched)
+    for piece in ("scheduler", "tokenizer", "vae", "unet"):
+        try:
+            getattr(bundle, piece)
+        except LcmError as error:
+            yield "error", str(error), ""
+
+
+def _choices(bundle: Bundle, unfetched: Iterable[Path]) -> Iterator[Finding]:
+    """The runtime that each network would run on; an error if none of them can run."""
     running: list[str] = []
     for component in COMPONENTS:
         if any(bundle.folder(component) in path.parents for path in unfetched):
@@ -145,9 +155,4 @@ def _opened(root: Path, unfetched: Iterable[Path]) -> Iterator[Finding]:
             yield "warning" if harmless else "error", str(error), ""
     if not set(running) - {"vae_encoder"}:
         remedy = "take it to the machine that it was built for, or one that has model.onnx"
-        yield "error", f"no network of {root} can run on this machine", remedy
-    for piece in ("scheduler", "tokenizer", "vae", "unet"):
-        try:
-            getattr(bundle, piece)
-        except LcmError as error:
-            yield "error", str(error), ""
+        yield "error", f"no network of {bundle.paths.root} can run on this machine", remedy

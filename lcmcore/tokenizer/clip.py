@@ -99,12 +99,12 @@ class CLIPTokenizer:
         for name in names:
             following = (f"{name}_{number}" for number in range(1, self.length))
             vectors[name] = [name, *takewhile(known.__contains__, following)]
-        return {name: all_of_it for name, all_of_it in vectors.items() if len(all_of_it) > 1}
+        return {name: tokens for name, tokens in vectors.items() if len(tokens) > 1}
 
-    def without_embedding(self, ids: NDArray[np.int64], rows: Any) -> str:
-        """What is wrong if a token of `ids` is beyond the embedding table, which is logged too.
+    def warn_beyond_embeddings(self, ids: NDArray[np.int64], rows: Any) -> str:
+        """Log a warning, and return it, if a token of `ids` is beyond the embedding table; else "".
 
-        Empty if all is well. `rows` is `vocab_size` of the text encoder's config, if it has one.
+        `rows` is `vocab_size` of the text encoder's config, if it has one.
         """
         number = int(ids.max())
         if type(rows) is not int or number < rows:

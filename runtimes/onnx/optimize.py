@@ -13,12 +13,12 @@ from runtimes.onnx.graph import Graph
 from runtimes.onnx.graph_cache import GRAPH, WEIGHTS
 from runtimes.onnx.model_files import external_files
 from runtimes.onnx.rewrites.attention import attention
+from runtimes.onnx.rewrites.cut_before_draw import cut_before_draw
 from runtimes.onnx.rewrites.group_norm import group_norm
 from runtimes.onnx.rewrites.split_matmul import split_matmul
 from runtimes.onnx.rewrites.transposed_matmul import transposed_matmul
 from runtimes.onnx.rewrites.upsample_conv import upsample_conv
 from runtimes.onnx.rewrites.winograd_conv import winograd_conv
-from runtimes.onnx.sampling import cut_before_draw
 
 REWRITES = (  # in this order: winograd_conv takes upsamplings that upsample_conv would
     attention,

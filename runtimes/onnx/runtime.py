@@ -22,6 +22,7 @@ from lcmcore.runtime import (
 )
 from lcmcore.util.cpu import usable_cores
 from lcmcore.util.placeholder import placeholders
+from lcmcore.util.validate import shown
 from runtimes.onnx import arena, cpu, graph_cache, sampling
 from runtimes.onnx.model_files import external_files
 from runtimes.onnx.network import OnnxNetwork
@@ -70,7 +71,7 @@ class OnnxRuntime(Runtime):
         settings = _session_options(onnxruntime, threads, on_cpu)
         cached = options.get("graph_cache", True)
         if not isinstance(cached, bool):
-            raise ArgumentError(f"graph_cache must be true or false, not {cached!r}")
+            raise ArgumentError(f"graph_cache must be true or false, not {shown(cached)}")
         plain = partial(_open_plain, onnxruntime, component, path, settings, providers)
         if not (cached and on_cpu):
             log.info("%s: no optimized graph, as asked for", path)
@@ -171,7 +172,7 @@ def _session_options(ort: Any, threads: Any, on_cpu: bool) -> onnxruntime.Sessio
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if threads is not None:
         if type(threads) is not int or not 1 <= threads <= 1024:
-            raise ArgumentError(f"threads must be from 1 to 1024, not {threads!r}")
+            raise ArgumentError(f"threads must be from 1 to 1024, not {shown(threads)}")
         options.intra_op_num_threads = threads
     elif big := cpu.big():
         options.intra_op_num_threads = len(big)
@@ -186,7 +187,7 @@ def _providers(asked: Any, available: Sequence[str]) -> list[str]:
         return list(_DEFAULT_PROVIDERS)
     names = [asked] if isinstance(asked, str) else asked
     if not isinstance(names, (list, tuple)) or not names:
-        raise ArgumentError(f"providers must be a list of names, not {asked!r}")
+        raise ArgumentError(f"providers must be a list of names, not {shown(asked)}")
     for name in names:
         if name not in available:
             raise ArgumentError(
