@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
@@ -220,8 +220,9 @@ def test_signals_at_any_moment_leave_a_starting_worker_alone(steering):
     def send():
         while not over.wait(0.005):
             for pid in children(os.getpid()):
-                os.kill(pid, signal.SIGINT)
-                os.kill(pid, signal.SIGTERM)
+                with suppress(ProcessLookupError):  # it has just ended
+                    os.kill(pid, signal.SIGINT)
+                    os.kill(pid, signal.SIGTERM)
 
     sender = threading.Thread(target=send)
     sender.start()
