@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,7 +111,8 @@ def _kill(process: subprocess.Popen[bytes], way: str, rng: random.Random) -> Non
     if way == "child":
         pids = sorted(children(process.pid))
         if pids:
-            os.kill(rng.choice(pids), signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(rng.choice(pids), signal.SIGKILL)
         return
     if way == "group":
         _kill_group(process)
