@@ -43,6 +43,9 @@ _PARTS: dict[type[Message], dict[str, type[Message]]] = {
     },
     SparseTensorProto: {"values": TensorProto, "indices": TensorProto},
 }
+_REPEATED = {"functions", "node", "attribute", "initializer", "sparse_initializer"}
+_REPEATED |= {"tensors", "graphs", "sparse_tensors"}
+_IN_MEMORY = "*/_ORT_"  # begins what ONNX Runtime up to 1.22 takes for an address in its process
 _MAX_DEPTH = 100  # protobuf's own limit
 _MAX_BYTES = 2**31 - 1  # of a protobuf message
 
@@ -81,12 +84,14 @@ def external_path(model: Path, name: str) -> Path:
 
     It refuses absolute paths, and those that lie neither in the model's folder nor in that of the
     file to which model.onnx links, links resolved; the latter is the layout of Hugging Face's
-    cache. Older releases open anything. Raises ValueError.
+    cache. Older releases open anything, and take one name for memory. Raises ValueError.
     https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/framework/tensorprotoutils.cc
     """
     path = model.parent / name
     folders = Path(os.path.realpath(model.parent)), Path(os.path.realpath(model)).parent
     absolute = PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor
+    if name.startswith(_IN_MEMORY):
+        raise ValueError(f"{model} has weights at an address in memory, {name!r}")
     if absolute or not any(Path(os.path.realpath(path)).is_relative_to(each) for each in folders):
         raise ValueError(f"{model} has weights outside of its folder, in {name!r}: copy them there")
     return path
@@ -122,6 +127,8 @@ def _tensors(model: ModelProto) -> Iterator[TensorProto]:
             continue
         for name, kind in _PARTS[type(message)].items():
             found = message.messages(name)
+            if len(found) > 1 and name not in _REPEATED:
+                raise ValueError(f"{name} is there twice, which protobuf would merge")
             if kind is NodeProto:  # to look into each of thousands would take tenths of a second
                 found = [data for data in found if b"location" in bytes(data)]
             remaining += ((depth + 1, kind(data)) for data in found)

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, TypeAlias
 Field: TypeAlias = "tuple[int, int, Any]"  # number, wire type, value: an integer or bytes
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
 _SIZES = {_FIXED64: 8, _FIXED32: 4}
+_MAX_NUMBER = 2**29 - 1  # of a field; protobuf's C++ drops higher bits, and reads another field
 _MAX_FIELDS = 2**21  # of one message: a graph has a field for each operator, some thousands
 
 
@@ -52,12 +53,12 @@ class Message:
         return [str(value, "utf-8") for value in self.messages(name)]
 
     def integer(self, name: str) -> int:
-        """The value of an integer that is not repeated, or 0."""
-        return next(iter(self.all(name)), 0)
+        """The value of an integer that is not repeated, or 0; of several the last one counts."""
+        return next(reversed(self.all(name)), 0)
 
     def text(self, name: str) -> str:
-        """The value of a string that is not repeated, or ""."""
-        return next(iter(self.texts(name)), "")
+        """The value of a string that is not repeated, or ""; of several the last one counts."""
+        return next(reversed(self.texts(name)), "")
 
     def add(self, name: str, value: int | float | str | bytes | Message) -> None:
         """Append a value to a field."""
@@ -172,7 +173,7 @@ def _read(data: Any) -> list[Field]:
     while position < len(data):
         tag, position = _varint(data, position)
         number, wire_type = tag >> 3, tag & 7
-        if number == 0 or len(fields) == _MAX_FIELDS:
+        if not 0 < number <= _MAX_NUMBER or len(fields) == _MAX_FIELDS:
             raise ValueError("not a protobuf message")  # for one, a file of zeros
         if wire_type == _VARINT:
             value, position = _varint(data, position)

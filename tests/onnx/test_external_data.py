@@ -278,6 +278,71 @@ def test_a_tensor_that_has_its_data_reads_no_file(tmp_path):
         external_files(path)
 
 
+def field(number, content):
+    return bytes([number << 3 | 2, len(content)]) + content  # of less than 128 bytes
+
+
+def location(*values):
+    return field(13, field(1, b"location") + b"".join(field(2, value) for value in values))
+
+
+W = b"\x08\x10" + b"\x10\x01" + field(8, b"w")  # 16 floats
+EXTERNAL = b"\x70\x01"
+
+
+def two_values():
+    return field(5, W + location(b"inside", b"../outside") + EXTERNAL)
+
+
+def two_keys():
+    entry = field(1, b"other") + field(1, b"location") + field(2, b"../outside")
+    return field(5, W + location(b"inside") + field(13, entry) + EXTERNAL)
+
+
+def two_halves():
+    """A constant's tensor twice: protobuf merges them, and only both together are external."""
+    halves = W + location(b"../outside") + field(9, bytes(64)), EXTERNAL
+    value = field(1, b"value") + b"".join(field(5, half) for half in halves) + b"\xa0\x01\x04"
+    node = field(2, b"w") + field(4, b"Constant") + b"\x2a\xff\x01" + value
+    node = node.replace(b"\xff\x01", bytes([len(value) & 127 | 128, len(value) >> 7]))
+    return b"\x0a" + bytes([len(node) & 127 | 128, len(node) >> 7]) + node
+
+
+def long_tag():
+    """Field 2**29 + 13, whose highest bit protobuf's C++ drops."""
+    place = b"\xea\x80\x80\x80\x10" + location(b"../outside")[1:]
+    return field(5, W + place + EXTERNAL)
+
+
+@pytest.mark.parametrize("hide", [two_values, two_keys, two_halves, long_tag])
+def test_a_name_that_only_protobuf_sees_is_not_opened(hide, tmp_path):
+    """Found with ONNX Runtime 1.22, which read all four, and drew what was in the file."""
+    path = save(tmp_path / "unet", [helper.make_node("Add", ["x", "w"], ["y"])])
+    (tmp_path / "unet" / "inside").write_bytes(bytes(64))
+    (tmp_path / "outside").write_bytes(np.arange(16, dtype=np.float32).tobytes())
+    model = onnx.load(path)
+    model.ClearField("graph")
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [16]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"])], "g", [x], [y])
+    content, more = graph.SerializeToString(), hide()
+    graph = more + content if more.startswith(b"\x0a") else content + more
+    size = bytes([len(graph) & 127 | 128, len(graph) >> 7])
+    path.write_bytes(model.SerializeToString() + b"\x3a" + size + graph)
+    if NEWEST:  # which refuses this name, so it does see it
+        with pytest.raises(Exception, match=r"escapes model directory|duplicate 'location'"):
+            onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    with pytest.raises(ValueError, match=r"outside of its folder|merge|not a protobuf message"):
+        external_files(path)
+
+
+def test_an_address_in_memory_is_not_read(tmp_path):
+    """ONNX Runtime 1.22 reads the bytes at `offset` in its own process, or crashes."""
+    name = "*/_ORT_MEM_ADDR_/*"
+    put(tmp_path / name)
+    with pytest.raises(ValueError, match="an address in memory"):
+        external_files(write(tmp_path, name))
+
+
 def sparse_file(path, size=40 * 2**30):
     with path.open("wb") as file:
         file.truncate(size)
