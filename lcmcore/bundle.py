@@ -184,8 +184,12 @@ class Bundle:
         That data may be in folders below. 0 if `filename` is empty, or there is no such folder.
         """
         folder = self.folder(component)
-        files = islice(regular_files(folder), _MAX_FILES if filename else 0)
+        files = self.files(component) if filename else iter(())
         return sum(size for path, size in files if _may_belong_to(filename, path, folder))
+
+    def files(self, component: str) -> Iterator[tuple[Path, int]]:
+        """The regular files in a component's folder and below, each with its size in bytes."""
+        return islice(regular_files(self.folder(component)), _MAX_FILES)
 
     def config(self, component: str) -> dict[str, Any]:
         """The component's config.json, empty where there is none; raises BundleError."""

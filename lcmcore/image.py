@@ -25,6 +25,7 @@ ImageLike: TypeAlias = "Image.Image | Array | bytes | str | os.PathLike[str]"
 
 FITS = ("stretch", "cover", "contain")  # the first is the default
 MAX_PIXELS = 2**27  # 134 million: more is taken for a decompression bomb
+MAX_SIDE = 2**20  # Pillow takes 12 bytes a row beside the pixels, 48 for each to resize them
 _LANCZOS = Image.Resampling.LANCZOS
 
 
@@ -155,6 +156,11 @@ def _require_size(image: Image.Image, name: str) -> None:
     if width * height > MAX_PIXELS:
         raise ImageError(
             f"{name}: {width}x{height} pixels are more than {MAX_PIXELS} (a decompression bomb?);"
+            " make it smaller first"
+        )
+    if max(width, height) > MAX_SIDE:
+        raise ImageError(
+            f"{name}: {width}x{height} pixels: a side is longer than {MAX_SIDE};"
             " make it smaller first"
         )
     if not width or not height:

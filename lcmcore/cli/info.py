@@ -12,7 +12,7 @@ from lcmcore.errors import ArgumentError, BundleError, LcmError, first_line, rea
 from lcmcore.image_files.opening import MAX_BYTES
 from lcmcore.png import SOFTWARE, read_record
 from lcmcore.runtime import describe_file, importable_runtimes
-from lcmcore.util.files import is_file, is_folder, read_regular, sha256
+from lcmcore.util.files import is_folder, read_regular, sha256
 from lcmcore.util.printable import printable
 
 _MEBI = 2**20
@@ -120,7 +120,7 @@ def _describe_component(bundle: Bundle, component: str, check: bool) -> Iterator
         names = " or ".join(sorted(runtime.filename for runtime in automatic))
         yield f"  {component}: no {names} in {folder}"
         return
-    size = sum(file.stat().st_size for file in folder.iterdir() if is_file(file))
+    size = sum(size for _, size in bundle.files(component))
     yield f"  {component}: {size / _MEBI:.1f} MiB"
     for runtime in present:
         path = folder / runtime.filename

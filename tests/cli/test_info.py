@@ -153,6 +153,16 @@ def test_nothing_is_compared_where_no_digest_or_no_name_was_recorded(info):
         assert not [line for line in info(record) if line.startswith("init image")]
 
 
+def test_weights_in_a_folder_below_count_in_the_size(tmp_path):
+    shutil.copytree(TINY / "lcm", tmp_path / "model")
+    below = tmp_path / "model" / "unet" / "weights"
+    below.mkdir()
+    (below / "data").write_bytes(bytes(5 * 2**20))
+    line = next(line for line in describe(TINY / "lcm") if line.startswith("  unet: "))
+    size = float(line.split()[1]) + 5
+    assert f"  unet: {size:.1f} MiB" in list(describe(tmp_path / "model"))
+
+
 def test_names_in_a_model_directory_are_escaped(capfd, tmp_path, monkeypatch):
     """Those of folders, and of what the runtime says of a network."""
     model = shutil.copytree(TINY / "lcm", tmp_path / "model\x1b[2J")

@@ -68,6 +68,19 @@ def test_bomb_below_pillows_own_limit(monkeypatch):
         read_image(filled("RGB", RED))
 
 
+@pytest.mark.parametrize("size", [(1, 8 * 10**7), (8 * 10**7, 1), (1, 2**20 + 1), (2**20 + 1, 1)])
+def test_very_thin_images_are_refused_before_they_are_decoded(size):
+    """100 million rows of one pixel took 2.4 GB; the error was that of the output's size."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, 8, 0, 0, 0, 0))
+    png = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+    with pytest.raises(ImageError, match=rf"{size[0]}x{size[1]} pixels: a side is longer than"):
+        read_image(png)
+
+
+def test_the_longest_side_is_read():
+    assert read_image(Image.new("L", (1, 2**20), 7)).size == (1, 2**20)
+
+
 @pytest.mark.parametrize("size", [(0, 5), (5, 0), (0, 0)])
 def test_images_without_pixels(size):
     with pytest.raises(ImageError, match=rf"^image: has no pixels \({size[0]}x{size[1]}\)$"):
