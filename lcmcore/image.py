@@ -25,7 +25,7 @@ ImageLike: TypeAlias = "Image.Image | Array | bytes | str | os.PathLike[str]"
 
 FITS = ("stretch", "cover", "contain")  # the first is the default
 MAX_PIXELS = 2**27  # 134 million: more is taken for a decompression bomb
-MAX_SIDE = 2**20  # Pillow takes 12 bytes a row beside the pixels, 48 for each to resize them
+MAX_SIDE = 2**21  # Pillow takes 12 bytes a row beside the pixels, 48 for each to resize them
 _LANCZOS = Image.Resampling.LANCZOS
 
 

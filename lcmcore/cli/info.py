@@ -120,6 +120,7 @@ def _describe_component(bundle: Bundle, component: str, check: bool) -> Iterator
         names = " or ".join(sorted(runtime.filename for runtime in automatic))
         yield f"  {component}: no {names} in {folder}"
         return
+    next(folder.iterdir())  # raises for a folder that cannot be read, which would seem empty
     size = sum(size for _, size in bundle.files(component))
     yield f"  {component}: {size / _MEBI:.1f} MiB"
     for runtime in present:

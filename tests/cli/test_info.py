@@ -179,12 +179,10 @@ def test_names_in_a_model_directory_are_escaped(capfd, tmp_path, monkeypatch):
 
 
 def test_a_component_that_cannot_be_read(capfd, monkeypatch):
-    """As in a folder that may be listed, but not entered."""
-
     def refused(path):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "is_file", refused)
+    monkeypatch.setattr(Path, "iterdir", refused)
     assert main(["info", str(TINY / "lcm")]) == 0
     assert "  unet: cannot be read: Permission denied\n" in capfd.readouterr().out
 

@@ -334,7 +334,7 @@ def test_all_transparencies_are_laid_over_white_as_by_alpha_composite():
     np.testing.assert_array_equal(np.asarray(read_image(image)), np.asarray(expected))
 
 
-@pytest.mark.parametrize("size", [(3, 2**19), (2**20, 2), (1000, 2099)])
+@pytest.mark.parametrize("size", [(3, 2**19), (2**20 + 3, 2), (1000, 2099)])
 def test_the_parts_of_a_large_image_meet(size):
     """It is converted in parts of 2**20 pixels: none is left out, and each is in its place."""
     rows = np.arange(size[0] * size[1], dtype=np.uint32).reshape(size[::-1])
