@@ -219,7 +219,7 @@ class Bundle:
         found = {
             name: self._vae_config(name, config).scaling_factor
             for name, config in halves.items()
-            if config.get("scaling_factor")
+            if config.get("scaling_factor") is not None
         }
         if len({round(value, 6) for value in found.values()}) > 1:
             listed = " and ".join(f"{value:g} in {name}" for name, value in found.items())
@@ -261,7 +261,9 @@ class VaeConfig(NamedTuple):
         )
         factor = 2 ** (len(channels) - 1)
         if scaling_factor is None:
-            scaling_factor = config.get("scaling_factor") or _SCALING_FACTOR
+            scaling_factor = config.get("scaling_factor")
+            if scaling_factor is None:
+                scaling_factor = _SCALING_FACTOR
             if scaling_factor == factor and factor > 1:
                 scaling_factor = _SCALING_FACTOR
         return cls(factor, real_number("scaling_factor", scaling_factor, 1e-6, 1000), channels)

@@ -190,6 +190,7 @@ DEEP = json.loads("[" * 700 + "]" * 700)
         ("unet", {"down_block_types": "CrossAttnDownBlock2D"}, "down_block_types must be a list"),
         ("unet", {"block_out_channels": DEEP}, None),
         ("unet", {"block_out_channels": {"a": DEEP}}, "block_out_channels must be a list"),
+        ("vae_decoder", {"scaling_factor": 0}, "scaling_factor must be from 1e-06 to 1000, not 0"),
         ("vae_decoder", {"scaling_factor": math.nan}, "scaling_factor must be from 1e-06 to 1000"),
         ("vae_decoder", {"scaling_factor": -math.inf}, "scaling_factor must be from"),
         ("vae_decoder", {"scaling_factor": 10**400}, "scaling_factor must be from"),
