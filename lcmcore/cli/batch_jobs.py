@@ -186,7 +186,17 @@ def _task_of(line: Any, inits: Path, out: Path, request: Request) -> Task:
         raise ArgumentError("no prompt in this line, nor on the command line")
     request.check()
     init = inits / line["init_image"] if "init_image" in line else None
-    return Task(request, init, out / _output(line))
+    output = out / _output(line)
+    if not _is_within(output.parent, out):
+        raise ArgumentError(
+            f"output must be within the output folder: a link leads out of it: {output}"
+        )
+    return Task(request, init, output)
+
+
+def _is_within(folder: Path, out: Path) -> bool:
+    """Whether links of the output folder leave it: the user's, to be used by no stranger's line."""
+    return folder == out or Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(out))
 
 
 def _require_file_name(key: str, name: str) -> None:

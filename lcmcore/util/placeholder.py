@@ -22,9 +22,10 @@ _POINTERS = (
 _PAGES = (b"<!doctype", b"<html", b"<head", b"<!--", b"<?xml", b"<error>")
 _NEVER_EMPTY = (".onnx", ".onnx_data", ".data", ".rknn", ".json")
 _NOT_READ = (
-    *(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack"),
+    *(".safetensors", ".pt", ".pth", ".ckpt", ".h5", ".msgpack"),
     *(".md", ".html", ".xml", ".svg", ".png", ".jpg", ".jpeg", ".webp", ".gif"),
 )
+_TORCH = "pytorch_model"  # in the names of its .bin files; others may hold weights of a network
 _BEFORE_PAGES = b"\xef\xbb\xbf \t\r\n"
 
 
@@ -83,5 +84,10 @@ def _files(folder: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if not name.startswith(".") and Path(name).suffix.lower() not in _NOT_READ:
+            if not name.startswith(".") and not _is_unread(name):
                 yield Path(parent, name)
+
+
+def _is_unread(name: str) -> bool:
+    suffix = Path(name).suffix.lower()
+    return suffix in _NOT_READ or (suffix == ".bin" and _TORCH in name)

@@ -294,6 +294,18 @@ def test_outputs_behind_links_are_the_same(tmp_path):
     assert [isinstance(task, BadTask) for task in tasks] == [False, True, False]
 
 
+@pytest.mark.parametrize("output", ["link/a", "link/b/a", "real/link/a"])
+def test_no_output_leaves_the_folder_through_a_link(output, tmp_path):
+    (tmp_path / "out" / "real").mkdir(parents=True)
+    for link in ("link", "real/link"):
+        (tmp_path / "out" / link).symlink_to(tmp_path)
+    path = tmp_path / "jobs.jsonl"
+    path.write_text(json.dumps({"output": output}))
+    (task,) = tasks_of_file(path, tmp_path, tmp_path / "out", ALL)
+    assert isinstance(task, BadTask)
+    assert "output must be within the output folder: a link leads out of it" in str(task.error)
+
+
 @pytest.mark.parametrize("init", ["n" * 300, "a/" * 3000 + "b", "loop", "file/b", ".", "x/../y"])
 def test_any_path_of_an_init_image_is_left_to_its_turn(tmp_path, init):
     (tmp_path / "loop").symlink_to("loop")

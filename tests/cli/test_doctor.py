@@ -239,7 +239,7 @@ def test_loading_says_the_same_of_a_pointer(name, tmp_path):
     assert message == f"{root / name}: {LFS}: run `git lfs pull`"
 
 
-@pytest.mark.parametrize("location", ["model.onnx_data", "w.bin2"])
+@pytest.mark.parametrize("location", ["model.onnx_data", "w.bin2", "weights.bin"])
 def test_loading_says_the_same_of_weights_outside_the_graph(location, tmp_path):
     root = shutil.copytree(TINY, tmp_path / "m")
     path = root / "unet" / "model.onnx"

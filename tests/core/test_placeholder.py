@@ -68,7 +68,8 @@ def test_files_of_a_folder(tmp_path):
         *("model.onnx", "model.onnx_data", "weights/0.data", "config.json", "onnx__MatMul_7"),
         *("merges.txt", "lcm.toml"),
         # Those nobody needs to fetch.
-        *("model.safetensors", "a.bin", "README.md", "a.PNG", ".cache/a.onnx", ".gitattributes"),
+        *("model.safetensors", "diffusion_pytorch_model.fp16.bin", "README.md", "a.PNG"),
+        *(".cache/a.onnx", ".gitattributes"),
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(POINTER)
