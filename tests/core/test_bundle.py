@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import lcmcore
 from lcmcore import ArgumentError, BundleError
-from lcmcore.bundle import COMPONENTS, Bundle, Settings, UnetConfig, VaeConfig
+from lcmcore.bundle import COMPONENTS, Bundle, ModelPaths, Settings, UnetConfig, VaeConfig
 from lcmcore.fake import FakeRuntime
 from lcmcore.scheduler import LCMScheduler
 from lcmcore.sizes import Sizes
@@ -460,3 +460,17 @@ def test_the_largest_numbers_of_lcm_toml(tmp_path):
         path.write_text(f"[defaults]\n{key} = {largest + 1}")
         with pytest.raises(BundleError, match=f"{key} must be from .* to {largest}, not"):
             Settings.read(path)
+
+
+def test_the_paths_in_a_model_directory():
+    paths = ModelPaths("model")
+    names = {name: getattr(paths, name).as_posix() for name in COMPONENTS}
+    assert names == {name: f"model/{name}" for name in COMPONENTS}
+    assert paths.scheduler_config.as_posix() == "model/scheduler/scheduler_config.json"
+    assert paths.tokenizer.as_posix() == "model/tokenizer"
+    assert paths.settings.as_posix() == "model/lcm.toml"
+
+
+def test_what_an_empty_vae_config_stands_for():
+    """Stable Diffusion 1.5's vae/config.json."""
+    assert VaeConfig.from_config({}) == (8, 0.18215, (128, 256, 512, 512))

@@ -459,6 +459,24 @@ def test_encode_image_then_decode(fake, photo):
         pipe.encode_image(photo, latent_sampling="sample")
 
 
+@pytest.mark.parametrize(("logvar", "clipped"), [(-1000, -30), (-29.5, -29.5), (1000, 20)])
+def test_the_log_variance_is_clipped_as_in_diffusers(logvar, clipped, fake, photo):
+    """`DiagonalGaussianDistribution` clamps it to [-30, 20]."""
+
+    def encoder(sample):
+        moments = np.zeros((1, 8, 8, 12), np.float32)
+        moments[:, 4:] = logvar
+        return moments
+
+    pipe = fake(vae_encoder=encoder)
+    latents = pipe.encode_image(
+        photo, (96, 64), latent_sampling="sample", generators=[TorchGenerator(7)]
+    )
+    noise = TorchGenerator(7).randn((1, 4, 8, 12))
+    expected = noise * math.exp(clipped / 2) * pipe.bundle.vae.scaling_factor
+    np.testing.assert_allclose(latents, expected, rtol=1e-5)
+
+
 NAN = float("nan")
 CALLS = [
     ({"prompt": None}, "give either a prompt or prompt_embeds"),

@@ -142,7 +142,8 @@ def _has_dotted_exception(node: Any) -> bool:
 
 def _only_for_types(node: Any) -> bool:
     """Whether a node of the syntax tree does nothing at run time: an annotation, @overload."""
-    if getattr(node, "value", "") == "TYPE_CHECKING" or node.get_code().strip() == "@overload":
+    code = node.get_code().strip()
+    if code == "@overload" or code.startswith(("TYPE_CHECKING", "if TYPE_CHECKING")):
         return True
     if node.type == "operator" and node.parent.type == "parameters":  # the * before keywords
         return True
