@@ -20,7 +20,7 @@ demo: $(VENV)/.demo
 
 # The fast majority: all but those marked slow. Plain `pytest` runs all of them, like test-all.
 test: $(VENV)/.installed
-	@echo "The fast tests, about a minute; make test-all runs all of them, in about five"
+	@echo "The fast tests, one or two minutes; make test-all runs all of them, in about ten"
 	@$(BIN)/python -m pytest -m "not slow"
 
 test-all: $(VENV)/.installed
