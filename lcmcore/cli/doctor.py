@@ -150,7 +150,7 @@ def _choices(bundle: Bundle, unfetched: Iterable[Path]) -> Iterator[Finding]:
             yield "ok", f"{component} would run on {runtime.name}", ""
         except LcmError as error:
             # Files for another machine are no error here, nor is a missing encoder (txt2img works).
-            elsewhere = any(bundle.folder(component).glob("model.*"))
+            elsewhere = any(path.is_file() for path in bundle.folder(component).glob("model.*"))
             harmless = elsewhere or component == "vae_encoder"
             yield "warning" if harmless else "error", str(error), ""
     if not set(running) - {"vae_encoder"}:

@@ -35,13 +35,18 @@ def cache_root() -> Path:
 
 
 def make_private(root: Path) -> None:
-    """Create the cache's folder and its parents, for this user only; raises OSError.
+    """Create the cache's folder and its parents, for this user only.
 
-    Raises UntrustedError if others could put a folder of theirs in its place.
+    Raises OSError, and UntrustedError as `require_private` does.
     """
     missing = [folder for folder in (root, *root.parents) if not folder.exists()]
     for folder in reversed(missing):
         folder.mkdir(0o700, exist_ok=True)
+    require_private(root)
+
+
+def require_private(root: Path) -> None:
+    """Raise UntrustedError for a cache that others could write to or replace; raises OSError."""
     parent = root.parent.stat()  # a link to it is the user's
     if (parent.st_mode & _OTHERS_WRITE and not parent.st_mode & stat.S_ISVTX) or _is_foreign(
         parent

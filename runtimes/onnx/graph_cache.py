@@ -32,6 +32,7 @@ from runtimes.onnx.cache_folder import (
     exclusive,
     make_private,
     opened_lock,
+    require_private,
     require_trusted,
     take_shared,
 )
@@ -94,6 +95,7 @@ def state(source: Path, version: str) -> str:
     try:
         entry = _entry(source)
         if entry.is_dir():
+            require_private(entry.parent)
             size = sum(map(_size, entry.iterdir())) / 2**20
             age = "current" if _is_current(_read(entry), source, version) else "outdated"
             return f"optimized graph: {size:.1f} MiB, {age}, {entry}"
@@ -112,6 +114,7 @@ def check(source: Path) -> str | None:
         entry = _entry(source)
         if not entry.is_dir():
             return None
+        require_private(entry.parent)
         built = _read(entry)
         if built is not None and _is_whole(built, entry):
             return "optimized graph: checked, whole"

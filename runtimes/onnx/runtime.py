@@ -11,7 +11,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lcmcore.errors import ArgumentError, NetworkError, RuntimeUnavailableError, first_line
+from lcmcore.errors import (
+    ArgumentError,
+    NetworkError,
+    RuntimeUnavailableError,
+    first_line,
+    reason_of,
+)
 from lcmcore.runtime import (
     Finding,
     Network,
@@ -21,7 +27,7 @@ from lcmcore.runtime import (
     require_file,
 )
 from lcmcore.util.cpu import usable_cores
-from lcmcore.util.placeholder import placeholders
+from lcmcore.util.placeholder import placeholder_at, placeholders
 from lcmcore.util.validate import shown
 from runtimes.onnx import arena, cpu, graph_cache, sampling
 from runtimes.onnx.model_files import external_files
@@ -88,12 +94,19 @@ class OnnxRuntime(Runtime):
             arena.shrink(ort)
 
     def diagnose(self, root: Path) -> Iterator[Finding]:
-        """Whether onnxruntime can be imported, for `lcm doctor`."""
+        """Whether onnxruntime can be imported, and the model's files be read, for `lcm doctor`."""
         if self.available() is None:
             try:
                 yield "ok", f"onnxruntime {_import().__version__}", ""
             except RuntimeUnavailableError as error:
                 yield "error", str(error), "pip install --force-reinstall onnxruntime"
+        for path in sorted(root.glob(f"*/{self.filename}")):
+            try:
+                if path.is_file() and placeholder_at(path) is None:  # else the doctor says so
+                    external_files(path)
+            except (OSError, ValueError) as error:
+                at = getattr(error, "filename", None) or path  # or a file of its weights
+                yield "error", f"{at}: {reason_of(error)}", "download or export the model again"
 
     def describe(self, path: Path) -> Iterator[str]:
         """Lines about a model.onnx, for `lcm info`; raises NetworkError."""

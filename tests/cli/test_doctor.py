@@ -1,6 +1,8 @@
 """`lcm doctor`, and what `lcm info` says of checksums, on a host that is no board."""
 
 import importlib.machinery
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -320,3 +322,49 @@ def test_the_command_ends_with_status_1(tmp_path):
     assert done.returncode == 1
     assert done.stderr == "lcm: error: 6 errors found (see above)\n"
     assert doctor.__doc__.startswith("`lcm doctor`")
+
+
+@pytest.mark.parametrize("place", ["fifo", "/dev/zero", "nowhere"])
+def test_what_is_no_file_is_an_error_like_a_missing_one(place, tmp_path, capsys):
+    root = shutil.copytree(TINY, tmp_path / "m")
+    path = root / "unet" / "model.onnx"
+    path.unlink()
+    if place == "fifo":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(place)
+    status, errors = reported(capsys, "--model", root)
+    assert status == 1
+    assert [text for text, _ in errors if text.startswith("unet: no model.onnx")]
+
+
+def garbage(path):
+    path.write_bytes(b"garbage, but not a page")
+
+
+def sparse(path):
+    os.truncate(path, 40 * 2**30)
+
+
+def without_weights(path):
+    model = onnx.load(path)
+    onnx.save_model(model, path, save_as_external_data=True, location="w.bin", size_threshold=0)
+    (path.parent / "w.bin").unlink()
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (garbage, "model.onnx: not a protobuf message, .*"),
+        (sparse, "model.onnx: .* is larger than 2 GiB: it is not an ONNX model"),
+        (without_weights, "w.bin: No such file or directory"),
+    ],
+)
+def test_a_file_that_is_no_model_is_an_error(harm, words, tmp_path, capsys):
+    root = shutil.copytree(TINY, tmp_path / "m")
+    harm(root / "unet" / "model.onnx")
+    status, errors = reported(capsys, "--model", root)
+    assert status == 1
+    ((text, remedy),) = errors
+    assert re.fullmatch(f"{re.escape(str(root / 'unet'))}/{words}", text)
+    assert remedy == "download or export the model again"

@@ -268,6 +268,18 @@ def test_info_check_of_what_others_can_write(root, folder):
     assert "none, " in graph_cache.state(folder / "model.onnx", "1")
 
 
+def test_info_on_a_cache_that_others_can_write_to(root, folder):
+    decode(folder)
+    root.parent.chmod(0o777)
+    for line in (
+        graph_cache.state(folder / "model.onnx", "1"),
+        graph_cache.check(folder / "model.onnx"),
+    ):
+        assert "is not used" in line
+        assert "current" not in line
+        assert "whole" not in line
+
+
 def test_folders_and_files_are_made_for_one_user(root, folder):
     old = os.umask(0)
     try:
