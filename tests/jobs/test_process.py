@@ -64,7 +64,7 @@ def stop_the_worker():
     return pid
 
 
-@pytest.mark.parametrize("init", [None, LARGE])
+@pytest.mark.parametrize("init", [None, LARGE], ids=["small", "5 MB"])
 def test_deadline_of_a_job_for_a_stopped_worker(one, init):
     one.submit(job()).result()
     stopped = stop_the_worker()

@@ -580,10 +580,10 @@ def test_a_cache_on_a_read_only_disk(root, folder, builds, monkeypatch, reads):
     decode(folder)
     real = os.open
 
-    def read_only(path, flags, *mode):
+    def read_only(path, flags, *mode, **where):
         if str(path).startswith(str(root)) and flags & (os.O_RDWR | os.O_WRONLY | os.O_CREAT):
             raise OSError(errno.EROFS, "Read-only file system", str(path))
-        return real(path, flags, *mode)
+        return real(path, flags, *mode, **where)
 
     monkeypatch.setattr(os, "open", read_only)
     graph_cache._stamp_path(entries(root)[0]).unlink()
