@@ -474,3 +474,15 @@ def test_the_paths_in_a_model_directory():
 def test_what_an_empty_vae_config_stands_for():
     """Stable Diffusion 1.5's vae/config.json."""
     assert VaeConfig.from_config({}) == (8, 0.18215, (128, 256, 512, 512))
+
+
+def test_an_empty_unet_config_is_that_of_stable_diffusion():
+    assert UnetConfig.from_config({}) == (4, 64, 256, 0, 8)
+
+
+def test_a_guidance_scale_below_0_is_refused(tmp_path):
+    path = write(tmp_path / "lcm.toml", "[defaults]\nguidance_scale = 0")
+    assert Settings.read(path).guidance_scale == 0
+    path.write_text("[defaults]\nguidance_scale = -0.5")
+    with pytest.raises(BundleError, match=r"guidance_scale must be from 0 to 1000, not -0\.5"):
+        Settings.read(path)

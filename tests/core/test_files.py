@@ -6,7 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from lcmcore.util.files import open_regular, read_regular, regular_files
+from lcmcore.errors import OutputError
+from lcmcore.util.files import (
+    is_deleted,
+    is_file,
+    is_folder,
+    make_folder,
+    open_regular,
+    read_regular,
+    regular_files,
+    require_writable,
+    sha256,
+)
 
 
 def test_regular_files_and_links_to_them_are_read(tmp_path: Path) -> None:
@@ -105,3 +116,69 @@ def test_what_cannot_be_read_is_reported_and_passed_over(tmp_path: Path) -> None
     assert list(regular_files(tmp_path)) == [(tmp_path / "z", 0)]
     assert list(regular_files(tmp_path / "missing", errors.append)) == []
     assert errors[-1].filename == str(tmp_path / "missing")
+
+
+def test_where_a_file_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    require_writable(tmp_path / "new.png")
+    with pytest.raises(OutputError, match="is a folder: give the name of a file"):
+        require_writable(tmp_path)
+    with pytest.raises(OutputError, match=r"there is no folder .*missing to write new.png to"):
+        require_writable(tmp_path / "missing" / "new.png")
+    monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (tmp_path, os.W_OK))
+    with pytest.raises(OutputError, match="is not writable"):
+        require_writable(tmp_path / "new.png")
+
+
+def test_a_folder_that_was_deleted_has_no_name(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    assert not is_deleted(gone)
+    descriptor = os.open(gone, os.O_RDONLY)
+    gone.rmdir()
+    assert is_deleted(Path(f"/proc/self/fd/{descriptor}"))
+    os.close(descriptor)
+    assert not is_deleted(gone)  # it is not there at all
+
+
+def test_names_too_long_are_neither_files_nor_folders(tmp_path: Path) -> None:
+    for check in (is_file, is_folder):
+        assert not check(tmp_path / ("a" * 5000))
+    assert is_folder(tmp_path)
+    assert is_file(Path(__file__))
+
+
+def test_folders_are_made_with_their_parents(tmp_path: Path) -> None:
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"folder .*below cannot be created: Not a directory"):
+        make_folder(tmp_path / "file" / "below")
+
+
+@pytest.mark.parametrize(("limit", "shown"), [(2**20, "1 MiB"), (2**19, "0.5 MiB")])
+def test_the_limit_is_named(limit: int, shown: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(limit + 1))
+    with pytest.raises(OSError, match=f"larger than {shown}"):
+        read_regular(tmp_path / "file", limit)
+
+
+def test_a_file_that_was_replaced_meanwhile_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", lambda descriptor: fifo.stat())
+        with pytest.raises(OSError, match="not a regular file"):
+            open_regular(tmp_path / "file")
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_digests_are_those_of_the_standard(tmp_path: Path) -> None:
+    """NIST's example for SHA-256, FIPS 180-2, B.1."""
+    (tmp_path / "file").write_bytes(b"abc")
+    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert sha256(tmp_path / "file") == digest

@@ -13,6 +13,8 @@ from lcmcore.bundle import COMPONENTS
 from lcmcore.cli.info import describe
 from lcmcore.fake import FakeRuntime
 from lcmcore.runtime import (
+    Network,
+    Runtime,
     breach_of_contract,
     describe_file,
     find_runtime,
@@ -303,3 +305,20 @@ def test_a_file_is_checked_only_where_that_is_asked_for(tmp_path):
         "about model.host",
         "model.host is whole",
     ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [(Runtime, ("available", "open")), (Network, ("run", "close"))],
+)
+def test_what_has_no_default_must_be_there(kind, names):
+    for name in names:
+        body = {other: lambda self: None for other in names if other != name}
+        with pytest.raises(TypeError, match=name):
+            type("Partial", (kind,), body)()
+
+
+def test_an_unknown_key_of_a_component(model):
+    (model / "lcm.toml").write_text("[unet]\nspeed = 3")
+    with pytest.raises(ArgumentError, match=r"lcm\.toml: unknown key unet\.speed; known keys are"):
+        lcmcore.load(model)
