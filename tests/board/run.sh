@@ -2,7 +2,8 @@
 # Tests img2img on an emulated RK3588 board: run.sh MODELS [PYTEST_ARGUMENTS]
 #
 # Without further arguments it runs the tests of this folder and those of the core, of ONNX Runtime
-# and of parity, but for those marked host: the reason stands beside each mark.
+# and of parity, but for those marked slow, of which qemu makes hours, and those marked host: the
+# reason stands beside each mark.
 #
 # qemu runs an arm64 Debian with the real rknn-toolkit-lite2; our librknnrt.c stands in for the
 # NPU's library, and npu.py does its arithmetic outside. MODELS/256x256 and MODELS/192x128 are the
@@ -20,7 +21,8 @@ board=$(cd "$board" && pwd)
 python=${PYTHON:-$repo/.venv/bin/python}
 models=$(cd "$1" && pwd)
 shift
-[ $# != 0 ] || set -- tests/board tests/core tests/onnx tests/parity tests/cli/test_bench.py -m "not host"
+[ $# != 0 ] || set -- tests/board tests/core tests/onnx tests/parity tests/cli/test_bench.py \
+    -m "not host and not slow"
 root=$board/root
 
 need() {
