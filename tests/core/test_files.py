@@ -19,6 +19,8 @@ from lcmcore.util.files import (
     sha256,
 )
 
+pytestmark = pytest.mark.host  # the same on every processor, and hundreds of tests
+
 
 def test_regular_files_and_links_to_them_are_read(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"abc")

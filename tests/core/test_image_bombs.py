@@ -12,6 +12,8 @@ from lcmcore.image import read_image
 from lcmcore.image_files.opening import open_image
 from tests.core.images import chunk, encoded, filled
 
+pytestmark = pytest.mark.host  # the same on every processor, and hundreds of tests
+
 
 def bomb_of_scans(count):
     data = encoded(Image.new("L", (64, 64), 128), "JPEG", progressive=True)

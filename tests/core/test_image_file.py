@@ -20,6 +20,8 @@ from lcmcore.image import read_image
 from lcmcore.image_files.opening import FORMATS, MAX_BYTES, image_suffixes, open_image
 from tests.core.images import RED, cut, encoded, filled
 
+pytestmark = pytest.mark.host  # the same on every processor, and hundreds of tests
+
 READ = ("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "PPM", "WEBP", "TIFF", "JPEG2000", "TGA")
 
 

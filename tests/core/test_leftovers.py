@@ -16,6 +16,8 @@ from lcmcore.util import files, temporary
 from lcmcore.util.files import make_folder, open_solid, sha256, write_whole
 from lcmcore.util.temporary import remove_leftovers, temporary_folder
 
+pytestmark = pytest.mark.host  # the same on every processor, and hundreds of tests
+
 FILE, FOLDER = ".lcm-0123456789abcdef.part", ".lcm-fedcba9876543210.part"
 
 WRITER = """

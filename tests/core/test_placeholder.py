@@ -18,6 +18,8 @@ from lcmcore.util.placeholder import (
     placeholders,
 )
 
+pytestmark = pytest.mark.host  # the same on every processor, and hundreds of tests
+
 POINTER = (
     b"version https://git-lfs.github.com/spec/v1\n"
     b"oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\n"

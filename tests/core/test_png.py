@@ -20,6 +20,8 @@ from lcmcore.errors import ImageError
 from lcmcore.fake import FakeRuntime
 from lcmcore.png import encode_png, is_ours, make_record, model_origin, read_record
 
+pytestmark = pytest.mark.host  # the same on every processor, and hundreds of tests
+
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 RECORD = {"Software": "lcmcore 0.1.0", "prompt": "a lake\nat night", "seed": "7"}
 

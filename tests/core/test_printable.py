@@ -4,6 +4,8 @@ import pytest
 
 from lcmcore.util.printable import printable
 
+pytestmark = pytest.mark.host  # the same on every processor, and hundreds of tests
+
 
 @pytest.mark.parametrize(
     ("text", "shown"),

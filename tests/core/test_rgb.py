@@ -14,6 +14,8 @@ from lcmcore import ImageError
 from lcmcore.image import read_image
 from tests.core.images import RED, WHITE, chunk, encoded, filled
 
+pytestmark = pytest.mark.host  # the same on every processor, and hundreds of tests
+
 
 def palette(transparent=False):
     image = Image.new("P", (4, 4), 1)

@@ -19,6 +19,8 @@ from lcmcore.util import terminal
 from lcmcore.util.logs import log_to_stderr
 from lcmcore.util.terminal import is_terminal, redraw, replace_closed_descriptors, say, tell
 
+pytestmark = pytest.mark.host  # the same on every processor, and hundreds of tests
+
 BAD = "one\nlcm: info: forged\r\x1b[2J\u202e"
 SHOWN = r"one\nlcm: info: forged\r\x1b[2J\u202e"
 

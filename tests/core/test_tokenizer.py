@@ -23,6 +23,8 @@ from lcmcore.tokenizer.added_tokens import SPACES, AddedToken, Finder
 from lcmcore.tokenizer.byte_pairs import first_tokens, letters, tokens_of
 from lcmcore.tokenizer.words import beginning, normalize
 
+pytestmark = pytest.mark.host  # the same on every processor, and hundreds of tests
+
 FOLDER = demo_dir() / "tokenizer"
 TOKENIZER = CLIPTokenizer.from_dir(FOLDER)
 START, END = TOKENIZER.vocab["<|startoftext|>"], TOKENIZER.vocab["<|endoftext|>"]

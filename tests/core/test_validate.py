@@ -19,6 +19,8 @@ from lcmcore.util.validate import (
     whole_number,
 )
 
+pytestmark = pytest.mark.host  # the same on every processor, and hundreds of tests
+
 
 @pytest.mark.parametrize("value", [1, 5, np.int8(3), np.uint64(5)])
 def test_whole_numbers(value):

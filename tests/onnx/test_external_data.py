@@ -18,6 +18,8 @@ from runtimes.onnx import OnnxRuntime, graph_cache
 from runtimes.onnx.model_files import external_files
 from runtimes.onnx.protobuf import AttributeProto, GraphProto, ModelProto, NodeProto
 
+pytestmark = pytest.mark.host  # the same on every processor, and hundreds of tests
+
 WEIGHTS = np.arange(768, dtype=np.float32)
 NEWEST = tuple(map(int, onnxruntime.__version__.split(".")[:2])) >= (1, 32)
 

@@ -18,6 +18,8 @@ from runtimes.onnx import OnnxRuntime, graph_cache, sampling
 from tests.onnx.test_runtime import tensor
 from tests.parity.bundles import TINY
 
+pytestmark = pytest.mark.host  # the same on every processor, and hundreds of tests
+
 FLOAT, HALF, BOOL = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BOOL
 PIXELS = np.random.default_rng(0).uniform(-1, 1, (1, 3, 32, 48)).astype(np.float32)
 NOT_REPRODUCED = "seeds do not reproduce images"

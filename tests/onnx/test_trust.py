@@ -24,6 +24,8 @@ from tests.onnx.test_graph_cache import LATENTS, builds, decode, entries, folder
 from tests.onnx.test_optimize import write_weighted
 from tests.parity.bundles import TINY
 
+pytestmark = pytest.mark.host  # the same on every processor, and hundreds of tests
+
 __all__ = ["builds", "folder", "root"]  # fixtures
 
 
