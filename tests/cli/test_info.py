@@ -134,7 +134,6 @@ SHA256 = hashlib.sha256(b"pixels").hexdigest()
         ("nothing.jpg", "init image is MISSING: no such file: nothing.jpg"),
         ("fifo", "init image is NOT COMPARED with its SHA-256: not a regular file: fifo"),
         ("huge", "init image is NOT COMPARED with its SHA-256: larger than 256 MiB: huge"),
-        ("a\0b", r"init image is NOT COMPARED with its SHA-256: embedded null byte: a\x00b"),
         ("/dev/zero", "init image is NOT COMPARED with its SHA-256: not a regular file: /dev/zero"),
     ],
 )
@@ -145,6 +144,14 @@ def test_the_init_image_is_compared_with_its_digest(init, line, info):
     with Path("huge").open("wb") as file:
         file.truncate(2**28 + 1)
     assert line in info({"strength": "0.5", "init": init, "init-sha256": SHA256})
+
+
+def test_a_name_that_no_file_can_have_is_not_compared(info):
+    """The reason is Python's: it has other words since 3.14."""
+    lines = info({"strength": "0.5", "init": "a\0b", "init-sha256": SHA256})
+    (line,) = (line for line in lines if line.startswith("init image is NOT COMPARED"))
+    assert "embedded null" in line
+    assert line.endswith(r": a\x00b")
 
 
 def test_nothing_is_compared_where_no_digest_or_no_name_was_recorded(info):

