@@ -447,6 +447,11 @@ def test_fit(fit, fake, photo):
     )
 
 
+def test_the_largest_guidance_scale(fake):
+    pipe = fake()
+    assert pipe(PROMPT, guidance_scale=100, width=64, height=64, seed=1).images
+
+
 def test_encode_image_then_decode(fake, photo):
     pipe = fake()
     latents = pipe.encode_image(photo)
@@ -500,6 +505,7 @@ CALLS = [
     ({"original_inference_steps": 3}, "num_inference_steps must be from 1 to 3"),
     ({"original_inference_steps": "50"}, "original_inference_steps"),
     ({"guidance_scale": NAN}, "guidance_scale"),
+    ({"guidance_scale": 100.5}, "guidance_scale must be from 0 to 100, not 100.5"),
     ({"guidance_scale": math.inf}, "guidance_scale"),
     ({"guidance_scale": -1}, "guidance_scale"),
     ({"guidance_scale": "8"}, "guidance_scale"),

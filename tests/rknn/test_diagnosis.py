@@ -217,7 +217,10 @@ def test_without_a_model_directory_the_machine_alone_is_looked_at(
 
 def test_a_pointer_is_left_to_the_doctor_who_names_those_of_all_kinds(tiny: Path) -> None:
     (tiny / "unet" / "model.rknn").write_text("version https://git-lfs.github.com/spec/v1\n")
-    assert "unet" not in reported(tiny, None, "error")
+    (tiny / "vae_decoder" / "model.rknn").write_bytes(b"RKNN")
+    errors = reported(tiny, None, "error")
+    assert "unet" not in errors
+    assert "vae_decoder: " in errors  # the files after it are looked at
 
 
 def test_a_file_of_an_unknown_version_is_a_warning(tiny: Path) -> None:
