@@ -197,6 +197,11 @@ class Bundle:
         return read_object(path) if os.path.lexists(path) else {}
 
     @cached_property
+    def vocab_size(self) -> Any:
+        """How many tokens the text encoder has embeddings for, as its config says; else None."""
+        return self.config("text_encoder").get("vocab_size")
+
+    @cached_property
     def unet(self) -> UnetConfig:
         """The UNet's config."""
         try:

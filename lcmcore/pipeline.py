@@ -264,8 +264,8 @@ class Pipeline(Closeable):
 
     def _embed(self, ids: Integers) -> Floats:
         """Runtimes report an id beyond the embeddings as a bad index, or not at all."""
-        rows = self.bundle.config("text_encoder").get("vocab_size")
-        warning = self.bundle.tokenizer.warn_beyond_embeddings(ids, rows)
+        tokenizer, rows = self.bundle.tokenizer, self.bundle.vocab_size
+        warning = tokenizer.warn_beyond_embeddings(ids, rows)
         try:
             return self.networks.run("text_encoder", input_ids=ids)
         except NetworkError as error:

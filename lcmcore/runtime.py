@@ -82,7 +82,7 @@ class Network(Protocol):
     """
 
     inputs: Sequence[TensorSpec]
-    outputs: Sequence[TensorSpec]  # the core uses the first one
+    outputs: Sequence[TensorSpec]  # the core takes that of the usual name, else the first
 
     @abstractmethod
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -306,9 +306,10 @@ def check_inputs(component: str, specs: Sequence[TensorSpec], inputs: Mapping[st
         if floats_into_ints or array.dtype.kind not in "biuf" or not spec.fits(array):
             got = TensorSpec(name, array.shape, array.dtype.name)
             raise NetworkError(component, f"input {got} does not fit: expected {spec}")
-        if array.dtype.kind == "f" and not np.isfinite(_largest(array)):
+        largest = _largest(array)
+        if not np.isfinite(largest):
             raise NetworkError(component, f"input {name} holds NaN or infinity")
-        if kind.kind == "f" and _largest(array) > float(np.finfo(kind).max):
+        if kind.kind == "f" and largest > float(np.finfo(kind).max):
             raise NetworkError(component, f"input {name} holds a number too large for {kind}")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from lcmcore.errors import OutputError, first_line
 from lcmcore.util.configfile import read_table
-from lcmcore.util.files import make_folder, read_regular, write_whole
+from lcmcore.util.files import is_within, make_folder, read_regular, write_whole
 from lcmcore.util.temporary import temporary_folder
 
 SETTINGS = "lcm.toml"
@@ -98,8 +98,7 @@ def _read_within(path: Path, inside: list[Path]) -> bytes:
 
 
 def _require_within(path: Path, inside: list[Path]) -> None:
-    real = Path(os.path.realpath(path))
-    if not any(real.is_relative_to(folder) for folder in inside):
+    if not is_within(path, inside):
         raise OSError(f"{path} is a link that leaves {inside[0]}: replace it by a copy")
 
 

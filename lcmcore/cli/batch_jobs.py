@@ -20,7 +20,7 @@ from lcmcore.cli.batch_lines import MAX_LINE, LineFile, open_lines
 from lcmcore.cli.batch_tasks import BadTask, Task, Tasks
 from lcmcore.errors import ArgumentError, LcmError, first_line
 from lcmcore.jobs.job import Request
-from lcmcore.util.files import is_folder
+from lcmcore.util.files import is_folder, is_within
 
 _PATHS = ("init_image", "output")
 _KEYS = (*_PATHS, *(field.name for field in fields(Request)))
@@ -187,16 +187,12 @@ def _task_of(line: Any, inits: Path, out: Path, request: Request) -> Task:
     request.check()
     init = inits / line["init_image"] if "init_image" in line else None
     output = out / _output(line)
-    if not _is_within(output.parent, out):
+    # The output folder's links are the user's, to be used by no stranger's line.
+    if output.parent != out and not is_within(output.parent, [Path(os.path.realpath(out))]):
         raise ArgumentError(
             f"output must be within the output folder: a link leads out of it: {output}"
         )
     return Task(request, init, output)
-
-
-def _is_within(folder: Path, out: Path) -> bool:
-    """Whether links of the output folder leave it: the user's, to be used by no stranger's line."""
-    return folder == out or Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(out))
 
 
 def _require_file_name(key: str, name: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -55,6 +54,8 @@ def _no_heading(line: str) -> str:
 
 def _compare_init(name: str, wanted: str) -> str:
     """Whether the file that the record names is still the init image."""
+    import hashlib  # no other command needs it to start
+
     try:
         digest = hashlib.sha256(read_regular(Path(name), MAX_BYTES)).hexdigest()
     except FileNotFoundError:

@@ -60,12 +60,14 @@ def is_done(path: Path, wanted: str) -> bool:
     """
     if not path.exists() or (is_file(path) and not path.stat().st_size):
         return False  # a power cut may leave empty files
-    if not is_ours(path):
-        raise OutputError(f"{path} already exists and was not written by lcmcore: move it away")
     try:
         return read_record(path).get(RECORD_KEY) == wanted and _is_whole(path)
-    except ImageError:  # it is cut off
-        return False
+    except ImageError as error:
+        if is_ours(path):  # but cut off
+            return False
+        raise OutputError(
+            f"{path} already exists and was not written by lcmcore: move it away"
+        ) from error
 
 
 def _is_whole(path: Path) -> bool:

@@ -69,8 +69,8 @@ class WorkerProcess:
             with _signals_blocked(), theirs:
                 process.start()
         except OSError as error:  # no memory, or no descriptors, for one more process
-            gone = "the working directory was deleted" if is_deleted(Path()) else ""
-            reason = gone or first_line(error)
+            gone = is_deleted(Path())
+            reason = "the working directory was deleted" if gone else first_line(error)
             raise WorkerDied(f"{self._name} cannot be started: {reason}") from error
         with self._lock:
             self._process, self._pipe, self._ready = process, ours, False

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from lcmcore.util.files import open_regular, open_solid
+from lcmcore.util.files import is_within, open_regular, open_solid
 from runtimes.onnx.protobuf import (
     AttributeProto,
     FunctionProto,
@@ -92,7 +92,7 @@ def external_path(model: Path, name: str) -> Path:
     absolute = PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor
     if name.startswith(_IN_MEMORY):
         raise ValueError(f"{model} has weights at an address in memory, {name!r}")
-    if absolute or not any(Path(os.path.realpath(path)).is_relative_to(each) for each in folders):
+    if absolute or not is_within(path, folders):
         raise ValueError(f"{model} has weights outside of its folder, in {name!r}: copy them there")
     return path
 

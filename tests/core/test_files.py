@@ -11,6 +11,7 @@ from lcmcore.util.files import (
     is_deleted,
     is_file,
     is_folder,
+    is_within,
     make_folder,
     open_regular,
     read_regular,
@@ -184,3 +185,19 @@ def test_digests_are_those_of_the_standard(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"abc")
     digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert sha256(tmp_path / "file") == digest
+
+
+def test_what_lies_in_a_folder_by_links(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    for folder in (inside, outside):
+        folder.mkdir()
+        (folder / "file").touch()
+    (inside / "out").symlink_to(outside / "file")
+    (outside / "in").symlink_to(inside / "file")
+    (tmp_path / "alias").symlink_to(inside)
+    assert is_within(inside / "file", [outside, inside])
+    assert is_within(outside / "in", [inside])
+    assert is_within(tmp_path / "alias" / "missing", [inside])
+    assert not is_within(inside / "out", [inside])
+    assert not is_within(inside / "file", [tmp_path / "alias"])  # whose links are not resolved
+    assert not is_within(inside / "file", [])

@@ -17,20 +17,7 @@ from lcmcore.jobs.job import Job, Request
 from lcmcore.jobs.pool import Pool
 from lcmcore.jobs.process import WorkerSpec
 from lcmcore.jobs.worker import PipelineWorker
-from tests.jobs.fakes import Steering, alive, children, wait_for
-
-
-@pytest.fixture
-def steering(tmp_path):
-    return Steering(tmp_path)
-
-
-@pytest.fixture
-def one(steering):
-    """A pool of one worker whose unet obeys."""
-    with Pool(runtime=steering.runtime, queue_size=3) as pool:
-        yield pool
-        (steering.folder / "hold").unlink(missing_ok=True)
+from tests.jobs.fakes import alive, children, wait_for
 
 
 def job(seed=0):

@@ -19,21 +19,9 @@ from lcmcore.jobs import process as processes
 from lcmcore.jobs.job import Job, Request
 from lcmcore.jobs.pool import Pool
 from lcmcore.jobs.process import WorkerProcess, WorkerSpec
-from tests.jobs.fakes import Steering, alive, children, wait_for
+from tests.jobs.fakes import alive, children, wait_for
 
 LARGE = bytes(5 * 2**20)  # more than a pipe holds
-
-
-@pytest.fixture
-def steering(tmp_path):
-    return Steering(tmp_path)
-
-
-@pytest.fixture
-def one(steering):
-    with Pool(runtime=steering.runtime, queue_size=3) as pool:
-        yield pool
-        (steering.folder / "hold").unlink(missing_ok=True)
 
 
 @pytest.fixture

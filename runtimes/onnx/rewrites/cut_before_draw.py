@@ -117,12 +117,12 @@ def _is_sample(
         got = _run(model, given, ort)
         if got is None:
             continue
-        mean, logvar = np.split(given[moments].astype(np.float64), 2, axis=1)
-        drawn = np.exp(logvar / 2) * given[draw.outputs[0]]
+        middle, log_variance = np.split(given[moments].astype(np.float64), 2, axis=1)
+        drawn = np.exp(log_variance / 2) * given[draw.outputs[0]]
         is_half = np.float16 in (got.dtype, _DTYPES[kind])
         relative, absolute = (1e-2, 1e-6) if is_half else (1e-4, 1e-12)
-        allowed = relative * (abs(mean) + abs(drawn)) + absolute
-        if got.shape == shape and (abs(got - (mean + drawn)) <= allowed).all():
+        allowed = relative * (abs(middle) + abs(drawn)) + absolute
+        if got.shape == shape and (abs(got - (middle + drawn)) <= allowed).all():
             return True
     return False
 
