@@ -6,7 +6,7 @@ import argparse
 import os
 import platform
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -21,9 +21,9 @@ from lcmcore.runtime import (
     installed_runtimes,
 )
 from lcmcore.runtime_choice import choose_runtime
-from lcmcore.util.files import is_folder
+from lcmcore.util.files import is_file, is_folder
 from lcmcore.util.memory import available_bytes
-from lcmcore.util.placeholder import EMPTY, Placeholder, placeholder_at, placeholders
+from lcmcore.util.placeholder import EMPTY, Placeholder, is_unread, placeholder_at, placeholders
 from lcmcore.util.terminal import say
 
 
@@ -51,8 +51,12 @@ def run(args: argparse.Namespace) -> None:
 def findings(root: Path) -> Iterator[Finding]:
     """Findings about the machine, the runtimes and the model directory, in this order."""
     yield from _machine()
-    yield from _runtimes(root)
-    yield from _model(root)
+    errors: list[str] = []
+    for finding in _runtimes(root):
+        if finding[0] == "error":
+            errors.append(finding[1])
+        yield finding
+    yield from _model(root, errors)
 
 
 def _machine() -> Iterator[Finding]:
@@ -99,14 +103,16 @@ def _guarded(runtime: Runtime, root: Path) -> Iterator[Finding]:
         yield "error", f"runtime {runtime.name}: {first_line(error)}", ""
 
 
-def _model(root: Path) -> Iterator[Finding]:
+def _model(root: Path, named: Sequence[str]) -> Iterator[Finding]:
+    """What is wrong with the model directory, but for the errors that runtimes have named."""
     if not is_folder(root):
         yield "error", f"no model directory at {root}", "set one with --model DIR or $LCM_MODEL"
         return
     unfetched = dict(_unfetched(root))
     for path, found in unfetched.items():
-        yield "error", f"{path}: {found.what}", found.remedy
-    for finding in _opened(root, unfetched):
+        if (text := f"{path}: {found.what}") not in named:
+            yield "error", text, found.remedy
+    for finding in _opened(root, [*map(str, unfetched), *named]):
         if not any(str(path) in finding[1] for path in unfetched):  # those were named above
             yield finding
 
@@ -121,15 +127,15 @@ def _unfetched(root: Path) -> Iterator[tuple[Path, Placeholder]]:
             yield path, found
 
 
-def _opened(root: Path, unfetched: Iterable[Path]) -> Iterator[Finding]:
-    """What becomes of a model directory when it is loaded."""
+def _opened(root: Path, named: Sequence[str]) -> Iterator[Finding]:
+    """What becomes of a model directory when it is loaded; `named` begin with the bad files."""
     try:
         bundle = Bundle.open(root)
     except LcmError as error:
         yield "error", str(error), ""
         return
     yield "ok", f"model {root}", ""
-    yield from _choices(bundle, unfetched)
+    yield from _choices(bundle, named)
     for piece in ("scheduler", "tokenizer", "vae", "unet"):
         try:
             getattr(bundle, piece)
@@ -137,22 +143,38 @@ def _opened(root: Path, unfetched: Iterable[Path]) -> Iterator[Finding]:
             yield "error", str(error), ""
 
 
-def _choices(bundle: Bundle, unfetched: Iterable[Path]) -> Iterator[Finding]:
+def _choices(bundle: Bundle, named: Sequence[str]) -> Iterator[Finding]:
     """The runtime that each network would run on; an error if none of them can run."""
     running: list[str] = []
     for component in COMPONENTS:
-        if any(bundle.folder(component) in path.parents for path in unfetched):
-            running.append(component)  # once the files are there
+        folder = bundle.folder(component)
+        if any(text.startswith(f"{folder}{os.sep}") for text in named):
+            running.append(component)  # once its files are right
             continue
         try:
             runtime = choose_runtime(bundle, component, bundle.settings.runtime_of(component))
             running.append(component)
             yield "ok", f"{component} would run on {runtime.name}", ""
         except LcmError as error:
-            # Files for another machine are no error here, nor is a missing encoder (txt2img works).
-            elsewhere = any(path.is_file() for path in bundle.folder(component).glob("model.*"))
-            harmless = elsewhere or component == "vae_encoder"
-            yield "warning" if harmless else "error", str(error), ""
+            level, remedy = _without_runtime(component, folder)
+            yield level, str(error), remedy
     if not set(running) - {"vae_encoder"}:
         remedy = "take it to the machine that it was built for, or one that has model.onnx"
         yield "error", f"no network of {bundle.paths.root} can run on this machine", remedy
+
+
+def _without_runtime(component: str, folder: Path) -> tuple[str, str]:
+    """How bad it is that no runtime takes a component's files here, and what to do."""
+    if any(is_file(path) and _is_of_a_runtime(path.name) for path in folder.glob("model.*")):
+        return "warning", ""  # files for another machine are no error
+    path = folder / "model.onnx"
+    if os.path.lexists(path):
+        return "error", f"{path} is no regular file: remove it, and copy or download the model's"
+    if component == "vae_encoder":
+        return "warning", ""  # txt2img works
+    return "error", "copy or download it, or name another model directory"
+
+
+def _is_of_a_runtime(name: str) -> bool:
+    """Whether a runtime may open it; weights beside a model.onnx are nothing without that."""
+    return name == "model.onnx" or not (name.startswith("model.onnx") or is_unread(name))

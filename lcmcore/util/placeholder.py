@@ -84,10 +84,11 @@ def _files(folder: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if not name.startswith(".") and not _is_unread(name):
+            if not name.startswith(".") and not is_unread(name):
                 yield Path(parent, name)
 
 
-def _is_unread(name: str) -> bool:
+def is_unread(name: str) -> bool:
+    """Whether a file of this name is for torch or for a person, and no runtime reads it."""
     suffix = Path(name).suffix.lower()
     return suffix in _NOT_READ or (suffix == ".bin" and _TORCH in name)

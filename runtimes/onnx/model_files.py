@@ -10,7 +10,9 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from lcmcore.errors import reason_of
 from lcmcore.util.files import is_within, open_regular, open_solid
+from lcmcore.util.placeholder import EMPTY, Placeholder, placeholder_at
 from runtimes.onnx.protobuf import (
     AttributeProto,
     FunctionProto,
@@ -48,6 +50,7 @@ _REPEATED |= {"tensors", "graphs", "sparse_tensors"}
 _IN_MEMORY = "*/_ORT_"  # begins what ONNX Runtime up to 1.22 takes for an address in its process
 _MAX_DEPTH = 100  # protobuf's own limit
 _MAX_BYTES = 2**31 - 1  # of a protobuf message
+_AGAIN = "download or export the model again"
 
 
 def read_model(source: Path | bytes) -> tuple[ModelProto, GraphProto]:
@@ -66,17 +69,60 @@ def external_files(path: Path) -> list[Path]:
     """A model's file, and those that hold weights of it, which may be in folders beside it.
 
     Raises ValueError for a file that is not an ONNX model, or whose weights lie where ONNX Runtime
-    does not look for them; OSError for one that is missing, endless, a device or a FIFO.
+    does not look for them, or for a file that was never fetched; OSError for one that is missing,
+    sparse, endless, a device or a FIFO.
     """
-    names: dict[str, None] = {}
+    if (found := placeholder_at(path)) is not None:
+        raise ValueError(f"{path}: {found}")
+    files = [path]
+    for name, is_read in _external_names(path).items():
+        file, found = _weights(path, name, is_read)
+        if found is not None:
+            raise ValueError(f"{file}: {found}")
+        files.append(file)
+    return files
+
+
+def faults(path: Path) -> Iterator[tuple[str, str]]:
+    """Whatever `external_files` raises for: each file with what is wrong, and what to do."""
+    if (found := placeholder_at(path)) is not None:
+        yield f"{path}: {found.what}", found.remedy
+        return
+    try:
+        names = _external_names(path)
+    except (OSError, ValueError) as error:
+        yield f"{path}: {reason_of(error)}", _AGAIN
+        return
+    for name, is_read in names.items():
+        try:
+            file, found = _weights(path, name, is_read)
+        except (OSError, ValueError) as error:  # ValueError: the model is at fault
+            yield f"{getattr(error, 'filename', None) or path}: {reason_of(error)}", _AGAIN
+        else:
+            if found is not None:
+                yield f"{file}: {found.what}", found.remedy
+
+
+def _external_names(path: Path) -> dict[str, bool]:
+    """The names in a model of files with weights, sorted, and whether a byte is read of each.
+
+    Tensors without elements can have a file of their own, which is empty.
+    """
+    names: dict[str, bool] = {}
     for tensor in _tensors(read_model(path)[0]):
         place = external_data(tensor)
         if place and not (tensor.messages("raw_data") and not any(tensor.all("data_location"))):
-            names[place.get("location", "")] = None
-    files = [external_path(path, name) for name in sorted(names)]
-    for each in files:
-        open_solid(each).close()
-    return [path, *files]
+            name = place.get("location", "")
+            names[name] = names.get(name, False) or place.get("length") != "0"
+    return dict(sorted(names.items()))
+
+
+def _weights(model: Path, name: str, is_read: bool) -> tuple[Path, Placeholder | None]:
+    """A file with weights, and what is there in its place; raises as `external_files` does."""
+    file = external_path(model, name)
+    open_solid(file).close()
+    found = placeholder_at(file)
+    return file, None if found == EMPTY and not is_read else found
 
 
 def external_path(model: Path, name: str) -> Path:

@@ -11,13 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lcmcore.errors import (
-    ArgumentError,
-    NetworkError,
-    RuntimeUnavailableError,
-    first_line,
-    reason_of,
-)
+from lcmcore.errors import ArgumentError, NetworkError, RuntimeUnavailableError, first_line
 from lcmcore.runtime import (
     Finding,
     Network,
@@ -27,10 +21,10 @@ from lcmcore.runtime import (
     require_file,
 )
 from lcmcore.util.cpu import usable_cores
-from lcmcore.util.placeholder import placeholder_at, placeholders
+from lcmcore.util.files import is_file
 from lcmcore.util.validate import shown
 from runtimes.onnx import arena, cpu, graph_cache, sampling
-from runtimes.onnx.model_files import external_files
+from runtimes.onnx.model_files import external_files, faults
 from runtimes.onnx.network import OnnxNetwork
 
 if TYPE_CHECKING:
@@ -38,6 +32,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lcmcore.runtimes.onnx")
 
+# The folders of a model directory that are diagnosed: others, safety_checker for one, are not read.
+_COMPONENTS = ("text_encoder", "unet", "vae_encoder", "vae_decoder")
 _DEFAULT_PROVIDERS = ("CPUExecutionProvider",)
 _FATAL = 4  # ONNX Runtime's log level: errors are raised as exceptions, too
 
@@ -100,13 +96,10 @@ class OnnxRuntime(Runtime):
                 yield "ok", f"onnxruntime {_import().__version__}", ""
             except RuntimeUnavailableError as error:
                 yield "error", str(error), "pip install --force-reinstall onnxruntime"
-        for path in sorted(root.glob(f"*/{self.filename}")):
-            try:
-                if path.is_file() and placeholder_at(path) is None:  # else the doctor says so
-                    external_files(path)
-            except (OSError, ValueError) as error:
-                at = getattr(error, "filename", None) or path  # or a file of its weights
-                yield "error", f"{at}: {reason_of(error)}", "download or export the model again"
+        for path in (root / component / self.filename for component in _COMPONENTS):
+            if is_file(path):  # else no runtime takes it, of which the doctor tells
+                for text, remedy in faults(path):
+                    yield "error", text, remedy
 
     def describe(self, path: Path) -> Iterator[str]:
         """Lines about a model.onnx, for `lcm info`; raises NetworkError."""
@@ -144,9 +137,7 @@ def _open_plain(
         model = sampling.prepared(path, ort)
         return ort.InferenceSession(model, settings, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions share no base class
-        files = (each for each in placeholders(path.parent) if each[0].suffix != ".rknn")
-        reason = next((f"{at}: {found}" for at, found in files), first_line(error))
-        raise NetworkError(component, f"cannot open {path}: {reason}") from error
+        raise NetworkError(component, f"cannot open {path}: {first_line(error)}") from error
 
 
 def _open_optimized(ort: Any, path: Path, threads: Any) -> tuple[Any, Path | None]:

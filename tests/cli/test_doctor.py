@@ -13,6 +13,7 @@ import pytest
 
 import lcmcore
 from lcmcore import demo_dir
+from lcmcore.bundle import COMPONENTS
 from lcmcore.cli import doctor
 from lcmcore.cli.main import main
 from lcmcore.errors import LcmError
@@ -241,12 +242,14 @@ def test_loading_says_the_same_of_a_pointer(name, tmp_path):
     assert message == f"{root / name}: {LFS}: run `git lfs pull`"
 
 
-@pytest.mark.parametrize("location", ["model.onnx_data", "w.bin2", "weights.bin"])
+LOCATIONS = ["w.bin", "sub/w.bin", "sub/w.h5", "pytorch_model.bin", "w.safetensors", ".sub/w"]
+
+
+@pytest.mark.parametrize("location", ["model.onnx_data", "w.bin2", "weights.bin", *LOCATIONS])
 def test_loading_says_the_same_of_weights_outside_the_graph(location, tmp_path):
     root = shutil.copytree(TINY, tmp_path / "m")
     path = root / "unet" / "model.onnx"
-    onnx.save_model(onnx.load(path), path, save_as_external_data=True, location=location,
-                    size_threshold=0)  # fmt: skip
+    move_weights(path, location)
     (root / "unet" / location).write_text(POINTER)
     (root / "unet" / "a.rknn").write_text(POINTER)  # which ONNX Runtime does not read
     with pytest.raises(LcmError) as error, lcmcore.load(root) as pipe:
@@ -324,18 +327,40 @@ def test_the_command_ends_with_status_1(tmp_path):
     assert doctor.__doc__.startswith("`lcm doctor`")
 
 
-@pytest.mark.parametrize("place", ["fifo", "/dev/zero", "nowhere"])
-def test_what_is_no_file_is_an_error_like_a_missing_one(place, tmp_path, capsys):
-    root = shutil.copytree(TINY, tmp_path / "m")
-    path = root / "unet" / "model.onnx"
+def replace(path, place):
     path.unlink()
     if place == "fifo":
         os.mkfifo(path)
+    elif place == "folder":
+        path.mkdir()
     else:
         path.symlink_to(place)
+
+
+@pytest.mark.parametrize("component", ["unet", "vae_encoder"])
+@pytest.mark.parametrize("place", ["fifo", "folder", "/dev/zero", "nowhere"])
+def test_what_is_no_file_is_an_error_like_a_missing_one(place, component, tmp_path, capsys):
+    root = shutil.copytree(TINY, tmp_path / "m")
+    path = root / component / "model.onnx"
+    replace(path, place)
+    path.with_name("model.onnx_data").write_bytes(b"weights")  # of that one, not of another machine
+    path.with_name("model.safetensors").write_bytes(b"of torch")
     status, errors = reported(capsys, "--model", root)
     assert status == 1
-    assert [text for text, _ in errors if text.startswith("unet: no model.onnx")]
+    ((text, remedy),) = errors
+    assert text.startswith(f"{component}: no model.onnx")
+    assert remedy == f"{path} is no regular file: remove it, and copy or download the model's"
+    path.with_name("model.other").write_bytes(b"for another machine")
+    assert reported(capsys, "--model", root) == (0, [])
+
+
+def test_a_missing_network_beside_its_weights_is_an_error(tmp_path, capsys):
+    root = shutil.copytree(TINY, tmp_path / "m")
+    (root / "unet" / "model.onnx").rename(root / "unet" / "model.onnx_data")
+    status, errors = reported(capsys, "--model", root)
+    ((text, remedy),) = errors
+    assert (status, remedy) == (1, "copy or download it, or name another model directory")
+    assert text.startswith("unet: no model.onnx")
 
 
 def garbage(path):
@@ -346,10 +371,35 @@ def sparse(path):
     os.truncate(path, 40 * 2**30)
 
 
-def without_weights(path):
+def move_weights(path, location):
+    """Into a file beside the model's, as ONNX's external data."""
+    (path.parent / location).parent.mkdir(exist_ok=True)
     model = onnx.load(path)
-    onnx.save_model(model, path, save_as_external_data=True, location="w.bin", size_threshold=0)
+    onnx.save_model(model, path, save_as_external_data=True, location=location, size_threshold=0)
+
+
+def without_weights(path):
+    move_weights(path, "w.bin")
     (path.parent / "w.bin").unlink()
+
+
+def weights_outside(path):
+    move_weights(path, "w.bin")
+    (path.parent / "w.bin").rename(path.parents[1] / "w.bin")
+    (path.parent / "w.bin").symlink_to("../w.bin")
+
+
+def weights_in(place):
+    def harm(path):
+        move_weights(path, "w.bin")
+        replace(path.parent / "w.bin", place)
+
+    return harm
+
+
+def sparse_weights(path):
+    move_weights(path, "w.bin")
+    os.truncate(path.parent / "w.bin", 40 * 2**30)
 
 
 @pytest.mark.parametrize(
@@ -358,6 +408,14 @@ def without_weights(path):
         (garbage, "model.onnx: not a protobuf message, .*"),
         (sparse, "model.onnx: .* is larger than 2 GiB: it is not an ONNX model"),
         (without_weights, "w.bin: No such file or directory"),
+        (weights_outside, "model.onnx: .* has weights outside of its folder, in 'w.bin': copy .*"),
+        (weights_in("fifo"), "w.bin: not a regular file"),
+        (weights_in("folder"), "w.bin: Is a directory"),
+        (
+            weights_in("/dev/zero"),
+            "model.onnx: .* has weights outside of its folder, in 'w.bin': .*",
+        ),
+        (sparse_weights, "w.bin: a sparse file: most of it was never written"),
     ],
 )
 def test_a_file_that_is_no_model_is_an_error(harm, words, tmp_path, capsys):
@@ -368,3 +426,74 @@ def test_a_file_that_is_no_model_is_an_error(harm, words, tmp_path, capsys):
     ((text, remedy),) = errors
     assert re.fullmatch(f"{re.escape(str(root / 'unet'))}/{words}", text)
     assert remedy == "download or export the model again"
+    assert "unet would run" not in said(capsys, root)
+    with pytest.raises(LcmError) as error:
+        OnnxRuntime().open("unet", root / "unet", {})
+    assert "ONNXRuntimeError" not in str(error.value)
+
+
+def said(capsys, root):
+    main(["doctor", "--model", str(root)])
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("location", LOCATIONS)
+def test_weights_of_any_name_that_were_never_fetched_are_one_error(location, tmp_path, capsys):
+    """Their names are in the graph; some look like files that only torch reads, or are hidden."""
+    root = shutil.copytree(TINY, tmp_path / "m")
+    path = root / "unet" / location
+    move_weights(root / "unet" / "model.onnx", location)
+    assert reported(capsys, "--model", root) == (0, [])
+    path.write_text(POINTER)
+    assert reported(capsys, "--model", root) == (1, [(f"{path}: {LFS}", "run `git lfs pull`")])
+    assert "unet would run" not in said(capsys, root)
+    path.write_bytes(b"")
+    empty = f"{path}: empty"
+    assert reported(capsys, "--model", root) == (1, [(empty, "copy or download it again")])
+    with pytest.raises(LcmError, match=r"empty: copy or download it again$"):
+        OnnxRuntime().open("unet", root / "unet", {})
+
+
+def test_each_file_of_weights_is_named(tmp_path, capsys):
+    root = shutil.copytree(TINY, tmp_path / "m")
+    path = root / "unet" / "model.onnx"
+    model = onnx.load(path)
+    onnx.save_model(
+        model, path, save_as_external_data=True, all_tensors_to_one_file=False, size_threshold=0
+    )
+    first, second, *_ = sorted(each for each in path.parent.iterdir() if "." not in each.name)
+    first.write_text(POINTER)
+    second.unlink()
+    assert reported(capsys, "--model", root) == (
+        1,
+        [
+            (f"{first}: {LFS}", "run `git lfs pull`"),
+            (f"{second}: No such file or directory", "download or export the model again"),
+        ],
+    )
+
+
+def test_a_pointer_that_no_network_reads_is_not_blamed(tmp_path):
+    root = shutil.copytree(TINY, tmp_path / "m")
+    path = root / "unet" / "model.onnx"
+    path.write_bytes(b"garbage")
+    (root / "unet" / "flax.bin").write_text(POINTER)
+    with pytest.raises(LcmError) as error:
+        OnnxRuntime().open("unet", root / "unet", {})
+    assert str(error.value).startswith(f"unet: cannot open {path}: not a protobuf message")
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_the_model_of_each_component_is_looked_at(component, tmp_path):
+    path = tmp_path / component / "model.onnx"
+    path.parent.mkdir()
+    path.write_bytes(b"garbage")
+    (text,) = [text for level, text, _ in OnnxRuntime().diagnose(tmp_path) if level == "error"]
+    assert text.startswith(f"{path}: not a protobuf message")
+
+
+def test_models_of_no_component_are_not_looked_at(tmp_path, capsys):
+    root = shutil.copytree(TINY, tmp_path / "m")
+    (root / "safety_checker").mkdir()
+    (root / "safety_checker" / "model.onnx").write_bytes(b"garbage")
+    assert reported(capsys, "--model", root) == (0, [])

@@ -10,12 +10,12 @@ import onnx
 import onnxruntime
 import pytest
 from google.protobuf.message import DecodeError
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from lcmcore import NetworkError
 from lcmcore.cli.info import describe
 from runtimes.onnx import OnnxRuntime, graph_cache
-from runtimes.onnx.model_files import external_files
+from runtimes.onnx.model_files import external_files, faults
 from runtimes.onnx.protobuf import AttributeProto, GraphProto, ModelProto, NodeProto
 
 pytestmark = pytest.mark.host  # the same on every processor, and hundreds of tests
@@ -426,3 +426,23 @@ def test_a_model_whose_folder_is_a_link(tmp_path):
     (tmp_path / "unet").symlink_to("real")
     assert len(external_files(tmp_path / "unet" / "model.onnx")) == 2
     shutil.rmtree(tmp_path / "real")
+
+
+def test_tensors_without_elements_may_have_an_empty_file(tmp_path):
+    """As `onnx.save_model(..., all_tensors_to_one_file=False)` writes the roi of a Resize."""
+    path = tmp_path / "model.onnx"
+    roi = numpy_helper.from_array(np.zeros(0, np.float32), "roi")
+    scale = numpy_helper.from_array(np.ones(1, np.float32), "scale")
+    graph = helper.make_graph([], "g", [], [], [roi, scale])
+    onnx.save_model(helper.make_model(graph), path, save_as_external_data=True,
+                    all_tensors_to_one_file=False, size_threshold=0)  # fmt: skip
+    assert (tmp_path / "roi").read_bytes() == b""
+    assert external_files(path) == [path, tmp_path / "roi", tmp_path / "scale"]
+    assert list(faults(path)) == []
+    (tmp_path / "scale").write_bytes(b"")
+    with pytest.raises(
+        ValueError, match=f"^{tmp_path / 'scale'}: empty: copy or download it again"
+    ):
+        external_files(path)
+    found = [(f"{tmp_path / 'scale'}: empty", "copy or download it again")]
+    assert list(faults(path)) == found
