@@ -46,13 +46,16 @@ def make_private(root: Path) -> None:
 
 
 def require_private(root: Path) -> None:
-    """Raise UntrustedError for a cache that others could write to or replace; raises OSError."""
-    parent = root.parent.stat()  # a link to it is the user's
-    if (parent.st_mode & _OTHERS_WRITE and not parent.st_mode & stat.S_ISVTX) or _is_foreign(
-        parent
-    ):
-        raise UntrustedError(_advice(root.parent))
-    require_trusted(root)
+    """Raise UntrustedError for a cache that others could write to or replace; raises OSError.
+
+    What is not there yet is no fault: `make_private` creates it.
+    """
+    with suppress(FileNotFoundError):
+        parent = root.parent.stat()  # a link to it is the user's
+        writable = parent.st_mode & _OTHERS_WRITE and not parent.st_mode & stat.S_ISVTX
+        if writable or _is_foreign(parent):
+            raise UntrustedError(_advice(root.parent))
+        require_trusted(root)
 
 
 def require_trusted(*paths: Path) -> None:

@@ -94,13 +94,16 @@ def state(source: Path, version: str) -> str:
     """A line about the entry of a model, for `lcm info`."""
     try:
         entry = _entry(source)
+        if not (entry.is_dir() or _worth_caching(source)):
+            return "optimized graph: none, the model is small"
+        require_private(entry.parent)
         if entry.is_dir():
-            require_private(entry.parent)
             size = sum(map(_size, entry.iterdir())) / 2**20
             age = "current" if _is_current(_read(entry), source, version) else "outdated"
             return f"optimized graph: {size:.1f} MiB, {age}, {entry}"
-        reason = " yet" if _worth_caching(source) else ", the model is small"
-        return f"optimized graph: none{reason}"
+        return "optimized graph: none yet"
+    except UntrustedError as error:
+        return f"optimized graph: not used: {error}"
     except (OSError, RuntimeError) as error:
         return f"optimized graph: none, {error}"
 
@@ -120,6 +123,8 @@ def check(source: Path) -> str | None:
             return "optimized graph: checked, whole"
         _remove(entry)
         return "optimized graph: DAMAGED; removed, it is rebuilt when the model is opened"
+    except UntrustedError as error:
+        return f"optimized graph: not checked, not used: {error}"
     except (OSError, RuntimeError) as error:
         return f"optimized graph: not checked, {error}"
 

@@ -267,7 +267,9 @@ def test_info_check_of_what_others_can_write(root, folder):
     assert line.startswith("optimized graph: not checked, ")
     assert str(entry) in line
     assert entry.is_dir()
-    assert "none, " in graph_cache.state(folder / "model.onnx", "1")
+    assert line.startswith(f"optimized graph: not checked, not used: {entry} is a link, or others")
+    line = graph_cache.state(folder / "model.onnx", "1")
+    assert line.startswith(f"optimized graph: not used: {entry} is a link, or others own it")
 
 
 def test_info_on_a_cache_that_others_can_write_to(root, folder):
@@ -277,9 +279,33 @@ def test_info_on_a_cache_that_others_can_write_to(root, folder):
         graph_cache.state(folder / "model.onnx", "1"),
         graph_cache.check(folder / "model.onnx"),
     ):
-        assert "is not used" in line
+        assert f"not used: {root.parent} is a link, or others own it or can write to it" in line
         assert "current" not in line
         assert "whole" not in line
+
+
+def test_info_on_a_cache_that_would_be_refused_before_it_has_an_entry(
+    root, folder, builds, monkeypatch
+):
+    """As the run does, which builds nothing there."""
+    source = folder / "model.onnx"
+    assert graph_cache.state(source, "1") == "optimized graph: none yet"  # nor a folder
+    assert not root.parent.exists()
+    root.parent.mkdir()
+    assert graph_cache.state(source, "1") == "optimized graph: none yet"
+    root.parent.chmod(0o777)
+    line = graph_cache.state(source, "1")
+    assert line.startswith(f"optimized graph: not used: {root.parent} is a link, or others own it")
+    decode(folder)
+    assert builds == []
+    root.parent.chmod(0o1777)  # others cannot replace what is in it, as in /tmp
+    assert graph_cache.state(source, "1") == "optimized graph: none yet"
+    root.chmod(0o770)
+    line = graph_cache.state(source, "1")
+    assert line.startswith(f"optimized graph: not used: {root} is a link, or others own it")
+    monkeypatch.setattr(graph_cache, "MIN_BYTES", 2**40)  # then the run does not look at it
+    assert graph_cache.state(source, "1") == "optimized graph: none, the model is small"
+    monkeypatch.undo()
 
 
 def test_folders_and_files_are_made_for_one_user(root, folder):
