@@ -24,7 +24,8 @@ FORMATS = (
     *("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "PPM"),
     *("WEBP", "TIFF", "JPEG2000", "AVIF", "HEIF", "TGA"),  # TGA, for any file may begin like one
 )
-KNOWN = f"known are {', '.join(FORMATS)}".replace("HEIF", "HEIF (with pillow-heif)")
+_NEEDS = {"HEIF": "HEIF (with pillow-heif)", "AVIF": "AVIF (with Pillow 11.3 or later)"}
+KNOWN = f"known are {', '.join(_NEEDS.get(each, each) for each in FORMATS)}"
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM")  # of what Pillow reads without init()
 _HEIF_BRANDS = frozenset(
     (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
