@@ -11,6 +11,7 @@ import atexit
 import threading
 import time
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal, overload
@@ -174,7 +175,8 @@ class _PendingJob:
         self._timer = None if deadline is None else threading.Timer(deadline, self._expire)
         if self._timer is not None:
             self._timer.daemon = True
-            self._timer.start()
+            with suppress(RuntimeError):  # as the program ends; a worker watches the deadline, too
+                self._timer.start()
 
     def claim(self) -> bool:
         """True for the first caller, unless the future was cancelled."""

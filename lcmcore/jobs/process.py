@@ -137,7 +137,8 @@ class WorkerProcess:
             process, pipe, self._process, self._pipe = self._process, self._pipe, None, None
         if process is not None and pipe is not None:
             _forget(process)
-            threading.Thread(target=_reap, args=(process, pipe), daemon=True).start()
+            with suppress(RuntimeError):  # as in `_in_thread`; the program ends anyway
+                threading.Thread(target=_reap, args=(process, pipe), daemon=True).start()
 
     def stop(self) -> None:
         """Let the idle process exit, or kill it after a timeout, and release its resources."""
@@ -223,7 +224,10 @@ def _in_thread(work: Callable[[], Any]) -> Future[Any]:
             with suppress(InvalidStateError):
                 answer.set_result(result)
 
-    threading.Thread(target=run, daemon=True).start()
+    try:
+        threading.Thread(target=run, daemon=True).start()
+    except RuntimeError:  # Python 3.12.0 to 3.12.2 start none once the main thread has ended
+        run()
     return answer
 
 

@@ -252,6 +252,19 @@ def test_workers_do_not_keep_signals_blocked(one):
         assert [bits >> (signum - 1) & 1 for signum in (2, 15)] == [expected] * 2
 
 
+def test_jobs_are_done_where_no_thread_can_be_started(one, monkeypatch):
+    # As in Python 3.12.0 to 3.12.2 once the main thread has ended.
+    def refused(self):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    assert one.submit(job()).result(60)[1] == 0
+    assert one.submit(job(1), deadline=60).result(60)[1] == 1
+    (pid,) = children(os.getpid())
+    os.kill(pid, signal.SIGKILL)
+    assert one.submit(job(2)).result(60)[1] == 2
+
+
 @pytest.mark.slow
 def test_program_ends_though_a_worker_cannot_be_killed(tmp_path):
     path = tmp_path / "script.py"
@@ -274,6 +287,9 @@ def test_program_ends_though_a_worker_cannot_be_killed(tmp_path):
     words = [sys.executable, path]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment) as process:
         name, pid = process.stdout.readline().split()
-        status = process.wait(30)
-        os.kill(int(pid), signal.SIGKILL)
+        try:
+            status = process.wait(30)
+        finally:
+            process.kill()
+            os.kill(int(pid), signal.SIGKILL)
     assert (name, status) == ("DeadlineExceeded", 0)
