@@ -158,6 +158,22 @@ class Runtime(Protocol):
         """
         yield from ()
 
+    def predict(self, path: Path) -> Mapping[str, Any] | None:
+        """What one run of a model file will take, by the file alone, before it is measured.
+
+        "seconds" is the time; the rest, values that JSON has, goes into reports as it is. None, the
+        default: unknown. Raises LcmError.
+        """
+        return None
+
+    def cost(self, path: Path) -> Iterator[str]:
+        """Lines about what each layer of a model file takes, for `lcm info --cost`; none here."""
+        yield from ()
+
+    def machine(self) -> Mapping[str, str]:
+        """The hardware, and the versions of what drives it, by name, for reports; none here."""
+        return {}
+
     def diagnose(self, root: Path) -> Iterator[Finding]:
         """Findings about this machine and the model directory, for `lcm doctor`; none here."""
         yield from ()
@@ -244,12 +260,19 @@ def worker_options(index: int, count: int) -> dict[str, Any]:
     return options
 
 
-def describe_file(runtime: Runtime, path: Path, check: bool = False) -> Iterator[str]:
-    """The runtime's lines about a model file, with those of `check` if asked; raises LcmError."""
+def describe_file(
+    runtime: Runtime, path: Path, check: bool = False, cost: bool = False
+) -> Iterator[str]:
+    """The runtime's lines about a model file, with those of `check` and `cost` if asked.
+
+    Raises LcmError.
+    """
     with foreign_errors(runtime.name, path.parent.name):
         yield from map(str, runtime.describe(path))
         if check:
             yield from map(str, runtime.check(path))
+        if cost:
+            yield from map(str, runtime.cost(path))
 
 
 def list_specs(inputs: Iterable[object], outputs: Iterable[object]) -> Iterator[str]:

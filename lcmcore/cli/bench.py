@@ -7,10 +7,14 @@ taken from the results that a pipeline keeps.
 from __future__ import annotations
 
 import argparse
+import json
+import platform
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 
@@ -18,8 +22,10 @@ from lcmcore.bundle import COMPONENTS
 from lcmcore.cli.generate import open_pipeline
 from lcmcore.cli.progress import Progress
 from lcmcore.pipeline import Pipeline
+from lcmcore.runtime import foreign_errors
 from lcmcore.sizes import Size
 from lcmcore.util.closeable import Closeable
+from lcmcore.util.files import require_writable, write_whole
 from lcmcore.util.memory import anonymous_bytes, peak_resident_bytes
 from lcmcore.util.terminal import say
 from lcmcore.util.validate import read_size, whole_number
@@ -42,7 +48,9 @@ class Round:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measure, and print a table; raises LcmError."""
+    """Measure, print a table, and write a report if asked; raises LcmError."""
+    if args.report is not None:
+        require_writable(args.report)
     rounds = whole_number("rounds", args.rounds, 1, 1000)
     size = read_size(args.size) if args.size else None
     with Progress() as progress, AnonymousMemory() as anonymous, open_pipeline(args) as pipe:
@@ -52,10 +60,15 @@ def run(args: argparse.Namespace) -> None:
             measured.append(each)
             progress.item(len(measured), rounds + 1, None, "images")
     say(f"{pipe.bundle.paths.root}: memory {pipe.networks.memory}, {steps} steps an image")
-    for line in _table(pipe, measured, steps):
+    predictions = _predictions(pipe)
+    for line in _table(pipe, measured, steps, predictions):
         say(line)
     peaks = peak_resident_bytes(), anonymous.peak
     say("peak memory: {:.0f} MB resident, {:.0f} MB anonymous".format(*(p / 1e6 for p in peaks)))
+    if args.report is not None:
+        content = json.dumps(_report(pipe, measured, steps, predictions), indent=2) + "\n"
+        write_whole(args.report, content.encode())
+        say(f"{args.report}: a report without names of files; docs/npu.md says where to send it")
 
 
 def measure(
@@ -103,7 +116,55 @@ class AnonymousMemory(Closeable):
             self.peak = max(self.peak, anonymous_bytes())
 
 
-def _table(pipe: Pipeline, measured: list[Round], steps: int) -> Iterator[str]:
+def _predictions(pipe: Pipeline) -> dict[str, Mapping[str, Any]]:
+    """What the runtimes predict of the networks that they run, where they do."""
+    found = {}
+    for component, runtime in pipe.networks.runtimes.items():
+        with foreign_errors(runtime.name, component):
+            prediction = runtime.predict(pipe.bundle.folder(component) / runtime.filename)
+        if prediction is not None:
+            found[component] = prediction
+    return found
+
+
+def _report(
+    pipe: Pipeline,
+    measured: list[Round],
+    steps: int,
+    predictions: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Machine, measured seconds and predictions; no names of files, prompts or persons."""
+    runtimes = pipe.networks.runtimes
+    networks = {}
+    for component in COMPONENTS:
+        seconds = [each.running[component] / _runs(component, steps) for each in measured]
+        networks[component] = {
+            "runtime": runtimes[component].name,
+            "seconds": {"first": seconds[0], "warm": seconds[1:]},
+            "predicted": predictions.get(component),
+        }
+    machine = {each.name: dict(each.machine()) for each in runtimes.values()}
+    return {
+        "lcmcore": version("lcmcore"),
+        "python": platform.python_version(),
+        "processor": platform.machine(),
+        "machine": machine,
+        "steps": steps,
+        "networks": networks,
+    }
+
+
+def _runs(component: str, steps: int) -> int:
+    """How often a network runs for an image."""
+    return steps if component == "unet" else 1
+
+
+def _table(
+    pipe: Pipeline,
+    measured: list[Round],
+    steps: int,
+    predictions: Mapping[str, Mapping[str, Any]],
+) -> Iterator[str]:
     warm = measured[1:]
 
     def row(name: str, seconds: list[float], tail: str = "") -> str:
@@ -111,9 +172,11 @@ def _table(pipe: Pipeline, measured: list[Round], steps: int) -> Iterator[str]:
 
     yield "seconds                   first     warm   runtime"
     for component in COMPONENTS:
-        name, parts = (f"{component}, a step", steps) if component == "unet" else (component, 1)
+        name, parts = component + ", a step" * (component == "unet"), _runs(component, steps)
         runtime = pipe.networks.runtimes[component].name
         tail = f"{runtime}, opened in {measured[0].opening[component]:.3f}"
+        if (predicted := predictions.get(component, {}).get("seconds")) is not None:
+            tail += f", predicted {predicted:.3f} on one core"
         yield row(name, [each.running[component] / parts for each in measured], tail)
     yield row("opening networks", [sum(each.opening.values()) for each in measured])
     yield row("image", [each.total for each in measured])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from lcmcore.bundle import COMPONENTS, Bundle
@@ -10,21 +11,26 @@ from lcmcore.cli.reproduce import ANSI_C, command_of, quote
 from lcmcore.errors import ArgumentError, BundleError, LcmError, first_line, reason_of
 from lcmcore.image_files.opening import MAX_BYTES
 from lcmcore.png import SOFTWARE, read_record
-from lcmcore.runtime import describe_file, importable_runtimes
+from lcmcore.runtime import Runtime, describe_file, importable_runtimes
 from lcmcore.util.files import is_folder, read_regular, sha256
 from lcmcore.util.printable import printable
+
+FileDescriber = Callable[[Runtime, Path], Iterator[str]]  # lines about a model file
 
 _MEBI = 2**20
 _HEADING = "command to reproduce it:"
 _SHOWN = 8  # added tokens
 
 
-def describe(path: Path, check: bool = False) -> Iterator[str]:
+def describe(path: Path, check: bool = False, cost: bool = False) -> Iterator[str]:
     """Lines about a model directory, or a PNG that lcmcore wrote; raises LcmError.
 
-    `check`: what runtimes keep for the directory, as a cache of graphs, is read whole.
+    `check`: what runtimes keep for the directory, as a cache of graphs, is read whole. `cost`: what
+    each layer of a network will take is listed, where a runtime can tell.
     """
-    return _describe_bundle(path, check) if is_folder(path) else _describe_png(path)
+    if not is_folder(path):
+        return _describe_png(path)
+    return _describe_bundle(path, partial(describe_file, check=check, cost=cost))
 
 
 def _describe_png(path: Path) -> Iterator[str]:
@@ -67,7 +73,7 @@ def _compare_init(name: str, wanted: str) -> str:
     return f"init image DIFFERS from the one used, by its SHA-256: {name}"
 
 
-def _describe_bundle(path: Path, check: bool) -> Iterator[str]:
+def _describe_bundle(path: Path, describer: FileDescriber) -> Iterator[str]:
     bundle = Bundle.open(path)
     if not any(is_folder(bundle.folder(component)) for component in COMPONENTS):
         raise BundleError(
@@ -81,7 +87,7 @@ def _describe_bundle(path: Path, check: bool) -> Iterator[str]:
     yield f"  tokenizer: {_or_error(_tokenizer, bundle)}"
     for component in COMPONENTS:
         try:
-            yield from _describe_component(bundle, component, check)
+            yield from _describe_component(bundle, component, describer)
         except OSError as error:
             yield f"  {component}: cannot be read: {first_line(error)}"
 
@@ -112,7 +118,7 @@ def _tokenizer(bundle: Bundle) -> str:
     )
 
 
-def _describe_component(bundle: Bundle, component: str, check: bool) -> Iterator[str]:
+def _describe_component(bundle: Bundle, component: str, describer: FileDescriber) -> Iterator[str]:
     """The model files in the component's folder that an installed runtime can open."""
     folder = bundle.folder(component)
     automatic = [runtime for runtime in importable_runtimes() if runtime.priority >= 0]
@@ -128,7 +134,7 @@ def _describe_component(bundle: Bundle, component: str, check: bool) -> Iterator
         path = folder / runtime.filename
         yield f"    {path.name}"
         try:
-            yield from (f"      {line}" for line in describe_file(runtime, path, check))
+            yield from (f"      {line}" for line in describer(runtime, path))
         except LcmError as error:
             yield f"      {error}"
     wanted = bundle.settings.components.get(component, {}).get("sha256")

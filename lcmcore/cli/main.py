@@ -122,6 +122,8 @@ def _parser(builders: bool) -> argparse.ArgumentParser:
         "bench", help="measure time and memory of a model on this machine"
     )
     measure.add_argument("--rounds", type=int, metavar="N", default=5, help="warm images (5)")
+    measure.add_argument("--report", type=Path, metavar="FILE",
+                         help="write machine, figures and predictions to FILE")  # fmt: skip
     measure.set_defaults(run=bench.run)
     _add_verbose(measure)
     _add_steps_and_size(measure)
@@ -132,6 +134,9 @@ def _parser(builders: bool) -> argparse.ArgumentParser:
     )
     info.add_argument("path", metavar="DIR_OR_PNG", type=Path)
     info.add_argument("--check", action="store_true", help="read the graph cache of DIR whole")
+    info.add_argument(
+        "--cost", action="store_true", help="list what each layer will take, where a file tells"
+    )
     info.set_defaults(run=_info)
     check = commands.add_parser("doctor", help="check machine, runtimes and model")
     doctor.add_arguments(check)
@@ -267,7 +272,7 @@ def _component_runtime(text: str) -> tuple[str, str]:
 
 
 def _info(args: argparse.Namespace) -> None:
-    for line in describe(args.path, args.check):
+    for line in describe(args.path, args.check, args.cost):
         say(line)
 
 

@@ -170,6 +170,18 @@ def _memory(files: Mapping[str, RknnFile]) -> Iterator[Finding]:
         yield "warning", text, "run one network on the CPU, e.g. --component-runtime"
 
 
+def machine() -> dict[str, str]:
+    """The SoC, and the versions on which the speed of the NPU depends, as far as they are known."""
+    library = board.library()
+    found = {
+        "soc": board.platform(),
+        "driver": board.driver_version(),
+        "librknnrt": library and board.library_version(library),
+        "rknn-toolkit-lite2": version_of("rknn-toolkit-lite2") if _has_lite() else None,
+    }
+    return {name: value for name, value in found.items() if value}
+
+
 def version_of(package: str) -> str:
     """A package's version, for a finding."""
     try:

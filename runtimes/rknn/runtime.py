@@ -19,6 +19,7 @@ from lcmcore.runtime import (
     require_file,
 )
 from runtimes.rknn import board, diagnosis, signature
+from runtimes.rknn.cost import Prediction, predict, report
 from runtimes.rknn.file import OLDEST_TOOLKIT, RknnFile
 from runtimes.rknn.network import CORE_MASKS, RknnNetwork
 
@@ -88,10 +89,36 @@ class RknnRuntime(Runtime):
             return
         yield f"built for {', '.join(file.platforms)} by rknn-toolkit2 {file.toolkit}"
         yield from list_specs(file.inputs, file.outputs)
+        yield report.line(_prediction(file), file.platforms)
+
+    def predict(self, path: Path) -> Mapping[str, Any] | None:
+        """Seconds on one core, with what they were computed from; raises BundleError."""
+        file = RknnFile.read(path)
+        prediction = _prediction(file)
+        return None if prediction is None else report.figures(prediction, file.platforms)
+
+    def cost(self, path: Path) -> Iterator[str]:
+        """A line for each layer, for `lcm info --cost`, on any machine; raises BundleError."""
+        file = RknnFile.read(path)
+        prediction = _prediction(file)
+        if prediction is not None:
+            yield from report.table(prediction, file.platforms)
+
+    def machine(self) -> Mapping[str, str]:
+        """The SoC, and the versions of driver, library and Python package, for reports."""
+        return diagnosis.machine()
 
     def diagnose(self, root: Path) -> Iterator[Finding]:
         """(level, finding, remedy) about this machine and the bundle, for `lcm doctor`."""
         return diagnosis.diagnose(root, board.platform())
+
+
+def _prediction(file: RknnFile) -> Prediction | None:
+    """None for a program of another form, or of a file that cannot be read twice."""
+    try:
+        return predict(file.path)
+    except OSError:
+        return None
 
 
 def _core_mask(options: Mapping[str, Any]) -> str:

@@ -1,16 +1,23 @@
 """`lcm bench` measures what it says, with encoders that really run."""
 
+import getpass
+import json
+import platform
 import re
 import time
 
 import numpy as np
 import pytest
 
+import lcmcore
 from lcmcore import ArgumentError
 from lcmcore.bundle import COMPONENTS
+from lcmcore.cli import bench
 from lcmcore.cli.bench import measure
 from lcmcore.cli.main import main
-from lcmcore.fake import _embed, _enlarge, _shrink
+from lcmcore.fake import FakeRuntime, _embed, _enlarge, _shrink
+
+TINY = "tests/tiny/lcm"
 
 
 @pytest.fixture
@@ -73,6 +80,52 @@ def test_the_table(capfd):
     assert 0 < int(anonymous) < int(resident)
     assert len(out.splitlines()) < 24
     assert max(map(len, out.splitlines())) < 100
+
+
+class Predicting(FakeRuntime):
+    """A fake runtime that predicts the UNet's time, and knows its machine."""
+
+    def predict(self, path):
+        return {"seconds": 1.5, "tasks": 7} if path.name == "unet" else None
+
+    def machine(self):
+        return {"soc": "rk3588", "driver": "0.9.8"}
+
+
+def report_of(tmp_path, monkeypatch, capfd, *words):
+    monkeypatch.setattr(bench, "open_pipeline", lambda args: lcmcore.load(TINY, Predicting()))
+    path = tmp_path / "report.json"
+    assert main(["bench", f"--report={path}", "--rounds=2", "--steps=2", *words]) == 0
+    return path, capfd.readouterr().out
+
+
+def test_predictions_stand_beside_what_was_measured(tmp_path, monkeypatch, capfd):
+    _, out = report_of(tmp_path, monkeypatch, capfd, "--size=64x64")
+    assert re.search(r"^unet, a step .*, predicted 1\.500 on one core$", out, re.M)
+    assert out.count("predicted") == 1
+
+
+def test_a_report_has_machine_figures_and_predictions_and_no_names(tmp_path, monkeypatch, capfd):
+    path, out = report_of(tmp_path, monkeypatch, capfd, "--size=64x64")
+    assert f"{path}: a report" in out
+    report = json.loads(path.read_text())
+    assert report["machine"] == {"fake": {"soc": "rk3588", "driver": "0.9.8"}}
+    assert report["steps"] == 2
+    assert list(report["networks"]) == list(COMPONENTS)
+    unet, decoder = (report["networks"][name] for name in ("unet", "vae_decoder"))
+    assert unet["predicted"] == {"seconds": 1.5, "tasks": 7}
+    assert decoder["predicted"] is None
+    assert len(unet["seconds"]["warm"]) == 2
+    measured = float(re.search(r"^unet, a step +(\d+\.\d+)", out, re.M)[1])
+    assert unet["seconds"]["first"] == pytest.approx(measured, abs=5.1e-4)
+    text = path.read_text()
+    for name in (str(tmp_path), TINY, getpass.getuser(), platform.node()):
+        assert name not in text
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_the_work(tmp_path, capfd):
+    assert main(["bench", f"--report={tmp_path / 'missing' / 'report.json'}"]) == 1
+    assert "there is no folder" in capfd.readouterr().err
 
 
 def test_invalid_number_of_rounds(capfd):

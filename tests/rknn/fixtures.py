@@ -2,7 +2,8 @@
 
 `python -m tests.rknn.fixtures` in the converter's environment makes them again from tests/tiny/lcm
 at 48x32 for rk3588. Of the body only the beginning is kept, which is all that a reader looks at;
-the rest is zeros, for no test here runs the compiled program.
+the rest is zeros, for no test here runs the compiled program. The file group_norm is whole: its
+program is read (`group_norm` makes its network).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import gzip
 import tempfile
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 SIZE = "48x32"
 TINY = Path(__file__).parents[1] / "tiny" / "lcm"
@@ -40,10 +42,54 @@ def without_program(data: bytes) -> bytes:
     return data[:kept] + bytes(end - kept) + data[end:]
 
 
+def group_norm() -> Any:
+    """A convolution and a group norm: 32 channels of 8x8, in 8 groups, as torch exports them."""
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    random = np.random.default_rng(0)
+    constants = {
+        "weight": random.standard_normal((32, 32, 3, 3), np.float32) / 16,
+        "bias": random.standard_normal(32, np.float32),
+        "ones": np.ones(8, np.float32),
+        "zeros": np.zeros(8, np.float32),
+        "groups": np.array([0, 8, -1]),
+        "shape": np.array([1, 32, 8, 8]),
+        "gamma": random.standard_normal((1, 32, 1, 1), np.float32),
+        "beta": random.standard_normal((1, 32, 1, 1), np.float32),
+    }
+    node, value = helper.make_node, helper.make_tensor_value_info
+    nodes = [
+        node("Conv", ["x", "weight", "bias"], ["conv"], name="conv", pads=[1] * 4),
+        node("Reshape", ["conv", "groups"], ["grouped"], name="split"),
+        node("InstanceNormalization", ["grouped", "ones", "zeros"], ["normed"], name="norm"),
+        node("Reshape", ["normed", "shape"], ["joined"], name="join"),
+        node("Mul", ["joined", "gamma"], ["scaled"], name="scale"),
+        node("Add", ["scaled", "beta"], ["y"], name="shift"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "group_norm",
+        [value("x", TensorProto.FLOAT, [1, 32, 8, 8])],
+        [value("y", TensorProto.FLOAT, [1, 32, 8, 8])],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+
+
 def make() -> None:
     """Build the files with rknn-toolkit2."""
-    from runtimes.rknn import build
+    import onnx
 
+    from runtimes.rknn import build
+    from runtimes.rknn.toolkit import Toolkit
+
+    with tempfile.TemporaryDirectory() as folder, Toolkit("group_norm") as toolkit:
+        model, compiled = (Path(folder) / name for name in ("norm.onnx", "norm.rknn"))
+        onnx.save_model(group_norm(), model)
+        toolkit.build(model, {"x": (1, 32, 8, 8)}, "rk3588")
+        toolkit.export(compiled)
+        (DATA / "group_norm.rknn.gz").write_bytes(gzip.compress(compiled.read_bytes(), mtime=0))
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "bundle"
         build.run(

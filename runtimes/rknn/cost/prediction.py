@@ -1,0 +1,141 @@
+"""Seconds of a network on one core of the NPU, predicted from its program.
+
+A layer takes the longer of computing and moving its bytes, and what is moved in bursts of 16 bytes
+comes on top. The first two constants come from measurements of single layers on RK3588 boards that
+others published (rknn_model_zoo issue 366), the third was fitted to one published time of a whole
+network (VAE decoder, 256x256). docs/npu.md compares predictions with published times.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtimes.rknn.cost.flatbuffer import DamagedError
+from runtimes.rknn.cost.program import Layer, Program
+from runtimes.rknn.cost.tasks import TaskCosts, task_costs
+
+# One core of the RK3588's NPU, half precision.
+_MACS_PER_SECOND = 512 * 0.9e9  # 512 a cycle, at nine tenths of 1 GHz
+_BYTES_PER_SECOND = 9.5e9
+_THIN_BYTES_PER_SECOND = 1.05e9  # of tasks one pixel wide and high: bursts of 16 bytes
+PLATFORM = "rk3588"  # for which these hold
+
+_KINDS = {
+    "exSDPAttention": "attention",
+    "exSoftmax": "attention",
+    "exSwish": "activation",
+    "exGelu": "activation",
+    "exMatMul": "matrix product",
+    "MatMul": "matrix product",
+    "exNorm": "layer norm",
+}
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """What a layer takes of one core."""
+
+    layer: Layer
+    tasks: int
+    bytes: int  # read from and written to memory
+    thin_bytes: int  # of them, by tasks one pixel wide and high
+    macs: int
+    seconds: float
+
+    @property
+    def kind(self) -> str:
+        """What it is part of, in the field's words: "convolution", "group norm", ..."""
+        return _kind(self.layer)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A network's layers in the order in which they run, with their sums. Nothing was measured."""
+
+    layers: tuple[LayerCost, ...]
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks the NPU is given."""
+        return sum(layer.tasks for layer in self.layers)
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes are read and written."""
+        return sum(layer.bytes for layer in self.layers)
+
+    @property
+    def thin_bytes(self) -> int:
+        """How many of them by tasks one pixel wide and high, which is slow."""
+        return sum(layer.thin_bytes for layer in self.layers)
+
+    @property
+    def macs(self) -> int:
+        """How many multiplications with an addition."""
+        return sum(layer.macs for layer in self.layers)
+
+    @property
+    def seconds(self) -> float:
+        """How long one core of an RK3588 takes; what the CPU does is not in it."""
+        return sum(layer.seconds for layer in self.layers)
+
+    @property
+    def on_cpu(self) -> int:
+        """How many layers the NPU does not run, without the network's inputs and outputs."""
+        return sum(not each.layer.on_npu and not _is_edge(each.layer) for each in self.layers)
+
+    def shares(self) -> Mapping[str, float]:
+        """The part of the seconds that each kind of layer takes, the largest first."""
+        seconds: dict[str, float] = defaultdict(float)
+        for layer in self.layers:
+            seconds[layer.kind] += layer.seconds
+        whole = self.seconds or 1.0
+        return {kind: seconds[kind] / whole for kind in sorted(seconds, key=lambda k: -seconds[k])}
+
+
+def predict(path: Path) -> Prediction | None:
+    """Predict the program for one core in a .rknn file; None if it has none that is understood.
+
+    Raises OSError if the file cannot be read.
+    """
+    try:
+        program = Program.read(path)
+        costs = task_costs(program)
+    except DamagedError:
+        return None
+    return Prediction(tuple(_layer_costs(program, costs)))
+
+
+def _layer_costs(program: Program, costs: TaskCosts) -> Iterator[LayerCost]:
+    """The tasks' costs by layer, and the seconds that follow from them."""
+    count, thin = len(program.layers), costs.is_thin
+
+    def by_layer(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.bincount(costs.layer, values, count).astype(np.float64)
+
+    wide_bytes, thin_bytes = (by_layer(costs.bytes * which) for which in (~thin, thin))
+    computing = by_layer(costs.macs * ~thin) / _MACS_PER_SECOND
+    seconds = np.maximum(computing, wide_bytes / _BYTES_PER_SECOND)
+    seconds += thin_bytes / _THIN_BYTES_PER_SECOND
+    columns = (np.ones(len(thin)), costs.bytes, costs.bytes * thin, costs.macs)
+    counts = (by_layer(each).astype(np.int64).tolist() for each in columns)
+    for row in zip(program.layers, *counts, seconds.tolist(), strict=True):
+        yield LayerCost(*row)
+
+
+def _kind(layer: Layer) -> str:
+    if layer.operator == "exNorm" and layer.inputs and layer.inputs[0][:1] != (1,):
+        return "group norm"  # as instance norms of the groups, in the batch's dimension
+    if layer.operator.startswith("Conv"):
+        return "convolution"
+    return _KINDS.get(layer.operator, layer.operator)
+
+
+def _is_edge(layer: Layer) -> bool:
+    return layer.operator in ("InputOperator", "OutputOperator")

@@ -1,0 +1,66 @@
+"""Predictions in words and in figures, for `lcm info`, `lcm bench` and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from runtimes.rknn.cost.prediction import PLATFORM, Prediction
+
+_SHOWN_KINDS = 3
+
+
+def line(prediction: Prediction | None, platforms: Sequence[str]) -> str:
+    """One line about a network: its seconds, and where they go."""
+    if prediction is None:
+        return "no prediction: the NPU's program in it is of an unknown form"
+    if PLATFORM not in platforms:
+        return (
+            f"no prediction: the speed of {', '.join(platforms)} is unknown ({_sums(prediction)})"
+        )
+    shares = list(prediction.shares().items())[:_SHOWN_KINDS]
+    parts = ", ".join(f"{share:.0%} {kind}" for kind, share in shares)
+    cpu = f", {prediction.on_cpu} layers on the CPU not counted" if prediction.on_cpu else ""
+    seconds = f"predicted {_seconds(prediction.seconds)} on one core of {PLATFORM}"
+    return f"{seconds}: {parts} ({_sums(prediction)}{cpu})"
+
+
+def table(prediction: Prediction, platforms: Sequence[str]) -> Iterator[str]:
+    """A line for each layer that the NPU runs or the CPU has to, in their order."""
+    timed = PLATFORM in platforms
+    yield f"{'predicted ms' if timed else '':>12}   tasks       MB       MMAC  operator"
+    for each in prediction.layers:
+        if not each.tasks and each.layer.on_npu:
+            continue  # nothing is done: the shape of a tensor was changed, for one
+        time = f"{each.seconds * 1e3:.3f}" if timed and each.layer.on_npu else ""
+        shape = "x".join(map(str, each.layer.outputs[0])) if each.layer.outputs else ""
+        yield (
+            f"{time:>12}{each.tasks:8}{each.bytes / 1e6:9.2f}{each.macs / 1e6:11.2f}"
+            f"  {each.layer.operator} {each.layer.name} {shape}".rstrip()
+            + ("" if each.layer.on_npu else ", on the CPU")
+        )
+
+
+def figures(prediction: Prediction, platforms: Sequence[str]) -> dict[str, Any]:
+    """What a report holds of a network; "seconds" only where the platform's speed is known."""
+    seconds = {"seconds": prediction.seconds} if PLATFORM in platforms else {}
+    return {
+        **seconds,
+        "tasks": prediction.tasks,
+        "bytes": prediction.bytes,
+        "thin_bytes": prediction.thin_bytes,
+        "macs": prediction.macs,
+        "layers_on_cpu": prediction.on_cpu,
+        "shares": {kind: round(share, 4) for kind, share in prediction.shares().items() if share},
+    }
+
+
+def _sums(prediction: Prediction) -> str:
+    return (
+        f"{prediction.tasks:,} tasks, {prediction.bytes / 1e9:.2f} GB moved,"
+        f" {prediction.macs / 1e9:.1f} GMAC"
+    )
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.1f} ms"
