@@ -120,10 +120,12 @@ $(VENV)/.installed: $(VENV)/.demo
 	.venv-types/bin/pip install --quiet 'pyright[nodejs]'
 	@touch $@
 
-.venv-rknn/.installed: tests/rknn/requirements.txt tests/rknn/toolkit.txt pyproject.toml
+# rknn-toolkit2 last, and without its needs: docs/rk3588.md.
+.venv-rknn/.installed: tests/rknn/requirements.txt runtimes/rknn/toolkit.py pyproject.toml
 	$(PYTHON) -m venv .venv-rknn
-	.venv-rknn/bin/pip install --quiet --requirement tests/rknn/requirements.txt
-	.venv-rknn/bin/pip install --quiet --no-deps --requirement tests/rknn/toolkit.txt --editable .
+	.venv-rknn/bin/pip install --quiet --requirement tests/rknn/requirements.txt --editable '.[rknn-build]'
+	.venv-rknn/bin/pip install --quiet --no-deps \
+		"$$(.venv-rknn/bin/python -c 'from runtimes.rknn.toolkit import PACKAGE; print(PACKAGE)')"
 	@touch $@
 
 $(BOARD)/models/.built: .venv-rknn/.installed $(wildcard assets/demo/*/* runtimes/rknn/*.py)

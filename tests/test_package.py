@@ -2,10 +2,14 @@
 
 import re
 from importlib.metadata import metadata
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
+from runtimes.rknn.toolkit import PACKAGE
+
+ROOT = Path(__file__).parents[1]
 DESCRIPTION = metadata("lcmcore").get_payload() or metadata("lcmcore")["Description"]
 LINK = re.compile(r"""(?:\]\(|src=["']|href=["']|^\[[^\]]+\]:\s*)([^)"'\s]+)""", re.M)
 IMAGE = re.compile(r"""(?:!\[[^\]]*\]\(|src=["'])([^)"'\s]+)""")
@@ -44,6 +48,22 @@ def test_rockchips_package_is_asked_for_where_there_is_one(machine, version, ins
     (toolkit,) = [each for each in requirements if each.name == "rknn-toolkit-lite2"]
     here = {"platform_machine": machine, "python_version": version, "extra": "rknn"}
     assert toolkit.marker.evaluate(here) is installs
+
+
+def test_the_converter_is_pinned_in_one_place():
+    """rknn-toolkit2 is not among its own needs' pins, for pip would install torch with it."""
+    requirements = map(Requirement, metadata("lcmcore").get_all("Requires-Dist"))
+    extra = {"extra": "rknn-build"}
+    pins = {
+        each.name: str(each.specifier)
+        for each in requirements
+        if each.marker and each.marker.evaluate(extra) and not each.marker.evaluate({"extra": ""})
+    }
+    assert pins["onnx"] == "==1.18.0"  # 1.19 breaks rknn-toolkit2 2.5.0
+    assert "rknn-toolkit2" not in pins
+    assert re.fullmatch(r"rknn-toolkit2==\d+\.\d+\.\d+", PACKAGE)
+    others = [ROOT / "Makefile", *(ROOT / "tests").rglob("*.txt"), ROOT / ".ci" / "run"]
+    assert [path for path in others if PACKAGE in path.read_text()] == []
 
 
 def test_no_python_is_too_new():

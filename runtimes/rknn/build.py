@@ -31,7 +31,7 @@ from runtimes.rknn import shapes
 from runtimes.rknn.onnxfile import OnnxFile
 from runtimes.rknn.runtime import RknnRuntime
 from runtimes.rknn.simulator import RknnSimulator
-from runtimes.rknn.toolkit import Toolkit, missing
+from runtimes.rknn.toolkit import INSTALL, Toolkit, missing
 from runtimes.staging import COMPANIONS, copy_each, read_settings, staged, write_settings
 
 PLATFORMS = ("rk3562", "rk3566", "rk3568", "rk3576", "rk3588")
@@ -114,7 +114,7 @@ def _inherit_settings(source: Path, out: Path) -> None:
 def _require_tools() -> None:
     reason = missing()
     if reason is None and find_spec("onnxruntime") is None:
-        reason = "onnxruntime is not installed: the compiled networks are compared with it"
+        reason = f"onnxruntime is not installed, with which networks are compared: {INSTALL}"
     if reason is not None:
         raise RuntimeUnavailableError(reason)
 

@@ -11,6 +11,7 @@ from lcmcore.errors import NetworkError, RuntimeUnavailableError, first_line
 from lcmcore.runtime import TensorSpec
 from lcmcore.util.placeholder import placeholders
 from runtimes.rknn.shapes import OPTIONAL_INPUTS, Shape
+from runtimes.rknn.toolkit import INSTALL
 
 if TYPE_CHECKING:
     import onnx
@@ -110,7 +111,7 @@ def _load(component: str, path: Path, weights: bool) -> onnx.ModelProto:
     try:
         import onnx
     except ImportError as error:
-        raise RuntimeUnavailableError("onnx is not installed: pip install onnx") from error
+        raise RuntimeUnavailableError(f"onnx is not installed: {INSTALL}") from error
     try:
         return onnx.load(str(path), load_external_data=weights)
     except Exception as error:  # protobuf's, onnx's and the system's errors share no base class

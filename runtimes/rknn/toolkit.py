@@ -24,6 +24,9 @@ from lcmcore.util.arrays import Array
 from lcmcore.util.closeable import Closeable
 from runtimes.rknn.vendorlog import informative_lines, summary
 
+PACKAGE = "rknn-toolkit2==2.5.0"  # without its own needs: the extra rknn-build has what it imports
+INSTALL = f"pip install 'lcmcore[rknn-build]', then pip install --no-deps {PACKAGE}"
+_NEWEST_PYTHON = (3, 12)  # for which it has wheels
 _CHILD = "runtimes.rknn.toolkit_child"
 _EXIT_TIMEOUT = 2  # seconds; a child that is still busy then is killed
 
@@ -32,8 +35,11 @@ def missing() -> str | None:
     """None if rknn-toolkit2 can be used here, else the reason and the remedy."""
     if not sys.platform.startswith("linux"):
         return "rknn-toolkit2 runs on Linux only"
+    if find_spec("rknn") is None and sys.version_info[:2] > _NEWEST_PYTHON:
+        newest = ".".join(map(str, _NEWEST_PYTHON))
+        return f"rknn-toolkit2 has no wheel for this Python: with Python {newest}, {INSTALL}"
     if find_spec("rknn") is None:
-        return "rknn-toolkit2 is not installed in this environment: see docs/rk3588.md"
+        return f"rknn-toolkit2 is not installed in this environment: {INSTALL}"
     return None
 
 

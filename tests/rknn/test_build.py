@@ -298,7 +298,7 @@ def test_tools_that_are_not_installed(
     source: Path, tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(build, "find_spec", lambda name: None)
-    with pytest.raises(RuntimeUnavailableError, match=r"^onnxruntime is not installed: the comp"):
+    with pytest.raises(RuntimeUnavailableError, match=r"^onnxruntime is not installed, with w"):
         run(source, tmp_path / "out")
     monkeypatch.setattr(build, "missing", lambda: "no toolkit")
     with pytest.raises(RuntimeUnavailableError, match=r"^no toolkit$"):
@@ -365,8 +365,15 @@ def test_arguments() -> None:
 
 def test_without_the_converter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toolkit, "find_spec", lambda name: None)
-    reason = "rknn-toolkit2 is not installed in this environment: see docs/rk3588.md"
-    assert toolkit.missing() == reason
+    commands = "pip install 'lcmcore[rknn-build]', then pip install --no-deps rknn-toolkit2=="
+    monkeypatch.setattr(toolkit, "_NEWEST_PYTHON", (3, 99))
+    assert str(toolkit.missing()).startswith(
+        f"rknn-toolkit2 is not installed in this environment: {commands}"
+    )
+    monkeypatch.setattr(toolkit, "_NEWEST_PYTHON", (3, 9))
+    assert str(toolkit.missing()).startswith(
+        f"rknn-toolkit2 has no wheel for this Python: with Python 3.9, {commands}"
+    )
     monkeypatch.setattr(sys, "platform", "darwin")
     assert toolkit.missing() == "rknn-toolkit2 runs on Linux only"
     assert NEWEST_OPSET == 19

@@ -16,6 +16,7 @@ from lcmcore.errors import NetworkError, RuntimeUnavailableError
 from lcmcore.runtime import TensorSpec
 from runtimes.rknn import onnxfile
 from runtimes.rknn.onnxfile import OnnxFile
+from runtimes.rknn.toolkit import INSTALL
 
 USUAL = {"sample": (1, 4, 4, 6), "timestep": (1,), "timestep_cond": (1, 8)}
 
@@ -207,5 +208,6 @@ def test_files_that_were_never_fetched(tmp_path: Path, name: str) -> None:
 def test_without_the_package_onnx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path)
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(RuntimeUnavailableError, match=r"^onnx is not installed: pip install onnx$"):
+    with pytest.raises(RuntimeUnavailableError) as error:
         OnnxFile.read("unet", path)
+    assert str(error.value) == f"onnx is not installed: {INSTALL}"
