@@ -9,6 +9,10 @@ from pathlib import Path
 DEVICE_TREE = Path("/proc/device-tree/compatible")
 DRIVER_VERSION = Path("/sys/kernel/debug/rknpu/version")
 LIBRARY = "librknnrt.so"
+LIBRARY_ADDRESS = (
+    "https://github.com/airockchip/rknn-toolkit2/raw/master"
+    "/rknpu2/runtime/Linux/librknn_api/aarch64/librknnrt.so"
+)
 LIBRARY_FOLDERS = tuple(
     map(Path, ("/usr/lib", "/usr/lib64", "/usr/lib/aarch64-linux-gnu", "/usr/local/lib"))
 )

@@ -21,6 +21,8 @@ from runtimes.rknn.file import RknnFile
 _FILENAME = "model.rknn"
 _TAKES_LATENTS = frozenset({"unet", "vae_decoder"})
 _NEWEST_PYTHON = (3, 12)  # for which rknn-toolkit-lite2 has wheels
+# With 0.9.3 jobs could not be submitted: https://github.com/airockchip/rknn-toolkit2/issues/38
+_OLDEST_DRIVER = "0.9.6"
 _IOMMU_DOMAIN = 4 * 2**30  # bytes that the NPU can address at once
 _REBUILD = "rebuild it with `lcm build rknn`"
 
@@ -89,14 +91,18 @@ def _software(level: str) -> Iterator[Finding]:
     if fault is not None:
         yield level, fault.what, fault.remedy
     driver = board.driver_version()
-    if driver is not None:
+    if driver is not None and _version_tuple(driver) < _version_tuple(_OLDEST_DRIVER):
+        found = f"driver rknpu {driver} is older than {_OLDEST_DRIVER}: runs may fail"
+        yield "warning", found, "it is part of the kernel: update that, or boot a newer image"
+    elif driver is not None:
         yield "ok", f"driver rknpu {driver}", ""
     elif fault is None:
         remedy = f"run as root, or read {board.DRIVER_VERSION}"
         yield "ok", "version of the NPU driver unknown", remedy
     library = board.library()
     if library is None:
-        remedy = "copy it from the folder rknpu2/runtime of rknn-toolkit2"
+        usual = board.LIBRARY_FOLDERS[0] / board.LIBRARY
+        remedy = f"sudo curl -fLo {usual} {board.LIBRARY_ADDRESS}"
         yield level, f"no {board.LIBRARY} in {board.LIBRARY_FOLDERS[0]}", remedy
     else:
         yield "ok", f"{library} {board.library_version(library) or 'of unknown version'}", ""
@@ -112,8 +118,8 @@ def _compatibility(component: str, file: RknnFile, here: str | None) -> Iterator
     elif file.too_old:
         yield "error", f"{component}: built by rknn-toolkit2 {file.toolkit}, too old", _REBUILD
     else:
-        found = f"{component}: for {built_for}, toolkit {file.toolkit}, input {file.inputs[0]}"
-        yield "ok", found, ""
+        described = f"{component}: for {built_for}, toolkit {file.toolkit}, input {file.inputs[0]}"
+        yield "ok", described, ""
 
 
 def _matching_sizes(files: Mapping[str, RknnFile]) -> Iterator[Finding]:

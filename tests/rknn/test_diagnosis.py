@@ -51,7 +51,7 @@ def test_board_without_software(
     assert diagnosis._IOMMU_DOMAIN == 4 * 2**30
     errors = reported(tiny, "rk3588", "error")
     assert f"rknn-toolkit-lite2 {words}" in errors
-    assert "no librknnrt.so in /usr/lib -> copy it from" in errors
+    assert "no librknnrt.so in /usr/lib -> sudo curl -fLo /usr/lib/librknnrt.so https://" in errors
 
 
 def test_healthy_board(tiny: Path, healthy: Path, lites: list[object]) -> None:
@@ -116,6 +116,16 @@ def test_a_board_that_is_all_right_says_this(
         ),
         ("ok", "images of 48x32", ""),
     ]
+
+
+@pytest.mark.parametrize(("version", "old"), [("0.8.2", True), ("0.9.3", True), ("0.9.6", False)])
+def test_old_driver(
+    tiny: Path, healthy: Path, monkeypatch: pytest.MonkeyPatch, version: str, old: bool
+) -> None:
+    monkeypatch.setattr(board, "driver_version", lambda: version)
+    found = f"driver rknpu {version} is older than 0.9.6: runs may fail -> it is part of the kernel"
+    assert (found in reported(tiny, "rk3588", "warning")) is old
+    assert (f"driver rknpu {version} -> " in reported(tiny, "rk3588", "ok")) is not old
 
 
 def test_a_version_that_only_root_may_read_is_no_fault(
