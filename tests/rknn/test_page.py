@@ -20,9 +20,9 @@ from PIL import Image
 import lcmcore
 from lcmcore.bundle import Settings
 from lcmcore.cli.main import _parser, main
-from runtimes.rknn import board, toolkit
+from runtimes.rknn import RknnRuntime, board, diagnosis, toolkit
 from tests.rknn import fixtures
-from tests.rknn.conftest import Calls
+from tests.rknn.conftest import Calls, Npu
 from tests.rknn.double import RKNNLiteDouble
 
 ROOT = Path(__file__).parents[2]
@@ -201,6 +201,35 @@ def test_published_directory_with_the_encoder_on_the_cpu(
         run_here(line)
     draw(desk / "radxa" / "model")
     assert len(lites) == 3
+
+
+# What the page says that `lcm doctor` prints.
+
+
+def samples(title: str) -> list[str]:
+    """The indented lines of a section."""
+    return [line[4:] for line in section(title).splitlines() if line.startswith("    ok ")]
+
+
+def test_output_of_the_doctor(
+    tiny: Path, npu: Npu, lites: list[RKNNLiteDouble], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """On a board where all is right; the tests' networks are of 48x32."""
+    library = tiny / "librknnrt.so"
+    library.write_bytes(b"librknnrt version: 2.5.0 (74ea630ce@2026-09-29T14:54:20)\0")
+    monkeypatch.setattr(board, "library", lambda: library)
+    monkeypatch.setattr(board, "driver_version", lambda: "0.9.8")
+    monkeypatch.setattr(diagnosis, "version_of", lambda package: "2.5.0")
+    monkeypatch.setattr(RknnRuntime, "available", lambda self: None)
+    for name in ("scheduler", "tokenizer"):
+        shutil.copytree(fixtures.TINY / name, tiny / name)
+    assert main(["doctor", "--model", str(tiny)]) == 0
+    printed = capsys.readouterr().out.replace(str(library), "/usr/lib/librknnrt.so")
+    lines = samples("lcmcore") + samples("Copy the model to the board")
+    assert len(lines) == 8
+    ours = [each.replace("4, 32, 32", "4, 4, 6").replace("256x256", "48x32") for each in lines]
+    assert [line for line in ours if line not in printed.splitlines()] == []
 
 
 # The service.
