@@ -43,6 +43,11 @@ def test_a_limit_of_version_1_is_seen(tmp_path, monkeypatch):
     assert memory.available_bytes() == GB
 
 
+def test_a_colon_in_the_name_of_a_group(tmp_path, monkeypatch):
+    cgroup(tmp_path, monkeypatch, "0::/batch:1/job\n", "batch:1/job", second(int(2.5 * GB)))
+    assert memory.available_bytes() == int(1.5 * GB)
+
+
 def test_no_limit_is_what_the_machine_has(tmp_path, monkeypatch):
     cgroup(tmp_path, monkeypatch, "0::/\n", "", second("max"))
     without = memory.available_bytes()

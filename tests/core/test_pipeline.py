@@ -482,6 +482,13 @@ def test_the_log_variance_is_clipped_as_in_diffusers(logvar, clipped, fake, phot
     np.testing.assert_allclose(latents, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("channels", [3, 7, 9, 16])
+def test_an_encoder_of_another_kind_is_refused(channels, fake, photo):
+    pipe = fake(vae_encoder=lambda sample: np.zeros((1, channels, 8, 12), np.float32))
+    with pytest.raises(NetworkError, match=rf"vae_encoder: returned {channels} channels: .*4 or 8"):
+        pipe.encode_image(photo, (96, 64))
+
+
 NAN = float("nan")
 CALLS = [
     ({"prompt": None}, "give either a prompt or prompt_embeds"),

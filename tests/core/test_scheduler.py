@@ -29,7 +29,14 @@ def test_full_strength_spreads_over_the_whole_schedule(steps, timesteps):
 
 @pytest.mark.parametrize(
     ("strength", "timesteps"),
-    [(1.0, [999, 759, 499, 259]), (0.75, [759, 499, 259]), (0.5, [499, 259]), (0.25, [259])],
+    [
+        (1.0, [999, 759, 499, 259]),
+        (0.75, [759, 499, 259]),
+        (0.6, [759, 499, 259]),  # int(4 * 0.4) steps are skipped
+        (0.5, [499, 259]),
+        (0.3, [499, 259]),
+        (0.25, [259]),
+    ],
 )
 def test_truncate_skips_the_first_steps(strength, timesteps):
     assert SCHEDULER.schedule(4, strength).tolist() == timesteps

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import distributed
 import pytest
 
 import lcmcore
@@ -78,6 +79,14 @@ def test_waiting_for_a_worker_can_be_interrupted(cluster, photos, tmp_path):
     process.terminate()
     process.communicate()
     assert process.returncode == 143
+
+
+@pytest.mark.slow
+def test_the_client_is_not_the_default_of_the_process(cluster):
+    with connect(cluster.address) as (_, threads):
+        assert threads() == 0
+        with pytest.raises(ValueError, match="No clients found"):
+            distributed.default_client()
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ with Connection(int(sys.argv[1])) as pipe:
         except EOFError:
             break
         name = str(arguments[0])
-        print("\033[31mE build: something is odd\033[0m", flush=True)
+        print("\033[31mE build: something is odd\033[0m\nI build: cleaning up", flush=True)
         if "crash" in name:
             os.kill(os.getpid(), 11)
         elif "killed" in name:
