@@ -19,7 +19,7 @@ from lcmcore.runtime import (
     require_file,
 )
 from runtimes.rknn import board, diagnosis, signature
-from runtimes.rknn.cost import Prediction, predict, report
+from runtimes.rknn.cost import Prediction, predict_all, report
 from runtimes.rknn.file import OLDEST_TOOLKIT, RknnFile
 from runtimes.rknn.network import CORE_MASKS, RknnNetwork
 
@@ -89,20 +89,18 @@ class RknnRuntime(Runtime):
             return
         yield f"built for {', '.join(file.platforms)} by rknn-toolkit2 {file.toolkit}"
         yield from list_specs(file.inputs, file.outputs)
-        yield report.line(_prediction(file), file.platforms)
+        yield from report.lines(_predictions(file), file.platforms)
 
     def predict(self, path: Path) -> Mapping[str, Any] | None:
         """Seconds on one core, with what they were computed from; raises BundleError."""
-        file = RknnFile.read(path)
-        prediction = _prediction(file)
-        return None if prediction is None else report.figures(prediction, file.platforms)
+        predictions = _predictions(RknnFile.read(path))
+        return report.figures(predictions) if 1 in predictions else None
 
     def cost(self, path: Path) -> Iterator[str]:
         """A line for each layer, for `lcm info --cost`, on any machine; raises BundleError."""
-        file = RknnFile.read(path)
-        prediction = _prediction(file)
-        if prediction is not None:
-            yield from report.table(prediction, file.platforms)
+        predictions = _predictions(RknnFile.read(path))
+        if 1 in predictions:
+            yield from report.table(predictions[1])
 
     def machine(self) -> Mapping[str, str]:
         """The SoC, and the versions of driver, library and Python package, for reports."""
@@ -113,12 +111,12 @@ class RknnRuntime(Runtime):
         return diagnosis.diagnose(root, board.platform())
 
 
-def _prediction(file: RknnFile) -> Prediction | None:
-    """None for a program of another form, or of a file that cannot be read twice."""
+def _predictions(file: RknnFile) -> dict[int, Prediction]:
+    """By the number of cores; none for a program of another form, or a file that has gone since."""
     try:
-        return predict(file.path)
+        return predict_all(file.path)
     except OSError:
-        return None
+        return {}
 
 
 def _core_mask(options: Mapping[str, Any]) -> str:

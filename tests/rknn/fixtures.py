@@ -2,8 +2,8 @@
 
 `python -m tests.rknn.fixtures` in the converter's environment makes them again from tests/tiny/lcm
 at 48x32 for rk3588. Of the body only the beginning is kept, which is all that a reader looks at;
-the rest is zeros, for no test here runs the compiled program. The file group_norm is whole: its
-program is read (`group_norm` makes its network).
+the rest is zeros, for no test here runs the compiled program. The files group_norm and, for another
+platform, group_norm_rk3566 are whole: their programs are read (`group_norm` makes their network).
 """
 
 from __future__ import annotations
@@ -84,12 +84,14 @@ def make() -> None:
     from runtimes.rknn import build
     from runtimes.rknn.toolkit import Toolkit
 
-    with tempfile.TemporaryDirectory() as folder, Toolkit("group_norm") as toolkit:
-        model, compiled = (Path(folder) / name for name in ("norm.onnx", "norm.rknn"))
-        onnx.save_model(group_norm(), model)
-        toolkit.build(model, {"x": (1, 32, 8, 8)}, "rk3588")
-        toolkit.export(compiled)
-        (DATA / "group_norm.rknn.gz").write_bytes(gzip.compress(compiled.read_bytes(), mtime=0))
+    for name, platform in (("group_norm", "rk3588"), ("group_norm_rk3566", "rk3566")):
+        with tempfile.TemporaryDirectory() as folder, Toolkit(name) as toolkit:
+            model, compiled = (Path(folder) / each for each in ("norm.onnx", "norm.rknn"))
+            onnx.save_model(group_norm(), model)
+            toolkit.build(model, {"x": (1, 32, 8, 8)}, platform)
+            toolkit.export(compiled)
+            packed = gzip.compress(compiled.read_bytes(), mtime=0)
+            (DATA / f"{name}.rknn.gz").write_bytes(packed)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "bundle"
         build.run(

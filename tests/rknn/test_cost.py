@@ -7,8 +7,10 @@ log.
 
 from __future__ import annotations
 
+import json
 import struct
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,11 @@ from hypothesis import strategies as st
 
 from lcmcore.cli.main import main
 from runtimes.rknn import RknnRuntime
-from runtimes.rknn.cost import LayerCost, Prediction, predict, report
+from runtimes.rknn.cost import LayerCost, Prediction, predict, predict_all, report
 from runtimes.rknn.cost.flatbuffer import DamagedError, Table
-from runtimes.rknn.cost.program import TASK, Layer, Program
+from runtimes.rknn.cost.program import TASK, Layer
 from runtimes.rknn.cost.tasks import task_costs
-from tests.rknn import fixtures
+from tests.rknn import fixtures, programs
 
 NORM = fixtures.read("group_norm")
 ELEMENTS = 32 * 8 * 8  # of the network's arrays, of two bytes
@@ -37,8 +39,8 @@ def norm(tmp_path: Path) -> Path:
     return path
 
 
-def predicted(path: Path) -> Prediction:
-    prediction = predict(path)
+def predicted(path: Path, cores: int = 1) -> Prediction:
+    prediction = predict(path, cores)
     assert prediction is not None
     return prediction
 
@@ -95,30 +97,95 @@ def test_the_sums_are_those_of_the_layers(norm: Path) -> None:
     assert prediction.on_cpu == 0
 
 
+@pytest.mark.parametrize(
+    ("cores", "tasks"), [(1, [1, 1, 120, 1, 1]), (2, [4, 1, 122, 1, 1]), (3, [6, 1, 120, 1, 1])]
+)
+def test_programs_of_several_cores_are_one_layer_shared(
+    norm: Path, cores: int, tasks: list[int]
+) -> None:
+    """Each core computes a part of the channels of the convolution; the rest is not shared out."""
+    alone, prediction = predicted(norm), predicted(norm, cores)
+    assert prediction.cores == cores
+    layers = prediction.layers[1:-1]  # without input and output
+    assert [each.tasks for each in layers] == tasks
+    assert [each.layer for each in layers] == [each.layer for each in alone.layers[1:-1]]
+    conv, whole = layers[0], of_operator(alone, "Conv")
+    assert conv.macs == whole.macs
+    weights = 2 * 32 * 32 * 3 * 3
+    assert conv.bytes - conv.thin_bytes >= weights + 2 * ELEMENTS
+
+
+def test_two_cores_halve_a_group_norm_and_three_do_not(norm: Path) -> None:
+    """The compiler's program for three cores leaves norms to the first of them."""
+    one, two, three = (of_operator(predicted(norm, cores), "exNorm").seconds for cores in (1, 2, 3))
+    assert two < 0.6 * one
+    assert three == pytest.approx(one)
+
+
+def test_a_file_of_one_core_has_no_programs_for_more(tmp_path: Path) -> None:
+    path = tmp_path / "model.rknn"
+    path.write_bytes(programs.shared())
+    assert list(predict_all(path)) == [1]
+    assert predict(path, 2) is None
+
+
+def test_a_core_without_tasks_waits_for_the_other(tmp_path: Path) -> None:
+    path = tmp_path / "model.rknn"
+    path.write_bytes(programs.shared(tasks=5, second=2))
+    assert [each.tasks for each in predict_all(path).values()] == [3, 2]
+
+
+def elementwise_tasks(*words: tuple[int, int]) -> Any:
+    """Elementwise tasks with the place of their words and how many these are."""
+    tasks = np.zeros(len(words), TASK)
+    tasks["units"], tasks["layer"] = 0x18, range(len(words))
+    tasks["offset"] = [8 * first for first, _ in words]
+    tasks["words"] = [count for _, count in words]
+    return tasks
+
+
+WIDTH, HEIGHT, CHANNELS = 0x500C, 0x5010, 0x5014
+SENT = [(WIDTH, 15), (HEIGHT, 7), (CHANNELS, 63), (0x4030, 15), (0x4034, 7), (0x403C, 63)]
+VOLUME = 16 * 8 * 64  # of what these registers describe
+
+
+def words(*sent: tuple[int, int]) -> list[int]:
+    return [0x4001 << 48 | value << 16 | register for register, value in sent]
+
+
 def test_registers_keep_their_values_between_tasks() -> None:
-    """Two elementwise tasks, of which the second sets the width alone."""
-    width, height, channels = 0x500C, 0x5010, 0x5014
-    sent = [(width, 15), (height, 7), (channels, 63), (0x4030, 15), (0x4034, 7), (0x403C, 63)]
-    words = [0x4001 << 48 | value << 16 | register for register, value in sent]
-    words += [0, 0x4001 << 48 | 31 << 16 | width]  # padding between them sets nothing
-    tasks = np.zeros(2, TASK)
-    tasks["units"], tasks["layer"] = 0x18, (0, 1)
-    tasks["words"], tasks["offset"] = (6, 1), (0, 7 * 8)
-    program = Program((), tasks, np.array(words, np.uint64))
-    costs = task_costs(program)
-    volume = 16 * 8 * 64
-    assert costs.bytes.tolist() == [2 * 3 * volume, 2 * (2 * 2 * volume + volume)]
+    """Of two elementwise tasks, the second sets the width alone."""
+    sent = [*words(*SENT), 0, *words((WIDTH, 31))]  # padding sets nothing
+    costs = task_costs(elementwise_tasks((0, 6), (7, 1)), np.array(sent, np.uint64))
+    assert costs.bytes.tolist() == [2 * 3 * VOLUME, 2 * (2 * 2 * VOLUME + VOLUME)]
     assert costs.is_thin.tolist() == [False, False]
 
 
-def test_tasks_that_do_not_follow_each_other() -> None:
-    tasks = np.zeros(2, TASK)
-    tasks["offset"] = (8, 0)
-    with pytest.raises(DamagedError, match="do not follow each other"):
-        task_costs(Program((), tasks, np.zeros(4, np.uint64)))
-    tasks["offset"], tasks["words"] = 0, 5
-    with pytest.raises(DamagedError, match="do not follow each other"):
-        task_costs(Program((), tasks, np.zeros(4, np.uint64)))
+def test_registers_follow_the_order_of_the_tasks_and_not_of_the_words() -> None:
+    """Programs of several cores send words of each other."""
+    sent = [*words((WIDTH, 31)), *words(*SENT)]
+    costs = task_costs(elementwise_tasks((1, 6), (0, 1)), np.array(sent, np.uint64))
+    assert costs.bytes.tolist() == [2 * 3 * VOLUME, 2 * (2 * 2 * VOLUME + VOLUME)]
+
+
+def test_registers_are_kept_from_piece_to_piece() -> None:
+    """Words are looked at for some thousands of tasks together."""
+    tasks = elementwise_tasks((0, 6), *[(0, 0)] * 5000)
+    costs = task_costs(tasks, np.array(words(*SENT), np.uint64))
+    assert set(costs.bytes.tolist()) == {2 * 3 * VOLUME}
+
+
+def test_words_that_are_not_there() -> None:
+    for first, count in ((4, 1), (0, 5), (2**60, 0)):
+        with pytest.raises(DamagedError, match="not there"):
+            task_costs(elementwise_tasks((first, count)), np.zeros(4, np.uint64))
+
+
+@pytest.mark.parametrize("lengths", [[4096] * 4097, [4097]])
+def test_more_words_than_a_program_has(lengths: list[int]) -> None:
+    tasks = elementwise_tasks(*[(0, length) for length in lengths])
+    with pytest.raises(DamagedError, match=f"send {sum(lengths)} words"):
+        task_costs(tasks, np.zeros(5000, np.uint64))
 
 
 @pytest.mark.parametrize("component", fixtures.COMPONENTS)
@@ -128,6 +195,7 @@ def test_a_file_without_a_program_has_no_prediction(tmp_path: Path, component: s
     assert predict(path) is None
     lines = list(RknnRuntime().describe(path))
     assert lines[-1] == "no prediction: the NPU's program in it is of an unknown form"
+    assert not any("predicted" in line for line in lines)
     assert RknnRuntime().predict(path) is None
     assert list(RknnRuntime().cost(path)) == []
 
@@ -146,7 +214,7 @@ def test_a_file_that_is_cut_has_no_prediction(norm: Path) -> None:
 @settings(deadline=None, max_examples=150)
 @given(st.data())
 def test_damaged_files_give_a_prediction_or_none(tmp_path_factory: Any, data: Any) -> None:
-    """Whatever the bytes: no other exception, and no more than a moment."""
+    """Whatever the bytes: no other exception, no warning, and no more than a moment."""
     damaged = bytearray(NORM)
     # The tables and the tasks are at the beginning and behind the weights.
     end = BODY + int.from_bytes(NORM[16:24], "little")
@@ -157,12 +225,73 @@ def test_damaged_files_give_a_prediction_or_none(tmp_path_factory: Any, data: An
     path = tmp_path_factory.mktemp("damaged") / "model.rknn"
     path.write_bytes(damaged)
     start = time.process_time()
-    prediction = predict(path)
+    found = predict_all(path)
     assert time.process_time() - start < 5
-    if prediction is not None:
-        assert prediction.seconds >= 0
-        assert list(report.table(prediction, ["rk3588"]))
-        assert report.line(prediction, ["rk3588"])
+    assert list(report.lines(found, ["rk3588"]))
+    if 1 in found:
+        assert found[1].seconds >= 0
+        assert list(report.table(found[1]))
+        assert json.loads(json.dumps(report.figures(found)))
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.data())
+def test_damaged_tasks_and_registers_give_a_prediction(tmp_path_factory: Any, data: Any) -> None:
+    """Any values where the numbers of the layers and tasks are left as they are."""
+    damaged = bytearray(NORM)
+    body = memoryview(NORM)[BODY : BODY + int.from_bytes(NORM[16:24], "little")]
+    words_, _ = (table.span(0) for table in Table.root(body).tables(20, last=2))
+    for _ in range(data.draw(st.integers(1, 30))):
+        place = BODY + words_.start + 8 * data.draw(st.integers(0, words_.length // 8 - 1))
+        struct.pack_into("<I", damaged, place + 2, data.draw(st.integers(0, 2**32 - 1)))
+    path = tmp_path_factory.mktemp("damaged") / "model.rknn"
+    path.write_bytes(damaged)
+    found = predict_all(path)
+    assert list(found) == [1, 2, 3]
+    for each in found.values():
+        assert 0 <= each.seconds < float("inf")
+        assert each.bytes >= 0
+
+
+@pytest.mark.parametrize("memory", [False, True])
+@pytest.mark.parametrize(
+    "counts",
+    [
+        {"layers": 5_000, "sides": 5_000},
+        {"layers": 5_000, "text": 100_000},
+        {"layers": 5_000, "sides": 100_000, "rank": 100_000},
+        {"layers": 1_000_000},
+        {"tasks": 30_000, "words": 100_000},
+        {"tasks": 1_000_000, "words": 1},
+        {"tasks": 3_000_000, "words": 0},
+    ],
+)
+def test_small_files_that_announce_much_take_little(
+    tmp_path: Path, counts: dict[str, int], memory: bool
+) -> None:
+    """Vectors of a FlatBuffer, and the words of tasks, can all be the same bytes."""
+    path = tmp_path / "model.rknn"
+    path.write_bytes(programs.shared(**counts))
+    if not memory:
+        start = time.process_time()
+        predict_all(path)
+        assert time.process_time() - start < 5
+        return
+    tracemalloc.start()  # which makes it slow
+    try:
+        predict_all(path)
+        assert tracemalloc.get_traced_memory()[1] < 300e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_largest_program_that_is_read(tmp_path: Path) -> None:
+    """As many layers as it may have, each of them with a task."""
+    path = tmp_path / "model.rknn"
+    path.write_bytes(programs.shared(layers=32_768))
+    assert len(predicted(path).layers) == 32_768
+    path.write_bytes(programs.shared(layers=32_769))
+    assert predict(path) is None
 
 
 @settings(deadline=None)
@@ -178,30 +307,39 @@ def test_a_table_of_any_bytes(data: bytes, field: int) -> None:
         pass
 
 
-def test_the_line_of_lcm_info(norm: Path) -> None:
-    line = list(RknnRuntime().describe(norm))[-1]
+def test_the_lines_of_lcm_info(norm: Path) -> None:
     prediction = predicted(norm)
-    assert line == (
+    lines = list(RknnRuntime().describe(norm))[-2:]
+    assert lines == [
         "predicted 0.2 ms on one core of rk3588: 96% group norm, 2% convolution, 1% Reshape"
-        f" ({prediction.tasks:,} tasks, 0.00 GB moved, 0.0 GMAC)"
-    )
+        f" ({prediction.tasks:,} tasks, 0.00 GB moved, 0.0 GMAC)",
+        "predicted 0.1 ms on 2 cores and 0.2 ms on 3 cores, if these do not wait for the memory",
+    ]
 
 
-def test_another_platform_has_sums_and_no_seconds(norm: Path) -> None:
-    prediction = predicted(norm)
-    assert report.line(prediction, ["rk3566", "rk3568"]) == (
-        f"no prediction: the speed of rk3566, rk3568 is unknown ({prediction.tasks} tasks,"
-        " 0.00 GB moved, 0.0 GMAC)"
+def test_a_program_of_one_core_has_one_line(norm: Path) -> None:
+    (line,) = report.lines({1: predicted(norm)}, ["rk3588"])
+    assert line.startswith("predicted 0.2 ms on one core")
+
+
+def test_programs_of_other_platforms_are_not_understood(tmp_path: Path) -> None:
+    """Their registers are others: read as those of rk3588, a convolution would move nothing."""
+    path = tmp_path / "model.rknn"
+    path.write_bytes(fixtures.read("group_norm_rk3566"))
+    assert predict_all(path) == {}
+    assert list(RknnRuntime().describe(path))[-1] == (
+        "no prediction: the NPU's program in it is for rk3566, only rk3588 is known"
     )
-    assert "seconds" not in report.figures(prediction, ["rk3566"])
-    assert not any("." in line[:12] for line in report.table(prediction, ["rk3566"]))
+    assert RknnRuntime().predict(path) is None
+    assert list(RknnRuntime().cost(path)) == []
 
 
 def test_layers_on_the_cpu_are_named(norm: Path) -> None:
     layer = Layer("Sin", "sine", False, (), ((1, 160),))
-    prediction = Prediction((*predicted(norm).layers, LayerCost(layer, 0, 0, 0, 0, 0.0)))
-    assert "1 layers on the CPU not counted" in report.line(prediction, ["rk3588"])
-    assert list(report.table(prediction, ["rk3588"]))[-1].endswith("Sin sine 1x160, on the CPU")
+    prediction = Prediction(1, (*predicted(norm).layers, LayerCost(layer, 0, 0, 0, 0, 0.0)))
+    (line,) = report.lines({1: prediction}, ["rk3588"])
+    assert "1 layers on the CPU not counted" in line
+    assert list(report.table(prediction))[-1].endswith("Sin sine 1x160, on the CPU")
 
 
 def test_lcm_info_lists_the_layers(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

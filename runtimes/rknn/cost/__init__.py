@@ -3,6 +3,6 @@
 `predict` is what `lcm info` and `lcm bench` show. docs/npu.md says what the figures stand on.
 """
 
-from runtimes.rknn.cost.prediction import LayerCost, Prediction, predict
+from runtimes.rknn.cost.prediction import LayerCost, Prediction, predict, predict_all
 
-__all__ = ["LayerCost", "Prediction", "predict"]
+__all__ = ["LayerCost", "Prediction", "predict", "predict_all"]

@@ -10,8 +10,10 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-MAX_ELEMENTS = 1 << 20  # of a vector of tables; the full-size UNet has 1,600 layers
-_MAX_STRING = 1 << 12  # bytes; longer ones are cut
+# Vectors can share their bytes, so that a small file can announce any amount of work.
+_MAX_TABLES = 1 << 15  # of a vector; the full-size UNet has 1,600 layers and 5,000 tensors
+_MAX_INTEGERS = 16
+_MAX_STRING = 256  # bytes
 
 
 class DamagedError(ValueError):
@@ -53,27 +55,31 @@ class Table:
         return Span(place + 4, _unpack("<I", self._data, place))
 
     def text(self, field: int) -> str:
-        """A field's string."""
+        """A field's string, of which the first 256 bytes are read."""
         start, length = self.span(field)
         return bytes(self._data[start : start + min(length, _MAX_STRING)]).decode(
             "utf-8", "replace"
         )
 
     def integers(self, field: int) -> Sequence[int]:
-        """A field's vector of unsigned 32-bit integers."""
-        start, length = self._bounded(field)
-        values: tuple[int, ...] = struct.unpack_from(f"<{length}I", self._data, start)
+        """A field's vector of unsigned 32-bit integers, of which the first 16 are read."""
+        start, length = self._span_of_words(field)
+        values: tuple[int, ...]
+        values = struct.unpack_from(f"<{min(length, _MAX_INTEGERS)}I", self._data, start)
         return values
 
-    def tables(self, field: int) -> Iterator[Table]:
-        """A field's vector of tables."""
-        start, length = self._bounded(field)
-        for place in range(start, start + 4 * length, 4):
+    def tables(self, field: int, last: int | None = None) -> Iterator[Table]:
+        """A field's vector of tables, or the `last` ones of it."""
+        start, length = self._span_of_words(field)
+        first = 0 if last is None else max(length - last, 0)
+        if length - first > _MAX_TABLES:
+            raise DamagedError(f"a vector has {length} elements")
+        for place in range(start + 4 * first, start + 4 * length, 4):
             yield Table(self._data, place + _unpack("<I", self._data, place))
 
-    def _bounded(self, field: int) -> Span:
+    def _span_of_words(self, field: int) -> Span:
         start, length = self.span(field)
-        if length > MAX_ELEMENTS or start + 4 * length > len(self._data):
+        if start + 4 * length > len(self._data):
             raise DamagedError(f"a vector has {length} elements")
         return Span(start, length)
 

@@ -9,16 +9,17 @@ network (VAE decoder, 256x256). docs/npu.md compares predictions with published 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtimes.rknn.cost.flatbuffer import DamagedError
 from runtimes.rknn.cost.program import Layer, Program
-from runtimes.rknn.cost.tasks import TaskCosts, task_costs
+from runtimes.rknn.cost.tasks import task_costs
 
 # One core of the RK3588's NPU, half precision.
 _MACS_PER_SECOND = 512 * 0.9e9  # 512 a cycle, at nine tenths of 1 GHz
@@ -39,7 +40,7 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class LayerCost:
-    """What a layer takes of one core."""
+    """What a layer takes, all cores together; `seconds` are those of the slowest core."""
 
     layer: Layer
     tasks: int
@@ -58,6 +59,7 @@ class LayerCost:
 class Prediction:
     """A network's layers in the order in which they run, with their sums. Nothing was measured."""
 
+    cores: int
     layers: tuple[LayerCost, ...]
 
     @property
@@ -82,7 +84,7 @@ class Prediction:
 
     @property
     def seconds(self) -> float:
-        """How long one core of an RK3588 takes; what the CPU does is not in it."""
+        """How long an RK3588's NPU takes; what the CPU does is not in it."""
         return sum(layer.seconds for layer in self.layers)
 
     @property
@@ -99,34 +101,57 @@ class Prediction:
         return {kind: seconds[kind] / whole for kind in sorted(seconds, key=lambda k: -seconds[k])}
 
 
-def predict(path: Path) -> Prediction | None:
-    """Predict the program for one core in a .rknn file; None if it has none that is understood.
+def predict(path: Path, cores: int = 1) -> Prediction | None:
+    """Predict what a .rknn file takes on 1, 2 or 3 cores; None if no such program is understood.
 
     Raises OSError if the file cannot be read.
     """
+    return predict_all(path).get(cores)
+
+
+def predict_all(path: Path) -> dict[int, Prediction]:
+    """Predictions by number of cores, for the programs that a .rknn file has and are understood.
+
+    With several cores, each layer waits for the slowest of them, and that they share the memory is
+    not counted. Raises OSError if the file cannot be read.
+    """
     try:
         program = Program.read(path)
-        costs = task_costs(program)
+        return {cores: _predict(program, cores) for cores in program.tasks}
     except DamagedError:
-        return None
-    return Prediction(tuple(_layer_costs(program, costs)))
+        return {}
 
 
-def _layer_costs(program: Program, costs: TaskCosts) -> Iterator[LayerCost]:
-    """The tasks' costs by layer, and the seconds that follow from them."""
-    count, thin = len(program.layers), costs.is_thin
+def _predict(program: Program, cores: int) -> Prediction:
+    by_core = [_by_layer(program, tasks) for tasks in program.tasks[cores]]
+    counts = np.sum([each.counts for each in by_core], axis=0).tolist()
+    seconds = np.max([each.seconds for each in by_core], axis=0).tolist()
+    rows = zip(program.layers, counts, seconds, strict=True)
+    layers = (
+        LayerCost(layer, int(tasks), int(moved), int(thin), int(macs), time)
+        for layer, (tasks, moved, thin, macs), time in rows
+    )
+    return Prediction(cores, tuple(layers))
 
-    def by_layer(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.bincount(costs.layer, values, count).astype(np.float64)
 
-    wide_bytes, thin_bytes = (by_layer(costs.bytes * which) for which in (~thin, thin))
-    computing = by_layer(costs.macs * ~thin) / _MACS_PER_SECOND
-    seconds = np.maximum(computing, wide_bytes / _BYTES_PER_SECOND)
+class _ByLayer(NamedTuple):
+    """What a core takes for each layer."""
+
+    counts: NDArray[np.float64]  # (layers, 4): tasks, bytes, thin bytes, MACs
+    seconds: NDArray[np.float64]
+
+
+def _by_layer(program: Program, tasks: NDArray[Any]) -> _ByLayer:
+    costs = task_costs(tasks, program.words)
+    thin, moved, ones = costs.is_thin, costs.bytes, np.ones(len(tasks))
+    number, wide_bytes, thin_bytes, macs, wide_macs = (
+        np.bincount(costs.layer, values, len(program.layers)).astype(np.float64)
+        for values in (ones, moved * ~thin, moved * thin, costs.macs, costs.macs * ~thin)
+    )
+    seconds = np.maximum(wide_macs / _MACS_PER_SECOND, wide_bytes / _BYTES_PER_SECOND)
     seconds += thin_bytes / _THIN_BYTES_PER_SECOND
-    columns = (np.ones(len(thin)), costs.bytes, costs.bytes * thin, costs.macs)
-    counts = (by_layer(each).astype(np.int64).tolist() for each in columns)
-    for row in zip(program.layers, *counts, seconds.tolist(), strict=True):
-        yield LayerCost(*row)
+    counts = np.stack([number, wide_bytes + thin_bytes, thin_bytes, macs], axis=1)
+    return _ByLayer(counts, seconds)
 
 
 def _kind(layer: Layer) -> str:

@@ -1,26 +1,31 @@
 """The layers and the NPU's tasks in the body of a .rknn file, which is a FlatBuffer (id "RKNN").
 
-Found in files of rknn-toolkit2 2.5.0 for rk3588 (file version 6); undocumented. By field number:
+Found in files of rknn-toolkit2 2.3.2 and 2.5.0 for rk3588 (file version 6); undocumented. By field
+number:
 
     root    2: graphs, of which there is one   20: buffers, each a table with its bytes in field 0
     graph   0: tensors   1: layers   10: five numbers, the last two are the first tasks of the
             programs for two and for three cores; that for one core begins at 0
     layer   1: operator   2: "operator:name"   3: 2 if it runs on the NPU   4, 5: tensors that go in
-            and come out, by position   10: tasks in the program of one core, of each of two cores,
-            and of each of three
+            and come out, by position   10: six numbers of tasks: in the program of one core, of
+            each of two cores, and of each of three
     tensor  4: shape   5: name
 
 The last buffer holds the tasks, 40 bytes each (`TASK`), the one before it the register words that
 they send, 64 bits each: unit << 48 | value << 16 | register. A register keeps its value until a
-later task writes it.
+later task of that core writes it; programs share words.
+
+Programs of other platforms have fewer numbers in their fields 10, and other registers: the bytes
+that they move cannot be told by what is known of rk3588, so they are refused.
 """
 
 from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +51,13 @@ TASK = np.dtype(
 )
 _CLEAR = 0x1FFFF  # of every task
 _HEADER = 64
-_TENSORS, _LAYERS, _STARTS = 0, 1, 10  # fields of the graph
 _GRAPHS, _BUFFERS = 2, 20  # fields of the root
+_TENSORS, _LAYERS, _STARTS = 0, 1, 10  # fields of the graph
+_OPERATOR, _NAME, _PLACE, _INPUTS, _OUTPUTS, _TASKS = 1, 2, 3, 4, 5, 10  # fields of a layer
+_SHAPE = 4  # field of a tensor
 _ON_NPU = 2
-_MAX_SHAPE = 8
+_MAX_RANK = 8
+_MAX_TASKS = 1 << 20  # the full-size decoder for 512x512 has 191,372 in each program
 
 
 @dataclass(frozen=True)
@@ -65,33 +73,31 @@ class Layer:
 
 @dataclass(frozen=True)
 class Program:
-    """The layers of a network, and the tasks of its program for one core."""
+    """The layers of a network, and its programs for as many numbers of cores as it was built for.
+
+    `tasks` holds for each number of cores what each of these is given: arrays of TASK, in the order
+    in which they run.
+    """
 
     layers: tuple[Layer, ...]
-    tasks: NDArray[Any]  # of TASK, in the order in which they run
+    tasks: Mapping[int, tuple[NDArray[Any], ...]]
     words: NDArray[np.uint64]  # the registers' values, at the tasks' offsets
 
     @classmethod
     def read(cls, path: Path) -> Program:
-        """Read a file; raises DamagedError where there is no such program, OSError."""
+        """Read a file; raises DamagedError where there is no program of this form, OSError."""
         with open_regular(path) as file:
             head = file.read(_HEADER)
-            if (
-                not head.startswith(b"RKNN")
-                or int.from_bytes(head[8:16], "little") != KNOWN_VERSION
-            ):
+            version = int.from_bytes(head[8:16], "little")
+            if not head.startswith(b"RKNN") or version != KNOWN_VERSION:
                 raise DamagedError("an unknown version of the file")
             size = int.from_bytes(head[16:24], "little")
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                whole = memoryview(content)
-                body = whole[_HEADER : _HEADER + size]
-                try:
-                    return cls._parse(body)
-                except struct.error as error:
-                    raise DamagedError(str(error)) from error
-                finally:
-                    body.release()
-                    whole.release()
+            # Of gigabytes of weights nothing is read; it is unmapped with the arrays on it.
+            content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        try:
+            return cls._parse(content[_HEADER : _HEADER + size])
+        except (struct.error, ValueError) as error:
+            raise DamagedError(str(error)) from error
 
     @classmethod
     def _parse(cls, body: memoryview) -> Program:
@@ -99,48 +105,59 @@ class Program:
         graph = next(root.tables(_GRAPHS), None)
         if graph is None:
             raise DamagedError("it has no graph")
-        tasks, words = _buffers(body, root)
-        starts = graph.integers(_STARTS)
-        end = min((start for start in starts if start), default=len(tasks))
+        buffers = [_bytes(body, table) for table in root.tables(_BUFFERS, last=2)]
+        if len(buffers) < 2 or buffers[0].nbytes % 8 or buffers[1].nbytes % TASK.itemsize:
+            raise DamagedError("its buffers hold no whole tasks")
+        words, tasks = buffers[0].view("<u8"), buffers[1].view(TASK)
         layers = tuple(_layers(graph))
-        tasks = tasks[:end]
-        if not len(tasks) or not (tasks["clear"] == _CLEAR).all():
-            raise DamagedError("it has no tasks of a known form")
+        if not 0 < len(tasks) <= _MAX_TASKS or not (tasks["clear"] == _CLEAR).all():
+            raise DamagedError("its tasks are of an unknown form")
         if (tasks["layer"] >= len(layers)).any():
             raise DamagedError("a task belongs to no layer")
-        return cls(layers, tasks, words)
+        by_cores = {}
+        for cores, bounds in _bounds(graph, len(tasks)).items():
+            if bounds[0] < bounds[-1] <= len(tasks):
+                ranges = (tasks[first:end] for first, end in pairwise(bounds))
+                by_cores[cores] = tuple(each for each in ranges if len(each))
+        return cls(layers, by_cores, words)
 
 
-def _buffers(body: memoryview, root: Table) -> tuple[NDArray[Any], NDArray[np.uint64]]:
-    """Copies of the tasks and of the register words."""
-    buffers = list(root.tables(_BUFFERS))
-    if len(buffers) < 2:
-        raise DamagedError("it has no tasks")
-    tasks, words = buffers[-1].span(0), buffers[-2].span(0)
-    for start, length in (tasks, words):
-        if start + length > len(body):
-            raise DamagedError(f"a buffer has {length} bytes")
-    if tasks.length % TASK.itemsize or words.length % 8:
-        raise DamagedError("its buffers hold no whole tasks")
-    return (
-        np.frombuffer(body, TASK, tasks.length // TASK.itemsize, tasks.start).copy(),
-        np.frombuffer(body, "<u8", words.length // 8, words.start).copy(),
-    )
+def _bytes(body: memoryview, table: Table) -> NDArray[np.uint8]:
+    start, length = table.span(0)
+    if start + length > len(body):
+        raise DamagedError(f"a buffer has {length} bytes")
+    return np.frombuffer(body, np.uint8, length, start)
+
+
+def _bounds(graph: Table, count: int) -> dict[int, list[int]]:
+    """For each number of cores, the first task of each core, and the one behind the last's."""
+    starts = graph.integers(_STARTS)
+    rows = [layer.integers(_TASKS) for layer in graph.tables(_LAYERS)]
+    if len(starts) != 5 or any(len(row) != 6 for row in rows):
+        raise DamagedError("its program is not one for rk3588")
+    *_, two, three = starts
+    sums = [sum(column) for column in zip(*rows, strict=True)]
+    return {
+        # The first of the numbers leaves out a few tasks beside layers of the CPU.
+        1: [0, min(two or count, three or count, count)],
+        2: list(accumulate(sums[1:3], initial=two)),
+        3: list(accumulate(sums[3:6], initial=three)),
+    }
 
 
 def _layers(graph: Table) -> Iterator[Layer]:
-    shapes = [tuple(tensor.integers(4)[:_MAX_SHAPE]) for tensor in graph.tables(_TENSORS)]
+    shapes = [tuple(tensor.integers(_SHAPE)[:_MAX_RANK]) for tensor in graph.tables(_TENSORS)]
     for table in graph.tables(_LAYERS):
         sides = []
-        for field in (4, 5):
+        for field in (_INPUTS, _OUTPUTS):
             indices = table.integers(field)
             if any(index >= len(shapes) for index in indices):
                 raise DamagedError("a layer has a tensor that is not there")
             sides.append(tuple(shapes[index] for index in indices))
         yield Layer(
-            operator=table.text(1),
-            name=table.text(2).partition(":")[2],
-            on_npu=table.byte(3) == _ON_NPU,
+            operator=table.text(_OPERATOR),
+            name=table.text(_NAME).partition(":")[2],
+            on_npu=table.byte(_PLACE) == _ON_NPU,
             inputs=sides[0],
             outputs=sides[1],
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from runtimes.rknn.cost.prediction import PLATFORM, Prediction
@@ -10,29 +10,36 @@ from runtimes.rknn.cost.prediction import PLATFORM, Prediction
 _SHOWN_KINDS = 3
 
 
-def line(prediction: Prediction | None, platforms: Sequence[str]) -> str:
-    """One line about a network: its seconds, and where they go."""
-    if prediction is None:
-        return "no prediction: the NPU's program in it is of an unknown form"
-    if PLATFORM not in platforms:
-        return (
-            f"no prediction: the speed of {', '.join(platforms)} is unknown ({_sums(prediction)})"
-        )
+def lines(predictions: Mapping[int, Prediction], platforms: Sequence[str]) -> Iterator[str]:
+    """Lines about a network: its seconds on one core, where they go, and those on more cores.
+
+    `predictions` are those of the programs that the file holds, by the number of cores.
+    """
+    if 1 not in predictions:
+        known = "of an unknown form"
+        if PLATFORM not in platforms:
+            known = f"for {', '.join(platforms) or 'an unknown platform'}, only {PLATFORM} is known"
+        yield f"no prediction: the NPU's program in it is {known}"
+        return
+    prediction = predictions[1]
     shares = list(prediction.shares().items())[:_SHOWN_KINDS]
     parts = ", ".join(f"{share:.0%} {kind}" for kind, share in shares)
     cpu = f", {prediction.on_cpu} layers on the CPU not counted" if prediction.on_cpu else ""
     seconds = f"predicted {_seconds(prediction.seconds)} on one core of {PLATFORM}"
-    return f"{seconds}: {parts} ({_sums(prediction)}{cpu})"
+    yield f"{seconds}: {parts} ({_sums(prediction)}{cpu})"
+    more = {cores: each for cores, each in predictions.items() if cores > 1}
+    if more:
+        each_of = " and ".join(f"{_seconds(more[n].seconds)} on {n} cores" for n in sorted(more))
+        yield f"predicted {each_of}, if these do not wait for the memory"
 
 
-def table(prediction: Prediction, platforms: Sequence[str]) -> Iterator[str]:
+def table(prediction: Prediction) -> Iterator[str]:
     """A line for each layer that the NPU runs or the CPU has to, in their order."""
-    timed = PLATFORM in platforms
-    yield f"{'predicted ms' if timed else '':>12}   tasks       MB       MMAC  operator"
+    yield "predicted ms   tasks       MB       MMAC  operator"
     for each in prediction.layers:
         if not each.tasks and each.layer.on_npu:
             continue  # nothing is done: the shape of a tensor was changed, for one
-        time = f"{each.seconds * 1e3:.3f}" if timed and each.layer.on_npu else ""
+        time = f"{each.seconds * 1e3:.3f}" if each.layer.on_npu else ""
         shape = "x".join(map(str, each.layer.outputs[0])) if each.layer.outputs else ""
         yield (
             f"{time:>12}{each.tasks:8}{each.bytes / 1e6:9.2f}{each.macs / 1e6:11.2f}"
@@ -41,11 +48,12 @@ def table(prediction: Prediction, platforms: Sequence[str]) -> Iterator[str]:
         )
 
 
-def figures(prediction: Prediction, platforms: Sequence[str]) -> dict[str, Any]:
-    """What a report holds of a network; "seconds" only where the platform's speed is known."""
-    seconds = {"seconds": prediction.seconds} if PLATFORM in platforms else {}
+def figures(predictions: Mapping[int, Prediction]) -> dict[str, Any]:
+    """What a report holds of a network: one core's program, and the seconds of the others."""
+    prediction = predictions[1]
     return {
-        **seconds,
+        "seconds": prediction.seconds,
+        "seconds_on_cores": {str(cores): each.seconds for cores, each in predictions.items()},
         "tasks": prediction.tasks,
         "bytes": prediction.bytes,
         "thin_bytes": prediction.thin_bytes,

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtimes.rknn.cost.flatbuffer import DamagedError
-from runtimes.rknn.cost.program import Program
 
 Counts = NDArray[np.float64]
 
@@ -37,7 +36,19 @@ _POOL_IN, _POOL_OUT = (0x600C, 0x6010, 0x6014), (0x6018, 0x601C, 0x6020)
 _BYTES = np.array([1, 2, 2, 2, 4, 4, 0.5, 4])
 _HALF = 2  # bytes of what goes between layers
 _DEPTHWISE = 3
-_MAX_WORDS = 1 << 28
+# The full-size decoder for 512x512 sends 7 million words, some 40 a task. Tasks can share them, so
+# that a small file can announce any number.
+_MAX_WORDS = 1 << 24
+_MAX_WORDS_OF_TASK = 1 << 12
+_PIECE = 1 << 9  # tasks whose words are looked at together
+_DECODED = np.zeros(1 << 16, bool)  # by register: whether it is looked at here
+_DECODED[
+    [
+        *(_CONV_CON1, _CBUF_CON0, _DATA_SIZE0, _DATA_SIZE1, _WEIGHT_SIZE0, _WEIGHT_SIZE2),
+        *(_CORE_SIZE0, _DST_WIDTH, _DST_HEIGHT, _DST_CHANNEL),
+        *(_RDMA_WIDTH, _RDMA_HEIGHT, _RDMA_CHANNEL, _RDMA_ERDMA, *_POOL_IN, *_POOL_OUT),
+    ]
+] = True
 
 
 class TaskCosts(NamedTuple):
@@ -49,10 +60,9 @@ class TaskCosts(NamedTuple):
     is_thin: NDArray[np.bool_]  # one pixel: of its channels, 16 bytes are read at a time
 
 
-def task_costs(program: Program) -> TaskCosts:
-    """Decode the tasks; raises DamagedError for those that do not follow each other."""
-    tasks = program.tasks
-    registers = _Registers(program)
+def task_costs(tasks: NDArray[Any], words: NDArray[np.uint64]) -> TaskCosts:
+    """Decode what one core is given; raises DamagedError for words that are not there."""
+    registers = _Registers(tasks, words)
     units = tasks["units"]
     count = len(tasks)
     read, written, macs = np.zeros(count), np.zeros(count), np.zeros(count)
@@ -71,26 +81,47 @@ def task_costs(program: Program) -> TaskCosts:
 class _Registers:
     """The value of each register when a task starts."""
 
-    def __init__(self, program: Program) -> None:
-        first = (program.tasks["offset"] // 8).astype(np.int64)
-        self._end = first + program.tasks["words"]
-        if (np.diff(first) < 0).any() or (first < 0).any() or self._end.max() > len(program.words):
-            raise DamagedError("its tasks do not follow each other")
-        if len(program.words) > _MAX_WORDS:
-            raise DamagedError(f"its program has {len(program.words)} words")
-        words = program.words
-        self._address = (words & np.uint64(0xFFFF)).astype(np.uint16)
-        self._address[words >> np.uint64(48) == 0] = 0  # no unit: padding
-        self._words = words
+    def __init__(self, tasks: NDArray[Any], words: NDArray[np.uint64]) -> None:
+        first = (tasks["offset"] // 8).astype(np.int64)
+        lengths = tasks["words"].astype(np.int64)
+        if (first + lengths).max() > len(words):
+            raise DamagedError("its tasks send words that are not there")
+        if lengths.sum() > _MAX_WORDS or lengths.max() > _MAX_WORDS_OF_TASK:
+            raise DamagedError(f"its tasks send {lengths.sum()} words")
+        self._count = len(tasks)
+        pieces = [
+            _sent(start, first[start : start + _PIECE], lengths[start : start + _PIECE], words)
+            for start in range(0, len(tasks), _PIECE)
+        ]
+        self._task, self._register, self._value = map(np.concatenate, zip(*pieces, strict=True))
 
     def __call__(self, register: int, low: int = 0, bits: int = 32) -> NDArray[np.int64]:
         """The bits of a register, for every task; 0 before it is written."""
-        places = np.flatnonzero(self._address == register)
-        last = np.searchsorted(places, self._end) - 1
+        places = np.flatnonzero(self._register == register)
         if not len(places):
-            return np.zeros(len(last), np.int64)
-        values = (self._words[places] >> np.uint64(16)).astype(np.int64) & 0xFFFFFFFF
+            return np.zeros(self._count, np.int64)
+        last = np.searchsorted(self._task[places], np.arange(self._count), side="right") - 1
+        values = self._value[places].astype(np.int64)
         return np.where(last < 0, 0, values[np.maximum(last, 0)]) >> low & ((1 << bits) - 1)
+
+
+def _sent(
+    start: int, first: NDArray[np.int64], lengths: NDArray[np.int64], words: NDArray[np.uint64]
+) -> tuple[NDArray[np.int32], NDArray[np.uint16], NDArray[np.uint32]]:
+    """Task, register and value of each word that sets one of `_DECODED`, in their order.
+
+    `start` is the number of the first task; the two arrays say where the words of each task are.
+    """
+    task = np.repeat(np.arange(len(first)), lengths)
+    place = np.arange(len(task)) - np.repeat(np.cumsum(lengths) - lengths - first, lengths)
+    sent = words[place]
+    kept = _DECODED[sent & np.uint64(0xFFFF)] & (sent >> np.uint64(48) != 0)  # no unit: padding
+    sent = sent[kept]
+    return (
+        (task[kept] + start).astype(np.int32),
+        (sent & np.uint64(0xFFFF)).astype(np.uint16),
+        (sent >> np.uint64(16) & np.uint64(0xFFFFFFFF)).astype(np.uint32),
+    )
 
 
 def _convolution(at: _Registers, units: NDArray[Any]) -> tuple[Any, Any, Any, Any]:
