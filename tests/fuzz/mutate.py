@@ -309,16 +309,30 @@ def _blob(value: bytes, rng: Rng) -> bytes:
 
 
 def _rknn(content: bytes, rng: Rng) -> bytes:
-    """Another value in the JSON at the end, or in the one near the top; the lengths fit again."""
+    """Another value in the JSON at the end or near the top, or in the NPU's program.
+
+    The lengths fit again.
+    """
     start = 64 + int.from_bytes(content[16:24], "little")
     body, graph = content[:start], content[start + 8 :]
-    if rng.random() < 0.7:
+    if len(body) > 65536 and rng.random() < 0.8:  # one that has a program
+        body = _words(bytearray(body), rng)
+    elif rng.random() < 0.7:
         graph = _json(graph, rng)
     else:
         match = rng.choice(list(re.finditer(rb'\{"[^\0]{4,2000}\}', body[:65536])))
         changed = _json(match[0], rng)[: len(match[0])].ljust(len(match[0]))
         body = body[: match.start()] + changed + body[match.end() :]
     return body + len(graph).to_bytes(8, "little") + graph
+
+
+def _words(content: bytearray, rng: Rng) -> bytes:
+    """Some numbers of four bytes in it changed, as lengths and pointers are."""
+    for _ in range(rng.choice((1, 1, 2, 10, 100))):
+        place = rng.randrange(64, len(content) - 4) & ~3
+        value = rng.choice((rng.getrandbits(32), rng.getrandbits(8), rng.getrandbits(16), 2**31))
+        content[place : place + 4] = value.to_bytes(4, "little")
+    return bytes(content)
 
 
 _BY_SUFFIX: dict[str, Callable[[bytes, Rng], bytes]] = {

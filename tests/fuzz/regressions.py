@@ -11,6 +11,7 @@ from lcmcore.png import encode_png
 from tests.fuzz import seeds
 from tests.fuzz.items import Item, Link
 from tests.fuzz.mutate import png_chunk
+from tests.rknn import programs
 
 
 def of(target: str) -> list[Item]:
@@ -89,6 +90,12 @@ def _rknn_files() -> list[Item]:
         {"norm_tensor": [{**each, **change} for each in graph["norm_tensor"]]} for change in tensors
     ]
     found = [item(json.dumps(graph | change)) for change in changes]
+    much = [
+        programs.shared(layers=16_000, sides=3_000),
+        programs.shared(layers=16_000, text=100_000),
+        programs.shared(tasks=20_000, words=100_000),
+    ]
+    found += [{"unet/model.rknn": data} for data in much]
     return [*found, item("[" * 100_000), item('{"a":' * 3000 + "1" + "}" * 3000)]
 
 

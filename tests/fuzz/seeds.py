@@ -13,7 +13,7 @@ from PIL import Image, features
 from lcmcore.png import encode_png
 from tests.fuzz.items import Item, Link, read
 from tests.onnx.test_runtime import OUTSIDE, write_weighted
-from tests.rknn import fixtures
+from tests.rknn import fixtures, programs
 
 TINY = Path(__file__).parents[1] / "tiny"
 RECORD = {
@@ -118,7 +118,7 @@ def networks() -> list[Item]:
 
 
 def rknn_files() -> list[Item]:
-    """The converter's files, without most of their programs: they are short and zeros."""
+    """The converter's files, without most of their programs, and a small one with its program."""
     found = []
     for component in fixtures.COMPONENTS:
         data = fixtures.read(component)
@@ -126,7 +126,9 @@ def rknn_files() -> list[Item]:
         body = data[64 : 64 + 16384]
         short = data[:16] + len(body).to_bytes(8, "little") + data[24:64] + body + data[end:]
         found.append({f"{component}/model.rknn": short})
-    return found
+    data = fixtures.read("group_norm")
+    body = data[64 : 64 + int.from_bytes(data[16:24], "little")]
+    return [*found, {"unet/model.rknn": programs.with_body(body)}]
 
 
 def bundles() -> list[Item]:

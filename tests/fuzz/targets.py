@@ -186,7 +186,7 @@ def _compare(found: Any, wanted: Any) -> None:
 
 
 def check_rknn(folder: Path) -> None:
-    """A .rknn file is described, and is given a signature for its component."""
+    """A .rknn file is described, its cost too, and is given a signature for its component."""
     from lcmcore.bundle import COMPONENTS
     from runtimes.rknn import RknnRuntime
 
@@ -196,11 +196,12 @@ def check_rknn(folder: Path) -> None:
         try:
             if path.exists():
                 list(runtime.describe(path))
+                json.dumps(runtime.predict(path), allow_nan=False)
                 list(map(str, runtime.inputs(component, path.parent, {"size": "48x32"})))
         except LcmError as error:
             errors.append(error)
     if any((folder / name / "model.rknn").exists() for name in COMPONENTS):
-        command("info", folder)
+        command("info", folder, "--cost")
     if errors:
         raise errors[0]
 

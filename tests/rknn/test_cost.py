@@ -288,9 +288,9 @@ def test_small_files_that_announce_much_take_little(
 def test_the_largest_program_that_is_read(tmp_path: Path) -> None:
     """As many layers as it may have, each of them with a task."""
     path = tmp_path / "model.rknn"
-    path.write_bytes(programs.shared(layers=32_768))
-    assert len(predicted(path).layers) == 32_768
-    path.write_bytes(programs.shared(layers=32_769))
+    path.write_bytes(programs.shared(layers=16_384))
+    assert len(predicted(path).layers) == 16_384
+    path.write_bytes(programs.shared(layers=16_385))
     assert predict(path) is None
 
 
