@@ -12,6 +12,7 @@ import platform
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -21,6 +22,7 @@ import numpy as np
 from lcmcore.bundle import COMPONENTS
 from lcmcore.cli.generate import open_pipeline
 from lcmcore.cli.progress import Progress
+from lcmcore.errors import LcmError
 from lcmcore.pipeline import Pipeline
 from lcmcore.runtime import foreign_errors
 from lcmcore.sizes import Size
@@ -117,13 +119,16 @@ class AnonymousMemory(Closeable):
 
 
 def _predictions(pipe: Pipeline) -> dict[str, Mapping[str, Any]]:
-    """What the runtimes predict of the networks that they run, where they do."""
+    """What the runtimes predict of the networks that they run, where they do.
+
+    A prediction that fails is none: what was measured is worth more.
+    """
     found = {}
     for component, runtime in pipe.networks.runtimes.items():
-        with foreign_errors(runtime.name, component):
+        with suppress(LcmError), foreign_errors(runtime.name, component):
             prediction = runtime.predict(pipe.bundle.folder(component) / runtime.filename)
-        if prediction is not None:
-            found[component] = prediction
+            if prediction is not None:
+                found[component] = prediction
     return found
 
 

@@ -123,6 +123,16 @@ def test_a_report_has_machine_figures_and_predictions_and_no_names(tmp_path, mon
         assert name not in text
 
 
+def test_a_prediction_that_fails_is_none(tmp_path, monkeypatch, capfd):
+    """The file may have gone meanwhile: what was measured is printed and written all the same."""
+    monkeypatch.setattr(Predicting, "predict", lambda self, path: 1 / 0)
+    path, out = report_of(tmp_path, monkeypatch, capfd, "--size=64x64")
+    assert "predicted" not in out
+    assert {each["predicted"] for each in json.loads(path.read_text())["networks"].values()} == {
+        None
+    }
+
+
 def test_a_report_that_cannot_be_written_is_refused_before_the_work(tmp_path, capfd):
     assert main(["bench", f"--report={tmp_path / 'missing' / 'report.json'}"]) == 1
     assert "there is no folder" in capfd.readouterr().err

@@ -126,9 +126,7 @@ def rknn_files() -> list[Item]:
         body = data[64 : 64 + 16384]
         short = data[:16] + len(body).to_bytes(8, "little") + data[24:64] + body + data[end:]
         found.append({f"{component}/model.rknn": short})
-    data = fixtures.read("group_norm")
-    body = data[64 : 64 + int.from_bytes(data[16:24], "little")]
-    return [*found, {"unet/model.rknn": programs.with_body(body)}]
+    return [*found, {"unet/model.rknn": programs.of_group_norm("unet")}]
 
 
 def bundles() -> list[Item]:

@@ -100,3 +100,9 @@ def with_body(body: bytes, component: str = "unet") -> bytes:
     data = fixtures.read(component)
     end = 64 + int.from_bytes(data[16:24], "little")
     return data[:16] + len(body).to_bytes(8, "little") + data[24:64] + body + data[end:]
+
+
+def of_group_norm(component: str) -> bytes:
+    """A component's .rknn file with the program of the fixture group_norm."""
+    data = fixtures.read("group_norm")
+    return with_body(data[64 : 64 + int.from_bytes(data[16:24], "little")], component)
