@@ -32,7 +32,9 @@ _NO_WEIGHTS = (".json", ".safetensors")  # configs, and what torch reads
 _TORCH = "pytorch_model"  # in the names of its .bin files
 _MAX_FILES = 10_000  # of a component: a link may lead to a whole disk
 # Keys of a component's table that are not options of its runtime.
-_RESERVED_KEYS = ("runtime", "sha256", "build")
+RESERVED_KEYS = ("runtime", "instances", "sha256", "build")
+TILED = ("vae_encoder", "vae_decoder")  # components that can work by tiles
+_MAX_INSTANCES = 16
 
 
 class ModelPaths:
@@ -92,10 +94,14 @@ class Settings(NamedTuple):
         """The name of a component's runtime, else the general one."""
         return str(self.components.get(component, {}).get("runtime", self.runtime))
 
+    def instances_of(self, component: str) -> int:
+        """How many instances of a component are to work on tiles side by side."""
+        return int(self.components.get(component, {}).get("instances", 1))
+
     def options_of(self, component: str) -> dict[str, Any]:
         """Options for the component's runtime."""
         table = self.components.get(component, {})
-        return {key: value for key, value in table.items() if key not in _RESERVED_KEYS}
+        return {key: value for key, value in table.items() if key not in RESERVED_KEYS}
 
     @classmethod
     def read(cls, path: Path) -> Settings:
@@ -116,6 +122,11 @@ class Settings(NamedTuple):
         for where in (table, *components.values()):
             if not isinstance(where.get("runtime", ""), str):
                 raise ArgumentError(f"runtime must be a name, not {shown(where['runtime'])}")
+        for name, each in components.items():
+            if "instances" in each:
+                whole_number(f"{name}.instances", each["instances"], 1, _MAX_INSTANCES)
+                if name not in TILED:
+                    raise ArgumentError(f"{name}.instances: only {' and '.join(TILED)} have tiles")
         settings |= {key: table[key] for key in _TOP_LEVEL if key in table}
         one_of("memory", settings.get("memory", "auto"), MEMORY_MODES)
         for key in ("num_inference_steps", "size_multiple"):

@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lcmcore.bundle import COMPONENTS, MEMORY_MODES, Bundle
+from lcmcore.bundle import COMPONENTS, MEMORY_MODES, RESERVED_KEYS, TILED, Bundle
 from lcmcore.errors import ArgumentError, LcmError, NetworkError, RuntimeUnavailableError
+from lcmcore.instances import Instances
 from lcmcore.residency import KeepLoaded, OneAtATime
 from lcmcore.runtime import (
     Network,
@@ -25,6 +27,7 @@ from lcmcore.runtime import (
     installed_runtimes,
 )
 from lcmcore.runtime_choice import RuntimeChoice, choice_per_component, choose_runtime
+from lcmcore.tiling import Grid, TiledNetwork, tile_size
 from lcmcore.util.arrays import Array, Floats
 from lcmcore.util.memory import available_bytes
 from lcmcore.util.validate import one_of
@@ -146,8 +149,7 @@ class Networks:
         outputs = network.run(inputs)
         self.running[component] += time.perf_counter() - start
         check_outputs(component, network.outputs, outputs)
-        names = [spec.name for spec in network.outputs]
-        name = _OUTPUTS[component] if _OUTPUTS[component] in names else names[0]
+        name = _output_name(component, network)
         expected = TensorSpec(name, self._result_shape(component, inputs), "float32")
         if not expected.fits(outputs[name]):
             got = TensorSpec(name, outputs[name].shape, "float32")
@@ -170,15 +172,32 @@ class Networks:
         if component in self._missing:
             hint = " (without it only text-to-image works)" if component == "vae_encoder" else ""
             raise NetworkError(component, f"{_bare(self._missing[component], component)}{hint}")
+        bindings = self._bindings(component)
+        instances = Instances(component)
+        network = instances.open(
+            bindings[0].label, partial(self._open_instance, component, bindings[0])
+        )
+        if component not in TILED:
+            return network
+        factor = self._bundle.vae.factor
+        grid = Grid(factor, 1) if component == "vae_encoder" else Grid(1, factor)
+        if tile_size(network.inputs, network.outputs, grid) is None:
+            return network  # other instances would have nothing to do
+        for binding in bindings[1:]:
+            instances.open(binding.label, partial(self._open_instance, component, binding))
+        return TiledNetwork(component, instances, _output_name(component, network), grid)
+
+    def _open_instance(self, component: str, binding: _Binding) -> Network:
         runtime = self.runtimes[component]
+        name, folder, options = self._where(component)
         start = time.perf_counter()
         with foreign_errors(runtime.name, component):
-            opened = runtime.open(*self._where(component))
+            opened = runtime.open(name, folder, {**binding.options, **options})
             network = _GuardedNetwork(runtime.name, component, opened)
         seconds = time.perf_counter() - start
         self.opening[component] += seconds
-        where = self._bundle.folder(component) / runtime.filename
-        _log("%s: %s opened %s in %.2f s", component, runtime.name, where, seconds)
+        what = f"{component}, {binding.label}" if binding.label else component
+        _log("%s: %s opened %s in %.2f s", what, runtime.name, folder / runtime.filename, seconds)
         try:
             check_specs(component, network.outputs)
             _check_signature(component, network.inputs, bool(network.outputs))
@@ -187,6 +206,27 @@ class Networks:
                 network.close()
             raise
         return network
+
+    def _bindings(self, component: str) -> list[_Binding]:
+        """One for each instance that lcm.toml asks for, which gets its part of the machine.
+
+        There is one where the caller has bound the networks to a part, as a pool does. What
+        lcm.toml says for the component goes for each instance.
+        """
+        count = self._bundle.settings.instances_of(component)
+        if count == 1:
+            return [_Binding()]
+        runtime, options = self.runtimes[component], self._bundle.settings.options_of(component)
+        bindings = []
+        for index in range(count):
+            with foreign_errors(runtime.name, component):
+                part = dict(runtime.worker_options(index, count))
+            if part.keys() & self._options.keys():
+                return [_Binding()]
+            place = ", ".join(f"{key} {options.get(key, part[key])}" for key in part)
+            label = f"instance {index + 1} of {count}" + (f" ({place})" if place else "")
+            bindings.append(_Binding(label, part))
+        return bindings
 
     def _release_memory(self) -> None:
         """Have each runtime free what its runs have left."""
@@ -209,7 +249,7 @@ class Networks:
             return memory
         free = available_bytes()
         files = sum(
-            self._bundle.file_bytes(component, runtime.filename)
+            self._bundle.file_bytes(component, runtime.filename) * len(self._bindings(component))
             for component, runtime in self.runtimes.items()
         )
         return "low" if free is not None and 2 * files > free else "high"
@@ -230,8 +270,15 @@ class Networks:
                 if key not in known:
                     raise ArgumentError(
                         f"{self._bundle.settings_file}: unknown key {component}.{key};"
-                        f" known keys are runtime, sha256, build, {_listed(known)}"
+                        f" known keys are {', '.join(RESERVED_KEYS)}, {_listed(known)}"
                     )
+
+
+class _Binding(NamedTuple):
+    """The name of an instance, for messages, and the options that bind it to its part."""
+
+    label: str = ""
+    options: Mapping[str, Any] = {}
 
 
 class _GuardedNetwork(Network):
@@ -278,6 +325,12 @@ def _check_signature(
     if not looks_right:
         found = ", ".join(map(str, inputs))
         raise NetworkError(component, f"the file holds another network: it takes {found}")
+
+
+def _output_name(component: str, network: Network) -> str:
+    """The output that is used: the one of the usual name, else the first."""
+    names = [spec.name for spec in network.outputs]
+    return _OUTPUTS[component] if _OUTPUTS[component] in names else names[0]
 
 
 def _parts(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
