@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from lcmcore.bundle import COMPONENTS, Bundle
+from lcmcore.bundle import COMPONENTS, TILED, Bundle
 from lcmcore.cli.reproduce import ANSI_C, command_of, quote
 from lcmcore.errors import ArgumentError, BundleError, LcmError, first_line, reason_of
 from lcmcore.image_files.opening import MAX_BYTES
 from lcmcore.png import SOFTWARE, read_record
-from lcmcore.runtime import Runtime, describe_file, importable_runtimes
+from lcmcore.runtime import Runtime, describe_file, foreign_errors, importable_runtimes
+from lcmcore.tiling import place_tiles
 from lcmcore.util.files import is_folder, read_regular, sha256
 from lcmcore.util.printable import printable
 
@@ -135,11 +136,62 @@ def _describe_component(bundle: Bundle, component: str, describer: FileDescriber
         yield f"    {path.name}"
         try:
             yield from (f"      {line}" for line in describer(runtime, path))
+            yield from (f"      {line}" for line in _tiles(bundle, component, runtime))
         except LcmError as error:
             yield f"      {error}"
     wanted = bundle.settings.components.get(component, {}).get("sha256")
     if wanted is not None:
         yield f"    {_checksum(wanted, [folder / runtime.filename for runtime in present])}"
+
+
+def _tiles(bundle: Bundle, component: str, runtime: Runtime) -> Iterator[str]:
+    """By how many tiles the component makes an image, where the runtime can tell by the files.
+
+    Raises LcmError.
+    """
+    count = bundle.settings.instances_of(component)
+    tile, whole = (_compiled_size(bundle, each, runtime) for each in (component, "unet"))
+    if component not in TILED or tile is None:
+        return
+    if whole is None or whole == tile:
+        if count > 1:
+            yield f"{count} instances, of which images of {tile[0]}x{tile[1]} need one"
+        return
+    factor = bundle.vae.factor
+    number = 1
+    for side, part in zip(whole, tile, strict=True):
+        number *= len(place_tiles(side // factor, part // factor)) if part <= side else 0
+    what = f"images of {whole[0]}x{whole[1]}"
+    if not number:
+        yield f"tiles of {tile[0]}x{tile[1]} are larger than {what}: build it again"
+        return
+    line = f"{number} tiles of {tile[0]}x{tile[1]} for {what}, on {count} instance"
+    prediction = runtime.predict(bundle.folder(component) / runtime.filename)
+    seconds = None if prediction is None else prediction["seconds"] * -(-number // count)
+    yield (
+        line
+        + ("s" if count > 1 else "")
+        + (
+            ""
+            if seconds is None
+            else f": predicted {seconds:.2g} s if cores do not slow each other"
+        )
+    )
+
+
+def _compiled_size(bundle: Bundle, component: str, runtime: Runtime) -> tuple[int, int] | None:
+    """The (width, height) of images that a file is compiled for; None if free, or not known."""
+    folder = bundle.folder(component)
+    if component not in ("unet", *TILED) or not (folder / runtime.filename).is_file():
+        return None
+    options = bundle.settings.options_of(component)
+    known = {key: value for key, value in options.items() if key in runtime.options}
+    with foreign_errors(runtime.name, component):
+        specs = runtime.inputs(component, folder, known) or ()
+    image = next((spec.shape for spec in specs if len(spec.shape) == 4), ())
+    height, width = image[2:] if len(image) == 4 else (None, None)
+    scale = 1 if component == "vae_encoder" else bundle.vae.factor
+    return (width * scale, height * scale) if width and height else None
 
 
 def _checksum(wanted: str, files: Sequence[Path]) -> str:

@@ -46,7 +46,7 @@ class Recipe:
 
     source: str  # SHA-256 of the ONNX file with its weights
     platform: str
-    size: str
+    size: str  # of the images, or of the tiles for which it was compiled
     toolkit: str
     dataset: str  # SHA-256 of the list of samples, "" for half precision
 
@@ -76,6 +76,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("out", type=Path, help="bundle to write, or to add to")
     add("--platform", required=True, choices=PLATFORMS, help="the board's SoC")
     add("--size", required=True, metavar="WxH", help="size of the images; a bundle has one")
+    add("--tile", action="append", default=[], metavar="COMPONENT=WxH",
+        help="compile the VAE for tiles of a size, e.g. vae_decoder=512x216; for several components"
+             " it is repeated")  # fmt: skip
     add("--components", metavar="A,B", help="only these networks, e.g. vae_encoder")
     add("--quantize", type=Path, metavar="DATASET",
         help="int8 for one component: a text file with a line for each sample, the .npy files of"
@@ -91,6 +94,7 @@ def run(args: argparse.Namespace) -> None:
     _require_tools()
     components = _components(args.components, args.onnx_dir)
     size = shapes.parse_size(args.size)
+    tiles = shapes.parse_tiles(args.tile, size)
     if args.quantize is not None:
         _check_dataset(args.quantize, components)
     _inherit_settings(args.onnx_dir, args.out)
@@ -98,9 +102,11 @@ def run(args: argparse.Namespace) -> None:
     copy_each((name for name in names if not (args.out / name).exists()), args.onnx_dir, args.out)
     with Progress() as progress:
         for component in components:
+            own_size = tiles.get(component, size)
             _build(
-                component, args.onnx_dir, args.out, args.platform, size, args.quantize, progress.say
-            )
+                component, args.onnx_dir, args.out, args.platform, own_size, args.quantize,
+                progress.say,
+            )  # fmt: skip
 
 
 def _inherit_settings(source: Path, out: Path) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lcmcore.bundle import VaeConfig
+from lcmcore.bundle import TILED, VaeConfig
 from lcmcore.errors import ArgumentError
 from lcmcore.util.configfile import read_object
 from lcmcore.util.validate import read_size, whole_number
@@ -82,6 +82,27 @@ def parse_size(value: Any) -> Size:
     if not (0 < width <= _MAX_SIDE and 0 < height <= _MAX_SIDE):
         raise ArgumentError(f"size must be at most {_MAX_SIDE}x{_MAX_SIDE}, not {value}")
     return width, height
+
+
+def parse_tiles(values: Sequence[str], size: Size) -> dict[str, Size]:
+    """(width, height) by component from texts like "vae_decoder=512x216".
+
+    Raises ArgumentError, also for a tile that is larger than the images of `size`.
+    """
+    tiles: dict[str, Size] = {}
+    for value in values:
+        component, _, text = value.partition("=")
+        if component not in TILED:
+            raise ArgumentError(
+                f"--tile {value}: write COMPONENT=WxH, for {' or '.join(TILED)}, the only ones that"
+                " work by tiles"
+            )
+        tiles[component] = parse_size(text)
+        if any(side > whole for side, whole in zip(tiles[component], size, strict=True)):
+            raise ArgumentError(
+                f"--tile {value}: larger than the images, which are {size[0]}x{size[1]}"
+            )
+    return tiles
 
 
 def _count(config: Mapping[str, Any], key: str, default: int) -> int:

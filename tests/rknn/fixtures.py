@@ -96,7 +96,13 @@ def make() -> None:
         out = Path(folder) / "bundle"
         build.run(
             Namespace(
-                onnx_dir=TINY, out=out, platform="rk3588", size=SIZE, components=None, quantize=None
+                onnx_dir=TINY,
+                out=out,
+                platform="rk3588",
+                size=SIZE,
+                tile=[],
+                components=None,
+                quantize=None,
             )
         )
         for component in COMPONENTS:

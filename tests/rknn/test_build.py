@@ -37,7 +37,13 @@ def source(tmp_path: Path) -> Path:
 
 
 def run(source: Path, out: Path, **options: Any) -> None:
-    defaults = {"platform": "rk3576", "size": "48x32", "components": None, "quantize": None}
+    defaults = {
+        "platform": "rk3576",
+        "size": "48x32",
+        "tile": [],
+        "components": None,
+        "quantize": None,
+    }
     build.run(Namespace(onnx_dir=source, out=out, **defaults | options))
 
 
