@@ -133,6 +133,9 @@ $(BOARD)/models/.built: .venv-rknn/.installed $(wildcard assets/demo/*/* runtime
 		.venv-rknn/bin/lcm build rknn assets/demo $(BOARD)/models/$$size \
 			--platform rk3588 --size $$size || exit 1; \
 	done
+	mkdir -p $(BOARD)/models/tiles && cp -r $(BOARD)/models/256x256/. $(BOARD)/models/tiles
+	.venv-rknn/bin/lcm build rknn assets/demo $(BOARD)/models/tiles --platform rk3588 --size 256x256 \
+		--tile vae_encoder=256x128 --tile vae_decoder=256x128
 	@touch $@
 
 .venv-build/.installed: tests/goldens/requirements.txt

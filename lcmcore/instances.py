@@ -20,7 +20,7 @@ class Instances:
 
     def __init__(self, component: str) -> None:
         self._component = component
-        self._networks: list[Network] = []
+        self._networks: list[tuple[str, Network]] = []
         self._idle: SimpleQueue[tuple[str, Network]] = SimpleQueue()
 
     def open(self, label: str, opener: Callable[[], Network]) -> Network:
@@ -32,19 +32,19 @@ class Instances:
             with suppress(LcmError):  # the first error tells more
                 self.close()
             raise
-        self._networks.append(network)
+        self._networks.append((label, network))
         self._idle.put((label, network))
         return network
 
     @property
     def inputs(self) -> Sequence[TensorSpec]:
         """What each takes."""
-        return self._networks[0].inputs
+        return self._networks[0][1].inputs
 
     @property
     def outputs(self) -> Sequence[TensorSpec]:
         """What each returns."""
-        return self._networks[0].outputs
+        return self._networks[0][1].outputs
 
     def run_each(self, parts: Sequence[Mapping[str, Array]]) -> Iterator[dict[str, Array]]:
         """The outputs for each of `parts`, checked, in their order.
@@ -63,13 +63,17 @@ class Instances:
     def close(self) -> None:
         """Close all, even if one fails to; raises NetworkError then."""
         with ExitStack() as closing:
-            for network in self._networks:
-                closing.callback(network.close)
+            for label, network in self._networks:
+                closing.callback(self._close, label, network)
 
     def trim(self) -> None:
         """Trim all."""
-        for network in self._networks:
+        for _, network in self._networks:
             network.trim()
+
+    def _close(self, label: str, network: Network) -> None:
+        with self._named(label):
+            network.close()
 
     def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         label, network = self._idle.get()

@@ -8,6 +8,7 @@
  * NPU_FAULT in the environment makes it misbehave from the next call on:
  *   init:CODE core:CODE inputs:CODE run:CODE outputs:CODE   that call returns CODE
  *   run:CODE@N                                              the same after N good runs
+ *   core:CODE%MASK run:CODE%MASK                            the same of contexts of that core mask
  *   nan inf constant                                        what the first output is filled with
  *   shape                                                   the first output claims one column less
  */
@@ -74,6 +75,7 @@ typedef struct {
     rknn_input set[MAX_TENSORS];
     float *results[MAX_TENSORS];
     long runs;
+    int mask;
 } Network;
 
 /* What `doctor` looks for in the file. */
@@ -82,13 +84,14 @@ const char version_string[] = "librknnrt version: 2.5.0 (stand-in of the lcmcore
 static void log_error(const char *text) { fprintf(stderr, "E RKNN: %s\n", text); }
 
 /* The code that NPU_FAULT wants of this call, or 0. */
-static int fault(const char *call, long runs) {
+static int fault(const char *call, long runs, int mask) {
     const char *wanted = getenv("NPU_FAULT");
     size_t length = strlen(call);
     if (!wanted || strncmp(wanted, call, length) || wanted[length] != ':') return SUCCESS;
     char *rest;
     int code = (int)strtol(wanted + length + 1, &rest, 10);
-    return *rest == '@' && runs < strtol(rest + 1, NULL, 10) ? SUCCESS : code;
+    if (*rest == '@' && runs < strtol(rest + 1, NULL, 10)) return SUCCESS;
+    return *rest == '%' && mask != strtol(rest + 1, NULL, 10) ? SUCCESS : code;
 }
 
 static int fault_is(const char *name) {
@@ -157,7 +160,7 @@ int rknn_destroy(rknn_context context) {
 
 int rknn_init(rknn_context *context, void *model, uint32_t size, uint32_t flag, void *extend) {
     (void)flag, (void)extend;
-    int code = fault("init", 0);
+    int code = fault("init", 0, 0);
     if (code) return code;
     Network *network = calloc(1, sizeof *network);
     network->socket = connect_npu();
@@ -172,8 +175,8 @@ int rknn_init(rknn_context *context, void *model, uint32_t size, uint32_t flag, 
 }
 
 int rknn_set_core_mask(rknn_context context, int mask) {
-    (void)context;
-    int code = fault("core", 0);
+    ((Network *)context)->mask = mask;
+    int code = fault("core", 0, mask);
     return code ? code : (mask != 0xffff && (mask < 0 || mask > 7 || mask == 5 || mask == 6)) ? PARAM_INVALID : SUCCESS;
 }
 
@@ -222,7 +225,7 @@ int rknn_set_input_shapes(rknn_context context, uint32_t count, rknn_tensor_attr
 
 int rknn_inputs_set(rknn_context context, uint32_t count, rknn_input inputs[]) {
     Network *network = (Network *)context;
-    int code = fault("inputs", 0);
+    int code = fault("inputs", 0, network->mask);
     if (code) return code;
     if (count != network->count.n_input) return PARAM_INVALID;
     for (uint32_t i = 0; i < count; i++) {
@@ -249,7 +252,7 @@ int rknn_inputs_set(rknn_context context, uint32_t count, rknn_input inputs[]) {
 int rknn_run(rknn_context context, void *extend) {
     (void)extend;
     Network *network = (Network *)context;
-    int32_t code = fault("run", network->runs++);
+    int32_t code = fault("run", network->runs++, network->mask);
     if (code) {
         log_error("failed to submit!");
         return code;
@@ -279,7 +282,7 @@ static void spoil(float *values, uint32_t count) {
 int rknn_outputs_get(rknn_context context, uint32_t count, rknn_output outputs[], void *extend) {
     (void)extend;
     const Network *network = (const Network *)context;
-    int code = fault("outputs", 0);
+    int code = fault("outputs", 0, network->mask);
     if (code) return code;
     if (count != network->count.n_output) return PARAM_INVALID;
     for (uint32_t i = 0; i < count; i++) {

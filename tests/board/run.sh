@@ -7,7 +7,7 @@
 #
 # qemu runs an arm64 Debian with the real rknn-toolkit-lite2; our librknnrt.c stands in for the
 # NPU's library, and npu.py does its arithmetic outside. MODELS/256x256 and MODELS/192x128 are the
-# demo bundle as `lcm build rknn` makes it.
+# demo bundle as `lcm build rknn` makes it, MODELS/tiles the former with the VAE compiled for tiles.
 #
 # Needs root, x86-64 Linux, and from Debian: qemu-user-static debootstrap gcc-aarch64-linux-gnu
 # libc6-dev-arm64-cross. PYTHON has lcmcore with ONNX Runtime (default .venv/bin/python);
@@ -82,7 +82,7 @@ fixtures.write_bundle(pathlib.Path(sys.argv[1]))' "$work/models/48x32")
 rm -f "$root/run/npu.sock"
 serve() {
     set -- "$repo/tests/tiny/lcm" "$work/models/48x32"
-    for size in 256x256 192x128; do
+    for size in 256x256 192x128 tiles; do
         set -- "$@" "$repo/assets/demo" "$work/models/$size"
     done
     exec "$python" "$here/npu.py" "$root/run/npu.sock" "$@"
