@@ -135,7 +135,8 @@ class Runtime(Protocol):
     def worker_options(self, index: int, count: int) -> dict[str, Any]:
         """Options that bind worker `index` of `count` on one machine to its part of it.
 
-        For example {"threads": 2} or {"core_mask": "1"}; the default is none.
+        For example {"threads": 2} or {"core_mask": "1"}; the default is none. They are asked for
+        the instances of one network, too.
         """
         return {}
 

@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
     _require_tools()
     components = _components(args.components, args.onnx_dir)
     size = shapes.parse_size(args.size)
-    tiles = shapes.parse_tiles(args.tile, size)
+    tiles = shapes.parse_tiles(args.tile, args.onnx_dir, size)
     if args.quantize is not None:
         _check_dataset(args.quantize, components)
     _inherit_settings(args.onnx_dir, args.out)

@@ -84,15 +84,16 @@ def parse_size(value: Any) -> Size:
     return width, height
 
 
-def parse_tiles(values: Sequence[str], size: Size) -> dict[str, Size]:
-    """(width, height) by component from texts like "vae_decoder=512x216".
+def parse_tiles(values: Sequence[str], root: Path, size: Size) -> dict[str, Size]:
+    """(width, height) by component from texts like "vae_decoder=512x216", for a bundle.
 
-    Raises ArgumentError, also for a tile that is larger than the images of `size`.
+    Raises BundleError, or ArgumentError, also for a tile that is larger than the images of `size`
+    or no multiple of the VAE's factor.
     """
     tiles: dict[str, Size] = {}
     for value in values:
         component, _, text = value.partition("=")
-        if component not in TILED:
+        if component not in TILED or not text:
             raise ArgumentError(
                 f"--tile {value}: write COMPONENT=WxH, for {' or '.join(TILED)}, the only ones that"
                 " work by tiles"
@@ -102,6 +103,7 @@ def parse_tiles(values: Sequence[str], size: Size) -> dict[str, Size]:
             raise ArgumentError(
                 f"--tile {value}: larger than the images, which are {size[0]}x{size[1]}"
             )
+        input_shapes(component, root, tiles[component])
     return tiles
 
 

@@ -52,6 +52,7 @@ class RKNNLiteDouble:
         self.rknn_data: bytes | None = None
         self.rknn_runtime: _Driver | None = None
         self.released = False
+        self.core_mask = 0
         self._function = function
         self._path = Path()
 
@@ -66,6 +67,7 @@ class RKNNLiteDouble:
     def init_runtime(self, target: str | None = None, core_mask: int = 0) -> int:
         """-1 for every failure; the reason is in the log alone."""
         assert target is None, "on the board, no target"
+        self.core_mask = core_mask
         if self.rknn_data is None:
             logger.error(
                 "Model is not loaded yet, this interface should be called after load_rknn!"

@@ -147,6 +147,44 @@ def test_what_changed_is_built_again(
     assert len(calls()) == 7
 
 
+def test_a_tile_is_for_its_component_and_another_one_is_built_again(
+    source: Path, tmp_path: Path, calls: Calls
+) -> None:
+    out = tmp_path / "out"
+    options = {"components": "vae_encoder,vae_decoder", "size": "96x64"}
+    run(source, out, tile=["vae_decoder=48x32"], **options)
+    loaded = [details["sizes"] for call, details in calls() if call == "load_onnx"]
+    assert loaded == [[[1, 3, 64, 96]], [[1, 4, 4, 6]]]
+    table = read_table(out / "lcm.toml")
+    assert table["vae_encoder"]["build"]["size"] == "96x64"
+    assert table["vae_decoder"]["build"]["size"] == "48x32"
+    run(source, out, tile=["vae_decoder=48x32"], **options)
+    assert calls() == []
+    run(source, out, tile=["vae_decoder=48x40", "vae_encoder=96x32"], **options)
+    loaded = [details["sizes"] for call, details in calls() if call == "load_onnx"]
+    assert loaded == [[[1, 3, 32, 96]], [[1, 4, 5, 6]]]
+
+
+@pytest.mark.parametrize(
+    ("tile", "message"),
+    [
+        ("vae_decoder", "--tile vae_decoder: write COMPONENT=WxH"),
+        ("vae_decoder=48", "size must be WIDTHxHEIGHT, like 512x384, not '48'"),
+        ("unet=48x32", "--tile unet=48x32: write COMPONENT=WxH, for vae_encoder or vae_decoder"),
+        ("48x32", "--tile 48x32: write COMPONENT=WxH"),
+        ("vae_decoder=56x32", "--tile vae_decoder=56x32: larger than the images, which are 48x32"),
+        ("vae_encoder=48x40", "larger than the images"),
+        ("vae_decoder=44x32", "size 44x32: width and height must be multiples of 8"),
+    ],
+)
+def test_tiles_that_cannot_be(
+    source: Path, tmp_path: Path, calls: Calls, tile: str, message: str
+) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        run(source, tmp_path / "out", tile=[tile])
+    assert calls() == []
+
+
 def test_changed_weights_outside_the_graph_are_built_again(
     source: Path, tmp_path: Path, calls: Calls
 ) -> None:
