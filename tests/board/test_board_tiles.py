@@ -44,7 +44,7 @@ def test_an_image_by_tiles_on_three_cores(config: Path, tmp_path: Path) -> None:
             assert f"{component}, instance {core + 1} of 3 (core_mask {core}):" in done.stderr
     agreement = psnr(output, HOST / f"{CASE}.png")
     print(f"{CASE} by tiles: {agreement:.1f} dB")
-    assert agreement >= 30  # from the whole, on ONNX Runtime
+    assert agreement >= 37  # from the whole, on ONNX Runtime
 
 
 def test_instances_make_the_same_image_as_one_and_all_are_released(config: Path) -> None:

@@ -393,10 +393,11 @@ def test_arguments() -> None:
     parser = ArgumentParser()
     build.add_arguments(parser)
     words = ["a", "b", "--platform", "rk3562", "--size", "8x8"]
+    words += ["--tile", "vae_decoder=8x8", "--tile", "vae_encoder=8x8"]
     args = vars(parser.parse_args([*words, "--components", "unet", "--quantize", "d"]))
     assert args == {
         "onnx_dir": Path("a"), "out": Path("b"), "platform": "rk3562", "size": "8x8",
-        "components": "unet", "quantize": Path("d"),
+        "tile": ["vae_decoder=8x8", "vae_encoder=8x8"], "components": "unet", "quantize": Path("d"),
     }  # fmt: skip
     plain = parser.parse_args(words)
     assert (plain.components, plain.quantize) == (None, None)
