@@ -1,5 +1,6 @@
 """Models and images that many tests start from."""
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -24,6 +25,15 @@ def cache_of_graphs(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LCM_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def level_of_the_logger():
+    """`lcm -v`, run in this process, sets it for good."""
+    logger = logging.getLogger("lcmcore")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @pytest.fixture
