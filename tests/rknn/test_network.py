@@ -174,12 +174,17 @@ def test_no_growth_in_memory(tiny: Path, lites: Lites) -> None:
     network = opened(tiny, "unet")
     inputs = inputs_of(tiny / "unet" / "model.rknn")
     network.run(inputs)
-    gc.collect()
-    before = len(gc.get_objects())
-    for _ in range(20):
-        network.run(inputs)
-    gc.collect()
-    assert len(gc.get_objects()) - before < 50
+
+    def growth() -> int:
+        gc.collect()
+        before = len(gc.get_objects())
+        for _ in range(20):
+            network.run(inputs)
+        gc.collect()
+        return len(gc.get_objects()) - before
+
+    # Threads of earlier tests make objects, too, but not in step with the runs.
+    assert min(growth() for _ in range(3)) < 20
 
 
 def test_core_mask_reaches_the_driver(
