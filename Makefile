@@ -26,11 +26,12 @@ test: $(VENV)/.installed
 test-all: $(VENV)/.installed
 	$(BIN)/python -m pytest
 
-# A user's script, read by mypy and pyright beside the installed wheel.
+# A user's script, read by mypy and pyright beside the installed wheel: by explicit bases, for tests is a
+# package, and mypy would else read the sources beside it.
 test-types: dist $(VENV)/.installed .venv-types/.installed
 	.venv-types/bin/pip uninstall --quiet --yes lcmcore
 	.venv-types/bin/pip install --quiet dist/*.whl
-	cd tests/typing && $(abspath $(BIN))/mypy --strict --config-file= \
+	cd tests/typing && $(abspath $(BIN))/mypy --strict --config-file= --explicit-package-bases \
 		--python-executable $(abspath .venv-types/bin/python) script.py
 	cd tests/typing && $(abspath .venv-types/bin)/pyright \
 		--pythonpath $(abspath .venv-types/bin/python) script.py
