@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from lcmcore.bundle import COMPONENTS, TILED, Bundle
+from lcmcore.cli.progress import count_of
 from lcmcore.cli.reproduce import ANSI_C, command_of, quote
 from lcmcore.errors import ArgumentError, BundleError, LcmError, first_line, reason_of
 from lcmcore.image_files.opening import MAX_BYTES
@@ -165,18 +166,12 @@ def _tiles(bundle: Bundle, component: str, runtime: Runtime) -> Iterator[str]:
     if not number:
         yield f"tiles of {tile[0]}x{tile[1]} are larger than {what}: build it again"
         return
-    line = f"{number} tiles of {tile[0]}x{tile[1]} for {what}, on {count} instance"
+    line = f"{number} tiles of {tile[0]}x{tile[1]} for {what}, on {count_of(count, 'instance')}"
     prediction = runtime.predict(bundle.folder(component) / runtime.filename)
-    seconds = None if prediction is None else prediction["seconds"] * -(-number // count)
-    yield (
-        line
-        + ("s" if count > 1 else "")
-        + (
-            ""
-            if seconds is None
-            else f": predicted {seconds:.2g} s if cores do not slow each other"
-        )
-    )
+    if prediction is not None:
+        seconds = prediction["seconds"] * -(-number // count)
+        line += f": predicted {seconds:.2g} s if cores do not slow each other"
+    yield line
 
 
 def _compiled_size(bundle: Bundle, component: str, runtime: Runtime) -> tuple[int, int] | None:
