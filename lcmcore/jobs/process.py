@@ -61,6 +61,8 @@ class WorkerProcess:
 
     def start(self) -> None:
         """Start the process without waiting for its model to load; raises WorkerDied."""
+        if is_deleted(Path()):  # found here, for multiprocessing's own processes show tracebacks
+            raise WorkerDied(f"{self._name} cannot be started: the working directory was deleted")
         try:
             ours, theirs = _SPAWN.Pipe()
             process = _SPAWN.Process(
@@ -69,9 +71,7 @@ class WorkerProcess:
             with _signals_blocked(), theirs:
                 process.start()
         except OSError as error:  # no memory, or no descriptors, for one more process
-            gone = is_deleted(Path())
-            reason = "the working directory was deleted" if gone else first_line(error)
-            raise WorkerDied(f"{self._name} cannot be started: {reason}") from error
+            raise WorkerDied(f"{self._name} cannot be started: {first_line(error)}") from error
         with self._lock:
             self._process, self._pipe, self._ready = process, ours, False
             self._answer = _in_thread(ours.recv)
