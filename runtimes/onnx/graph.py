@@ -160,7 +160,7 @@ class Graph:
             self._proto.add("initializer", tensor)
 
     def save(self, path: Path) -> None:
-        """Write the model, without nodes on which no output of the graph depends."""
+        """Write the model, without nodes and constants on which no output of it depends."""
         path.write_bytes(bytes(self))
 
     def __bytes__(self) -> bytes:
@@ -174,7 +174,20 @@ class Graph:
         self._proto.remove("node")
         for node in reversed(kept):
             self._proto.add("node", node.proto)
+        self._drop_initializers(needed)
         return self._with_graph(self._proto)
+
+    def _drop_initializers(self, needed: set[str]) -> None:
+        """Keep the constants that are needed only: unused ones may be gigabytes."""
+        number = GraphProto.NUMBERS["initializer"]
+        self._initializers = {
+            name: tensor for name, tensor in self._initializers.items() if name in needed
+        }
+        self._proto.fields = [
+            field
+            for field in self._proto.fields
+            if field[0] != number or TensorProto(field[2]).text("name") in self._initializers
+        ]
 
     def _with_graph(self, graph: GraphProto) -> bytes:
         """The model with this graph; all else stays."""

@@ -92,6 +92,46 @@ class OnnxFile:
         onnx.save_model(model, str(copy), save_as_external_data=size > _MAX_EMBEDDED_BYTES)
         return copy
 
+    def fold(self, folder: Path, at: Mapping[str, Shape]) -> Path:
+        """The network at these input shapes, its constants folded; a file in the empty `folder`.
+
+        All dimensions are fixed, and the timestep has the shape [1]. ONNX Runtime reads the weights
+        where they lie and writes them beside the new file: none is loaded here. Raises
+        NetworkError.
+        """
+        import onnx
+        import onnxruntime
+
+        from runtimes.onnx.model_files import external_files
+
+        target = folder / "folded.onnx"
+        try:
+            external_files(self.path)  # a stranger's model may name any file
+            model = onnx.load_model_from_string(self.cut) if self.cut is not None else None
+            model = model or _load(self.component, self.path, weights=False)
+            _fix_inputs(model, at)
+            options = onnxruntime.SessionOptions()
+            options.log_severity_level = 4  # fatal only: errors are raised as exceptions
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+            options.optimized_model_filepath = str(target)
+            for key, value in {
+                "model_external_initializers_file_folder_path": str(self.path.parent.resolve()),
+                "optimized_model_external_initializers_file_name": "folded.weights",
+                "optimized_model_external_initializers_min_size_in_bytes": "1024",
+                "disable_prepacking": "1",
+            }.items():
+                options.add_session_config_entry(f"session.{key}", value)
+            onnxruntime.InferenceSession(
+                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+        except NetworkError:
+            raise
+        except Exception as error:  # ONNX Runtime's, protobuf's and the system's share no base
+            raise NetworkError(
+                self.component, f"cannot read {self.path}: {first_line(error)}"
+            ) from error
+        return target
+
     def _shape(self, spec: TensorSpec, usual: Shape) -> Shape:
         if spec.name == _TIMESTEP:
             return (1,)
@@ -147,6 +187,17 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
     kind = value.type.tensor_type
     shape = tuple(d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim)
     return TensorSpec(value.name, shape, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name)
+
+
+def _fix_inputs(model: onnx.ModelProto, at: Mapping[str, Shape]) -> None:
+    """Give the inputs these shapes."""
+    for value in model.graph.input:
+        dims = value.type.tensor_type.shape.dim
+        if value.name == _TIMESTEP and not len(dims):
+            _widen_timestep(model)
+        for dim, length in zip(dims, at.get(value.name, ()), strict=False):
+            dim.Clear()
+            dim.dim_value = length
 
 
 def _widen_timestep(model: onnx.ModelProto) -> None:
