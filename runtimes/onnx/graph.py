@@ -59,6 +59,15 @@ class Node:
         )
         return cls(proto)
 
+    def with_inputs(self, inputs: Sequence[str]) -> Node:
+        """A copy that takes these tensors."""
+        proto = NodeProto()
+        proto.fields = self.proto.fields.copy()
+        proto.remove("input")
+        for name in inputs:
+            proto.add("input", name)
+        return Node(proto)
+
 
 class Graph:
     """The graph of a model that ONNX Runtime has written; the rest of the model is kept.

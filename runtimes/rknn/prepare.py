@@ -14,10 +14,11 @@ from lcmcore.util.arrays import Array
 from runtimes.onnx.graph import Graph, Node
 from runtimes.onnx.protobuf import ValueInfoProto
 from runtimes.rknn.onnxfile import OnnxFile
-from runtimes.rknn.rewrites import REWRITES, Rewrite
-from runtimes.rknn.rewrites.context import Context
+from runtimes.rknn.rewrites.context import Context, Rewrite
+from runtimes.rknn.rewrites.group_norm import group_norm
 from runtimes.rknn.shapes import Shape
 
+REWRITES = (Rewrite("group_norm", group_norm),)  # in this order
 # Of the largest value of an output, in float32; half precision rounds to 5e-4 of each value.
 MAX_DIFFERENCE = 1e-4
 

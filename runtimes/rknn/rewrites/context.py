@@ -1,4 +1,4 @@
-"""What a rewrite works on."""
+"""What a rewrite works on, and what it is."""
 
 from __future__ import annotations
 
@@ -23,3 +23,15 @@ class Context(NamedTuple):
     shapes: Mapping[str, Shape]
     measure: Callable[[Sequence[Node], Sequence[str]], Iterator[dict[str, Array]]]
     record: dict[str, Any]
+
+
+class Rewrite(NamedTuple):
+    """A rewrite of graphs.
+
+    `apply` changes `context.graph` and returns a line that says what it did, "" if nothing.
+    `revision` rises with what it makes of graphs: networks of another one are built again.
+    """
+
+    name: str
+    apply: Callable[[Context], str]
+    revision: int = 1

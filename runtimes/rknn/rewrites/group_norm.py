@@ -3,26 +3,27 @@
 before:
     x - Reshape - InstanceNormalization - Reshape - Mul gamma - Add beta - output
 
-after, in "one pass":
-    x - Mul 1/s -+- GlobalAveragePool - Conv (mean of groups) - m
-                 +- square - GlobalAveragePool - Conv (mean of groups) - q
-                 +- Mul - Add - output
-                    scale: Conv of r = (q - m*m + epsilon/s^2)^-0.5, shift: Conv of m*r
+after, in "one pass", m and q being of groups, scale and shift of channels:
+    x -+- GlobalAveragePool - Conv - m -------------+- variance = q - m*m
+       +- Mul x - GlobalAveragePool - Conv - q -----+- r = (variance + epsilon)^-0.5
+       +- depthwise Conv - output                     scale = gamma*r, shift = beta - gamma*m*r
 
-after, "mean first":
-    x - Mul 1/s - Sub m -+- square - GlobalAveragePool - Conv (mean of groups) - v
-                         +- Mul - Add beta - output
-                            scale: Conv of r = (v + epsilon/s^2)^-0.5
+after, with the "mean first":
+    x - Sub m - c -+- Mul c - GlobalAveragePool - Conv - variance - r = (variance + epsilon)^-0.5
+                   +- depthwise Conv - output         scale = gamma*r, shift = beta
 
 rknn-toolkit2 compiles InstanceNormalization of groups into means by thousands of tiny tasks, in a
-layout of their own; here all stays in that of the convolutions, and what is computed of groups are
-convolutions of one pixel, with gamma and beta in their weights.
+layout of their own. Here all stays in that of the convolutions; what is computed of groups are
+convolutions of one pixel, with gamma and beta in their weights. The last one has weights that are
+computed, too (rknn-toolkit2 takes them since 1.6.0), and reads and writes the image once; the
+activation after it is compiled into it.
 
-Half precision ends at 65504, so the square of an activation above 255 is infinite. So the squares
-are taken in a domain that a power of two, s, divides: exact, and never undone, for the result does
-not depend on it. Each layer's s comes from its activations on real inputs. "One pass" subtracts
-squares of nearly equal size where a group's mean is large beside its deviation: there the mean is
-subtracted first, which costs a pass over the image.
+Half precision ends at 65504, so the square of an activation above 255 is infinite, and that of one
+below 0.008 is not a normal number. Where activations on the calibration's inputs are not well
+within that, x is divided by a power of two, which the result does not depend on: by the weights
+around it where that is possible (rewrites/scales.py), else by a Mul. "One pass" subtracts squares
+of nearly equal size where a group's mean is large beside its deviation: there the mean is
+subtracted first, which costs another pass over the image.
 
 Wu and He, "Group Normalization", 2018.
 """
@@ -31,7 +32,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,14 +40,15 @@ import numpy as np
 from lcmcore.util.arrays import Array
 from runtimes.onnx.graph import Graph, GraphIndex, Node, NodeBuilder
 from runtimes.rknn.rewrites.context import Context
+from runtimes.rknn.rewrites.scales import Regions
 
 ONE_PASS, MEAN_FIRST = "one pass", "mean first"
 # A group's squared mean by its variance, from which the mean is subtracted first.
 MAX_RATIO = 8.0
-# The root mean square in the divided domain: 16 of its squares are far from half precision's
-# smallest numbers, and a peak of 60 times it has a finite square.
-TARGET_RMS = 4.0
-MIN_EPSILON = 2.0**-14  # half precision's smallest normal number
+# The root mean square of x that is aimed at, the range that is left as it is, and its largest
+# value: the square of one twice as large as any of the calibration's is still finite.
+TARGET_RMS, MIN_RMS, MAX_RMS, MAX_PEAK = 4.0, 0.25, 16.0, 120.0
+MIN_VARIANCE = 2.0**-14  # half precision's smallest normal number
 
 
 class GroupNorm(NamedTuple):
@@ -54,7 +56,8 @@ class GroupNorm(NamedTuple):
 
     x: str
     output: str
-    add: Node  # the last of its nodes
+    split: Node  # the first of its nodes
+    add: Node  # the last of them
     epsilon: float
     groups: int
     gamma: Array  # [channels]
@@ -69,6 +72,18 @@ class Statistics(NamedTuple):
     ratio: float  # the largest of a group's squared mean by its variance
 
 
+class Choice(NamedTuple):
+    """How a normalization is computed."""
+
+    form: str
+    folded: float  # what divides x in the weights around it
+    explicit: float  # what divides it once more, by a pass over the image
+
+    def __str__(self) -> str:
+        by_pass = f", {self.explicit:g} by a pass" if self.explicit != 1 else ""
+        return f"{self.form}, scale {self.folded * self.explicit:g}{by_pass}"
+
+
 def group_norm(context: Context) -> str:
     """Rewrite all group normalizations of the usual form."""
     graph = context.graph
@@ -76,13 +91,19 @@ def group_norm(context: Context) -> str:
     if not norms:
         return ""
     statistics = measure(context, norms)
-    choices = {norm.output: choose(each) for norm, each in zip(norms, statistics, strict=True)}
-    graph.replace({id(norm.add): _nodes(context, norm, *choices[norm.output]) for norm in norms})
+    divided = divide_regions(graph, norms, statistics)
+    choices = [choose(*each) for each in zip(statistics, divided, strict=True)]
+    graph.replace(
+        {
+            id(norm.add): _nodes(context, norm, choice)
+            for norm, choice in zip(norms, choices, strict=True)
+        }
+    )
     context.record["group_norms"] = [
-        f"{name}: {form}, scale {scale:g}" for name, (form, scale) in choices.items()
+        f"{norm.output}: {choice}" for norm, choice in zip(norms, choices, strict=True)
     ]
     left = sum(node.op_type == "InstanceNormalization" for node in graph.nodes) - len(norms)
-    return _summary(list(choices.values())) + (f"; {left} not recognized" if left else "")
+    return _summary(choices) + (f"; {left} not recognized" if left else "")
 
 
 def find(graph: Graph) -> list[GroupNorm]:
@@ -109,7 +130,7 @@ def _match(index: GraphIndex, add: Node) -> GroupNorm | None:
         return None
     epsilon = norm.attributes.get("epsilon", [1e-5])[0]
     return GroupNorm(
-        split.inputs[0], add.outputs[0], add, epsilon, scale.size, gamma.ravel(), beta.ravel()
+        split.inputs[0], add.outputs[0], split, add, epsilon, scale.size, gamma.ravel(), beta.ravel()
     )
 
 
@@ -159,60 +180,89 @@ def _combined(runs: Iterable[Statistics]) -> Statistics:
     return Statistics(*(max(each) for each in zip(*runs, strict=True)))
 
 
-def choose(statistics: Statistics) -> tuple[str, float]:
-    """The form of a normalization, and its scale."""
+def divide_regions(
+    graph: Graph, norms: Sequence[GroupNorm], statistics: Sequence[Statistics]
+) -> list[float]:
+    """By what each normalization's input is divided now, by weights around it."""
+    regions = Regions(graph, (norm.split for norm in norms))
+    of_norms = [regions.of(norm.x) for norm in norms]
+    unfit = {region for region, each in zip(of_norms, statistics, strict=True) if not fits(each)}
+    scales = {
+        region: scale_for(
+            max(each.rms for of, each in zip(of_norms, statistics, strict=True) if of == region)
+        )
+        for region in unfit
+    }
+    divided = regions.divide(scales)
+    return [divided.get(region, 1.0) for region in of_norms]
+
+
+def choose(statistics: Statistics, folded: float) -> Choice:
+    """The form of a normalization whose input the weights around it divide by `folded`."""
     form = MEAN_FIRST if statistics.ratio > MAX_RATIO else ONE_PASS
-    return form, scale_for(statistics.rms)
+    explicit = 1.0 if fits(statistics, folded) else scale_for(statistics.rms / folded)
+    return Choice(form, folded, explicit)
+
+
+def fits(statistics: Statistics, scale: float = 1.0) -> bool:
+    """Whether squares of what is divided by `scale` are well within half precision."""
+    return MIN_RMS <= statistics.rms / scale <= MAX_RMS and statistics.peak / scale <= MAX_PEAK
 
 
 def scale_for(rms: float) -> float:
     """The power of two that divides activations of this root mean square."""
-    return 2.0 ** round(math.log2(max(rms, 1e-6) / TARGET_RMS))
+    return float(2.0 ** round(math.log2(max(rms, 1e-6) / TARGET_RMS)))
 
 
-def _summary(choices: Sequence[tuple[str, float]]) -> str:
-    forms = Counter(form for form, _ in choices)
-    scales = [scale for _, scale in choices]
+def _summary(choices: Sequence[Choice]) -> str:
+    forms = Counter(choice.form for choice in choices)
+    scales = [choice.folded * choice.explicit for choice in choices]
+    passes = sum(choice.explicit != 1 for choice in choices)
     listed = ", ".join(f"{count} {form}" for form, count in forms.items())
-    return f"{len(choices)} group norms: {listed}; scales {min(scales):g} to {max(scales):g}"
+    return (
+        f"{len(choices)} group norms: {listed}; scales {min(scales):g} to {max(scales):g}"
+        + (f", {passes} of them by a pass of its own" if passes else ", in the weights")
+    )
 
 
-def _nodes(context: Context, norm: GroupNorm, form: str, scale: float) -> list[Node]:
+def _nodes(context: Context, norm: GroupNorm, choice: Choice) -> list[Node]:
     """The nodes in place of the last Add; what comes before it is no longer needed."""
-    shape = context.shapes[norm.x]
-    builder = NodeBuilder(context.graph, norm.output)
-    x = norm.x
+    builder, channels = NodeBuilder(context.graph, norm.output), norm.gamma.size
+    shape, x = context.shapes[norm.x], norm.x
     if len(shape) != 4:
-        x = builder.make("Reshape", [x, builder.constant([1, norm.gamma.size, 1, -1])])
-    if scale != 1:
-        x = builder.make("Mul", [x, builder.constant(1 / scale, np.float32)])
-    make = _one_pass if form == ONE_PASS else _mean_first
-    scaled, shift = make(builder, norm, x, max(norm.epsilon / scale**2, MIN_EPSILON))
-    if len(shape) != 4:
-        result = builder.make("Add", [scaled, shift])
-        to_shape = builder.constant(list(shape))
-        return [*builder.nodes, Node.make("Reshape", [result, to_shape], norm.output)]
-    return [*builder.nodes, Node.make("Add", [scaled, shift], norm.output)]
+        x = builder.make("Reshape", [x, builder.constant([1, channels, 1, -1])])
+    if choice.explicit != 1:
+        x = builder.make("Mul", [x, builder.constant(1 / choice.explicit, np.float32)])
+    epsilon = norm.epsilon / (choice.folded * choice.explicit) ** 2
+    form = _one_pass if choice.form == ONE_PASS else _mean_first
+    x, scale, shift = form(builder, norm, x, epsilon)
+    kernel = builder.make("Reshape", [scale, builder.constant([channels, 1, 1, 1])])
+    inputs, attributes = [x, kernel, shift], {"group": channels, "kernel_shape": [1, 1]}
+    if len(shape) == 4:
+        return [*builder.nodes, Node.make("Conv", inputs, norm.output, **attributes)]
+    result = builder.make("Conv", inputs, **attributes)
+    last = Node.make("Reshape", [result, builder.constant(list(shape))], norm.output)
+    return [*builder.nodes, last]
 
 
 def _one_pass(
     builder: NodeBuilder, norm: GroupNorm, x: str, epsilon: float
-) -> tuple[str, str]:
-    """What the last Add takes: the scaled x and the shift of each channel."""
+) -> tuple[str, str, str]:
+    """What the last convolution takes: the image, the scale and the shift of each channel."""
     make = builder.make
     mean = _mean_of_groups(builder, norm, x)
     square = _mean_of_groups(builder, norm, make("Mul", [x, x]))
-    variance = make("Relu", [make("Sub", [square, make("Mul", [mean, mean])])])
+    variance = make("Sub", [square, make("Mul", [mean, mean])])
     factor = _inverse_root(builder, variance, epsilon)
     spread = _spread(norm) * norm.gamma.reshape(-1, 1, 1, 1)
-    scale = _conv(builder, factor, spread)
     shift = _conv(builder, make("Mul", [mean, factor]), -spread, norm.beta)
-    return make("Mul", [x, scale]), shift
+    by_channel = builder.constant([norm.gamma.size])
+    return x, _conv(builder, factor, spread), make("Reshape", [shift, by_channel])
 
 
 def _mean_first(
     builder: NodeBuilder, norm: GroupNorm, x: str, epsilon: float
-) -> tuple[str, str]:
+) -> tuple[str, str, str]:
     """As `_one_pass`."""
     make = builder.make
     mean = _conv(builder, _mean_of_groups(builder, norm, x), _spread(norm))
@@ -220,8 +270,7 @@ def _mean_first(
     variance = _mean_of_groups(builder, norm, make("Mul", [centered, centered]))
     factor = _inverse_root(builder, variance, epsilon)
     scale = _conv(builder, factor, _spread(norm) * norm.gamma.reshape(-1, 1, 1, 1))
-    beta = builder.constant(norm.beta.reshape(1, -1, 1, 1), np.float32)
-    return make("Mul", [centered, scale]), beta
+    return centered, scale, builder.constant(norm.beta, np.float32)
 
 
 def _mean_of_groups(builder: NodeBuilder, norm: GroupNorm, x: str) -> str:
@@ -238,10 +287,15 @@ def _spread(norm: GroupNorm) -> Array:
 
 
 def _inverse_root(builder: NodeBuilder, variance: str, epsilon: float) -> str:
-    """(variance + epsilon)**-0.5, of the forms of which Pow alone stays on the NPU."""
-    exponent = builder.constant(-0.5, np.float32)
-    summand = builder.constant(np.full((1, 1, 1, 1), epsilon), np.float32)
-    return builder.make("Pow", [builder.make("Add", [variance, summand]), exponent])
+    """(variance + epsilon)**-0.5, of whose forms Pow alone stays on the NPU.
+
+    Rounding may leave a variance below 0; it is MIN_VARIANCE at least.
+    """
+    make, constant = builder.make, builder.constant
+    above, least = (np.full((1, 1, 1, 1), value) for value in (-MIN_VARIANCE, MIN_VARIANCE))
+    excess = make("Relu", [make("Add", [variance, constant(above, np.float32)])])
+    total = make("Add", [excess, constant(least + epsilon, np.float32)])
+    return make("Pow", [total, constant(-0.5, np.float32)])
 
 
 def _conv(builder: NodeBuilder, x: str, kernel: Array, bias: Array | None = None) -> str:
