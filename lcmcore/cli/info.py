@@ -140,7 +140,9 @@ def _describe_component(bundle: Bundle, component: str, describer: FileDescriber
             yield from (f"      {line}" for line in _tiles(bundle, component, runtime))
         except LcmError as error:
             yield f"      {error}"
-    wanted = bundle.settings.components.get(component, {}).get("sha256")
+    table = bundle.settings.components.get(component, {})
+    yield from (f"    {line}" for line in _rewritten(table.get("build")))
+    wanted = table.get("sha256")
     if wanted is not None:
         yield f"    {_checksum(wanted, [folder / runtime.filename for runtime in present])}"
 
@@ -187,6 +189,12 @@ def _compiled_size(bundle: Bundle, component: str, runtime: Runtime) -> tuple[in
     height, width = image[2:] if len(image) == 4 else (None, None)
     scale = 1 if component == "vae_encoder" else bundle.vae.factor
     return (width * scale, height * scale) if width and height else None
+
+
+def _rewritten(record: object) -> list[str]:
+    """What `lcm build rknn` did to the graph, as lcm.toml has it."""
+    lines = record.get("rewritten") if isinstance(record, dict) else None
+    return [printable(str(line)) for line in lines] if isinstance(lines, list) else []
 
 
 def _checksum(wanted: str, files: Sequence[Path]) -> str:

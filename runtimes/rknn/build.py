@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,11 +25,15 @@ from lcmcore.errors import (
     RuntimeUnavailableError,
     first_line,
 )
-from lcmcore.runtime import TensorSpec, check_outputs, require_file
+from lcmcore.runtime import check_outputs, require_file
 from lcmcore.util.arrays import Array
 from lcmcore.util.files import sha256
-from runtimes.rknn import shapes
+from runtimes.rknn import board, shapes
+from runtimes.rknn.calibration import Calibration
+from runtimes.rknn.network import MASKS_OF_CORES
 from runtimes.rknn.onnxfile import OnnxFile
+from runtimes.rknn.prepare import REWRITES, Prepared, prepare
+from runtimes.rknn.rewrites.context import Rewrite
 from runtimes.rknn.runtime import RknnRuntime
 from runtimes.rknn.simulator import RknnSimulator
 from runtimes.rknn.toolkit import INSTALL, Toolkit, missing
@@ -49,24 +54,57 @@ class Recipe:
     size: str  # of the images, or of the tiles for which it was compiled
     toolkit: str
     dataset: str  # SHA-256 of the list of samples, "" for half precision
+    cores: int  # that one run may use
+    rewrites: str  # the names and revisions of those that were tried
+    calibration: str  # SHA-256 of the images given, "" for those that are drawn
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How close the simulator's output is to ONNX Runtime's, on random inputs."""
+    """How close the simulator's output is to ONNX Runtime's, on the calibration's first inputs."""
 
     cosine: float
     max_difference: float
+    snr: float  # of the signal to the difference, in decibels
 
     @classmethod
     def between(cls, got: Array, expected: Array) -> Agreement:
         """Compare two arrays of one shape."""
         a, b = got.astype(np.float64).ravel(), expected.astype(np.float64).ravel()
         norms = float(np.linalg.norm(a) * np.linalg.norm(b))
-        return cls(float(a @ b) / norms if norms else 0.0, float(np.abs(a - b).max()))
+        noise = max(float(np.linalg.norm(a - b)), 1e-15 * float(np.linalg.norm(b)), 1e-300)
+        snr = 20 * math.log10(max(float(np.linalg.norm(b)) / noise, 1e-15))
+        return cls(float(a @ b) / norms if norms else 0.0, float(np.abs(a - b).max()), snr)
 
     def __str__(self) -> str:
-        return f"cosine {self.cosine:.7f}, largest difference {self.max_difference:.2g}"
+        return (
+            f"cosine {self.cosine:.7f}, largest difference {self.max_difference:.2g},"
+            f" {self.snr:.1f} dB"
+        )
+
+
+class Target(NamedTuple):
+    """What all networks of a bundle are compiled for, and how."""
+
+    platform: str
+    size: shapes.Size
+    cores: int
+    dataset: Path | None
+    rewrites: Sequence[Rewrite]
+    calibration: Calibration
+
+    def recipe(self, path: Path) -> Recipe:
+        """How an ONNX file is compiled."""
+        return Recipe(
+            source=_fingerprint(path),
+            platform=self.platform,
+            size=f"{self.size[0]}x{self.size[1]}",
+            toolkit=metadata.version("rknn-toolkit2"),
+            dataset=sha256(self.dataset) if self.dataset else "",
+            cores=self.cores,
+            rewrites=" ".join(f"{each.name}-{each.revision}" for each in self.rewrites),
+            calibration=self.calibration.digest,
+        )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,6 +121,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--quantize", type=Path, metavar="DATASET",
         help="int8 for one component: a text file with a line for each sample, the .npy files of"
              " its inputs in their order, NCHW")  # fmt: skip
+    add("--calibrate", type=Path, metavar="DIR",
+        help="images on which activations are measured (default: drawn ones)")  # fmt: skip
+    add("--cores", type=int, choices=(1, *MASKS_OF_CORES), default=1,
+        help="cores of the NPU that one run of a network may use (default: 1)")  # fmt: skip
+    add("--no-rewrites", action="store_true",
+        help="compile the graphs as they are, slower and larger")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> None:
@@ -97,16 +141,28 @@ def run(args: argparse.Namespace) -> None:
     tiles = shapes.parse_tiles(args.tile, args.onnx_dir, size)
     if args.quantize is not None:
         _check_dataset(args.quantize, components)
+    if args.cores > board.cores(args.platform):
+        raise ArgumentError(
+            f"--cores {args.cores}: {args.platform} has {board.cores(args.platform)}"
+        )
+    targets = {
+        each: Target(
+            platform=args.platform,
+            size=each,
+            cores=args.cores,
+            dataset=args.quantize,
+            rewrites=() if args.no_rewrites or args.quantize is not None else REWRITES,
+            calibration=Calibration(args.onnx_dir, each, args.calibrate),
+        )
+        for each in {size, *tiles.values()}
+    }
     _inherit_settings(args.onnx_dir, args.out)
     names = (name for component in COMPONENTS for name in _companions(component))
     copy_each((name for name in names if not (args.out / name).exists()), args.onnx_dir, args.out)
     with Progress() as progress:
         for component in components:
-            own_size = tiles.get(component, size)
-            _build(
-                component, args.onnx_dir, args.out, args.platform, own_size, args.quantize,
-                progress.say,
-            )  # fmt: skip
+            own = targets[tiles.get(component, size)]
+            _build(component, args.onnx_dir, args.out, own, progress.say)
 
 
 def _inherit_settings(source: Path, out: Path) -> None:
@@ -153,34 +209,28 @@ def _check_dataset(dataset: Path, components: list[str]) -> None:
 
 
 def _build(
-    component: str,
-    source: Path,
-    out: Path,
-    platform: str,
-    size: shapes.Size,
-    dataset: Path | None,
-    say: Callable[[str], None],
+    component: str, source: Path, out: Path, target: Target, say: Callable[[str], None]
 ) -> None:
     """Build and check one network, unless it is there from the same recipe."""
     start = time.perf_counter()
     file = OnnxFile.read(component, source / component / RknnSimulator.filename)
-    inputs = file.shapes(shapes.input_shapes(component, source, size))
-    recipe = Recipe(
-        source=_fingerprint(file.path),
-        platform=platform,
-        size=f"{size[0]}x{size[1]}",
-        toolkit=metadata.version("rknn-toolkit2"),
-        dataset=sha256(dataset) if dataset else "",
-    )
+    inputs = file.shapes(shapes.input_shapes(component, source, target.size))
+    recipe = target.recipe(file.path)
     if _is_built(out, component, recipe):
         copy_each(_companions(component), source, out)
         say(f"{component}: already built, skipped")
         return
-    say(f"{component}: converting for {platform} at {recipe.size}")
-    with Toolkit(component) as toolkit, tempfile.TemporaryDirectory(prefix="lcm-rknn-") as scratch:
-        toolkit.build(file.for_converter(Path(scratch)), inputs, platform, dataset)
-        agreement = _compare(component, toolkit, file, inputs)
-        if dataset is None and not agreement.cosine >= MIN_COSINE:
+    say(f"{component}: converting for {target.platform} at {recipe.size}")
+    samples, missing_parts = target.calibration.samples(component, file.at(inputs))
+    for part in missing_parts:
+        say(f"{component}: measured on noise in place of {part}")
+    with tempfile.TemporaryDirectory(prefix="lcm-rknn-") as scratch, Toolkit(component) as toolkit:
+        prepared = prepare(file, inputs, samples, Path(scratch), target.rewrites)
+        for line in prepared.lines:
+            say(f"{component}: {line}")
+        toolkit.build(prepared.path, inputs, target.platform, target.dataset, target.cores == 1)
+        agreement = _compare(component, toolkit, file, samples[0], prepared)
+        if target.dataset is None and not agreement.cosine >= MIN_COSINE:
             raise NetworkError(
                 component, f"half precision is far from ONNX Runtime ({agreement}): run this"
                 " network on the CPU, as model.onnx",
@@ -190,7 +240,10 @@ def _build(
             toolkit.export(stage / _FILENAME)
             digest = sha256(stage / _FILENAME)
             copy_each(_companions(component), source, out)
-    _write_build_record(out, component, digest, recipe, agreement)
+    notes = {"rewritten": list(prepared.lines), **prepared.record}
+    _write_build_record(
+        out, component, digest, {**asdict(recipe), **asdict(agreement), **notes}, target.cores
+    )
     say(f"{component}: {agreement}, in {time.perf_counter() - start:.0f} s")
 
 
@@ -211,36 +264,18 @@ def _fingerprint(path: Path) -> str:
 
 
 def _compare(
-    component: str, toolkit: Toolkit, file: OnnxFile, inputs: Mapping[str, shapes.Shape]
+    component: str,
+    toolkit: Toolkit,
+    file: OnnxFile,
+    sample: Mapping[str, Array],
+    prepared: Prepared,
 ) -> Agreement:
-    """Compare the first outputs of simulator and ONNX Runtime on the same random inputs."""
-    from runtimes.onnx import OnnxRuntime
-
-    specs = [TensorSpec(spec.name, inputs[spec.name], spec.dtype) for spec in file.inputs]
-    example = _example(specs)
-    got = toolkit.run([example[spec.name].astype(spec.dtype) for spec in specs])
-    network = OnnxRuntime().open(component, file.path.parent, {})
-    expected = network.run(example)
-    network.close()
+    """Compare the first outputs of simulator and ONNX Runtime on the same inputs."""
+    got = toolkit.run([sample[spec.name] for spec in file.inputs])
     named = {spec.name: array for spec, array in zip(file.outputs, got, strict=True)}
     check_outputs(component, file.outputs, named)
     first = file.outputs[0].name
-    return Agreement.between(named[first], expected[first])
-
-
-def _example(specs: Iterable[TensorSpec]) -> dict[str, Array]:
-    """Plausible inputs: Gaussian noise, token ids, a timestep from the middle."""
-    random = np.random.default_rng(0)
-    example: dict[str, Array] = {}
-    for spec in specs:
-        shape = tuple(dim or 1 for dim in spec.shape)
-        if spec.name == "timestep":
-            example[spec.name] = np.full(shape, 499, np.int64)
-        elif np.dtype(spec.dtype).kind in "iu":
-            example[spec.name] = random.integers(0, 100, shape)
-        else:
-            example[spec.name] = random.standard_normal(shape, np.float32)
-    return example
+    return Agreement.between(named[first], prepared.expected[first])
 
 
 def _is_built(out: Path, component: str, recipe: Recipe) -> bool:
@@ -260,10 +295,15 @@ def _drop_build_record(out: Path, component: str) -> None:
 
 
 def _write_build_record(
-    out: Path, component: str, digest: str, recipe: Recipe, agreement: Agreement
+    out: Path, component: str, digest: str, record: Mapping[str, Any], cores: int
 ) -> None:
+    """The checksum, how the network was built, and the cores that run it, if they are several."""
     tables: dict[str, Any] = read_settings(out)
     table = tables.setdefault(component, {})
+    if cores > 1:
+        table["core_mask"] = MASKS_OF_CORES[cores]
+    elif table.get("core_mask") in MASKS_OF_CORES.values():
+        del table["core_mask"]  # of an older build: this one has a program for one core only
     table["sha256"] = digest
-    table["build"] = {**asdict(recipe), **asdict(agreement)}
+    table["build"] = dict(record)
     write_settings(out, tables)

@@ -40,15 +40,15 @@ class Calibration:
     """The inputs for each network of a bundle, at (width, height) pixels.
 
     `folder` has images of the user's, of which the first _MAX_IMAGES by name are taken, each
-    cropped to the size; without it they are drawn. `missing` says what noise stands for. Raises
-    ArgumentError for a folder without images.
+    cropped to the size; without it they are drawn. Raises ArgumentError for a folder without
+    images.
     """
 
     def __init__(self, root: Path, size: Size, folder: Path | None = None) -> None:
         self._bundle = Bundle.open(root)
         self._size = size
         self._files = [] if folder is None else _image_files(folder)
-        self.missing: list[str] = []
+        self._missing: list[str] = []
 
     @property
     def digest(self) -> str:
@@ -56,18 +56,26 @@ class Calibration:
         digests = "".join(map(sha256, self._files))
         return hashlib.sha256(digests.encode()).hexdigest() if digests else ""
 
-    def samples(self, component: str, inputs: Sequence[TensorSpec]) -> list[dict[str, Array]]:
-        """Inputs by name, one or more; `inputs` are the network's, all dimensions known.
+    def samples(
+        self, component: str, inputs: Sequence[TensorSpec]
+    ) -> tuple[list[dict[str, Array]], list[str]]:
+        """Inputs by name, one or more, and what noise stands for in them.
 
-        Raises LcmError for images that cannot be read, or a bundle with a bad config.
+        `inputs` are the network's, all dimensions known. Raises LcmError for images that cannot be
+        read, or a bundle with a bad config.
         """
+        self._missing = []
+        return self._samples(component, inputs), self._missing
+
+    def _samples(self, component: str, inputs: Sequence[TensorSpec]) -> list[dict[str, Array]]:
         if component == "unet":
             return self._unet_samples({spec.name: spec for spec in inputs})
-        arrays = {
-            "text_encoder": lambda: [ids[np.newaxis] for ids in self._ids],
-            "vae_encoder": lambda: self._pixels,
-            "vae_decoder": lambda: [each / self._scaling_factor for each in self._latents],
-        }[component]()
+        if component == "text_encoder":
+            arrays = [ids[np.newaxis] for ids in self._ids]
+        elif component == "vae_encoder":
+            arrays = self._pixels
+        else:
+            arrays = [latents / self._scaling_factor for latents in self._latents]
         (spec,) = inputs
         return [{spec.name: _fitted(array, spec, seed)} for seed, array in enumerate(arrays)]
 
@@ -116,7 +124,7 @@ class Calibration:
         try:
             return list(self._bundle.tokenizer(_PROMPTS))
         except LcmError as error:
-            self.missing.append(f"the prompts' tokens ({first_line(error)})")
+            self._missing.append(f"the prompts' tokens ({first_line(error)})")
             return [np.full(77, seed) for seed in range(len(_PROMPTS))]
 
     @cached_property
@@ -130,7 +138,7 @@ class Calibration:
         try:
             return self._bundle.scheduler
         except LcmError as error:
-            self.missing.append(f"the scheduler, of which the usual one is taken ({error})")
+            self._missing.append(f"the scheduler, of which the usual one is taken ({error})")
             return LCMScheduler()
 
     @property
@@ -148,7 +156,7 @@ class Calibration:
                 inputs = ({spec.name: array.astype(spec.dtype)} for array in arrays)
                 return [next(iter(network.run(each).values())) for each in inputs]
         except (LcmError, ValueError) as error:  # ValueError: a network of several inputs
-            self.missing.append(f"{what} ({first_line(error)})")
+            self._missing.append(f"{what} ({first_line(error)})")
             return []
 
 

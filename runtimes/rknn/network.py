@@ -31,6 +31,7 @@ CORE_MASKS: Mapping[str, int] = {
     "0_1": 3,
     "0_1_2": 7,
 }
+MASKS_OF_CORES: Mapping[int, str] = {2: "0_1", 3: "0_1_2"}  # for one network on several cores
 _RUNS_BETWEEN_COLLECTIONS = 8  # RKNNLite leaves reference cycles of some 40 kB per run
 
 

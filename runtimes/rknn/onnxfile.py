@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 NEWEST_OPSET = 19  # of those that rknn-toolkit2 2.5.0 converts
 _TIMESTEP = "timestep"
 _SCALAR = "timestep_rank_0"
-_MAX_EMBEDDED_BYTES = 2**30  # of weights in the .onnx file; protobuf's limit is 2 GiB
 
 
 @dataclass(frozen=True)
@@ -70,32 +69,15 @@ class OnnxFile:
             )
         return {spec.name: self._shape(spec, usual[spec.name]) for spec in self.inputs}
 
-    def for_converter(self, folder: Path) -> Path:
-        """The file, or a changed copy in `folder`.
-
-        A timestep of rank 0 gets the shape [1]: rknn-toolkit2 builds a network with an input of
-        rank 0, but cannot run it. Nor does it convert what draws noise.
-        """
-        if self.cut is not None:
-            copy = folder / "model.onnx"
-            copy.write_bytes(self.cut)
-            return copy
-        timestep = next((spec for spec in self.inputs if spec.name == _TIMESTEP), None)
-        if timestep is None or timestep.shape:
-            return self.path
-        import onnx
-
-        model = _load(self.component, self.path, weights=True)
-        _widen_timestep(model)
-        copy = folder / "model.onnx"
-        size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
-        onnx.save_model(model, str(copy), save_as_external_data=size > _MAX_EMBEDDED_BYTES)
-        return copy
+    def at(self, shapes: Mapping[str, Shape]) -> list[TensorSpec]:
+        """The inputs with these shapes."""
+        return [TensorSpec(spec.name, shapes[spec.name], spec.dtype) for spec in self.inputs]
 
     def fold(self, folder: Path, at: Mapping[str, Shape]) -> Path:
         """The network at these input shapes, its constants folded; a file in the empty `folder`.
 
-        All dimensions are fixed, and the timestep has the shape [1]. ONNX Runtime reads the weights
+        All dimensions are fixed, and a timestep of rank 0 gets the shape [1]: rknn-toolkit2 builds
+        a network with an input of rank 0, but cannot run it. ONNX Runtime reads the weights
         where they lie and writes them beside the new file: none is loaded here. Raises
         NetworkError.
         """

@@ -14,7 +14,9 @@ from lcmcore.errors import LcmError, NetworkError
 from lcmcore.runtime import Finding, Network, Runtime, TensorSpec, require_available, require_file
 from lcmcore.util.arrays import Array
 from runtimes.rknn import diagnosis, shapes, toolkit
+from runtimes.rknn.calibration import Calibration
 from runtimes.rknn.onnxfile import OnnxFile
+from runtimes.rknn.prepare import prepare
 
 DEFAULT_PLATFORM = "rk3588"
 log = logging.getLogger("lcmcore.runtimes.rknn")
@@ -47,7 +49,9 @@ class RknnSimulator(Runtime):
         except LcmError as error:
             raise NetworkError(component, str(error)) from error
         platform = str(options.get("platform", DEFAULT_PLATFORM))
-        network = SimulatedNetwork(component, file, file.shapes(usual), platform)
+        calibration = Calibration(folder.parent, size)
+        samples, _ = calibration.samples(component, file.at(file.shapes(usual)))
+        network = SimulatedNetwork(file, file.shapes(usual), samples, platform)
         log.info("%s: %s in the simulator of %s, size %dx%d", component, file.path, platform, *size)
         return network
 
@@ -61,16 +65,21 @@ class SimulatedNetwork(Network):
     """A network that is built for the NPU and run in the simulator, in a process of its own."""
 
     def __init__(
-        self, component: str, file: OnnxFile, at: Mapping[str, shapes.Shape], platform: str
+        self,
+        file: OnnxFile,
+        at: Mapping[str, shapes.Shape],
+        samples: Sequence[Mapping[str, Array]],
+        platform: str,
     ) -> None:
-        self.inputs: Sequence[TensorSpec] = [
-            TensorSpec(spec.name, at[spec.name], spec.dtype) for spec in file.inputs
-        ]
+        self.inputs: Sequence[TensorSpec] = file.at(at)
         self.outputs: Sequence[TensorSpec] = file.outputs
-        self._toolkit = toolkit.Toolkit(component)
+        self._toolkit = toolkit.Toolkit(file.component)
         try:
             with tempfile.TemporaryDirectory(prefix="lcm-rknn-") as folder:
-                self._toolkit.build(file.for_converter(Path(folder)), at, platform)
+                prepared = prepare(file, at, samples, Path(folder))
+                for line in prepared.lines:
+                    log.info("%s: %s", file.component, line)
+                self._toolkit.build(prepared.path, at, platform)
         except BaseException:
             self.close()
             raise

@@ -71,10 +71,15 @@ class Toolkit(Closeable):
         shapes: Mapping[str, Sequence[int]],
         platform: str,
         dataset: Path | None = None,
+        single_core: bool = True,
     ) -> None:
-        """Convert an ONNX file at these input shapes to half precision, with `dataset` to int8."""
+        """Convert an ONNX file at these input shapes to half precision, with `dataset` to int8.
+
+        Unless `single_core`, the file has programs for two and three cores beside that for one,
+        and nearly twice the size.
+        """
         path = str(dataset.resolve()) if dataset else None
-        self._request("build", str(model.resolve()), dict(shapes), platform, path)
+        self._request("build", str(model.resolve()), dict(shapes), platform, path, single_core)
 
     def export(self, path: Path) -> None:
         """Write the built network as a .rknn file."""

@@ -69,11 +69,21 @@ class Converter:
         logging.getLogger("rknnLogger").setLevel(logging.ERROR)
 
     def build(
-        self, model: str, shapes: Mapping[str, Sequence[int]], platform: str, dataset: str | None
+        self,
+        model: str,
+        shapes: Mapping[str, Sequence[int]],
+        platform: str,
+        dataset: str | None,
+        single_core: bool,
     ) -> None:
         """Convert an ONNX file and make it ready to run in the simulator."""
         rknn = self._rknn
-        _check("config", rknn.config(target_platform=platform, disable_rules=_DISABLED_RULES))
+        code = rknn.config(
+            target_platform=platform,
+            disable_rules=_DISABLED_RULES,
+            single_core_mode=single_core,
+        )
+        _check("config", code)
         sizes = [list(shape) for shape in shapes.values()]
         _check("load_onnx", rknn.load_onnx(model, inputs=list(shapes), input_size_list=sizes))
         _check("build", rknn.build(do_quantization=dataset is not None, dataset=dataset))

@@ -34,6 +34,10 @@ EXCEPTIONS = {
     "runtimes.onnx.graph_cache": {"lcmcore"},
     "runtimes.onnx.build": {"lcmcore.bundle", "lcmcore.cli.progress"},
     "runtimes.rknn.build": {"lcmcore.bundle", "lcmcore.cli.progress"},
+    "runtimes.rknn.calibration": {
+        *("lcmcore.bundle", "lcmcore.guidance", "lcmcore.image", "lcmcore.image_files.opening"),
+        *("lcmcore.noise", "lcmcore.scheduler"),
+    },
     "runtimes.rknn.diagnosis": {"lcmcore.bundle"},
     "runtimes.rknn.shapes": {"lcmcore.bundle"},
 }

@@ -1,1 +1,1 @@
-"""Rewrites of graphs into what the NPU computes fast, one a file; runtimes/rknn/prepare.py runs them."""
+"""Rewrites of graphs into what the NPU computes fast, one a file; prepare.py runs them."""

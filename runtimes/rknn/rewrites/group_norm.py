@@ -130,7 +130,14 @@ def _match(index: GraphIndex, add: Node) -> GroupNorm | None:
         return None
     epsilon = norm.attributes.get("epsilon", [1e-5])[0]
     return GroupNorm(
-        split.inputs[0], add.outputs[0], split, add, epsilon, scale.size, gamma.ravel(), beta.ravel()
+        split.inputs[0],
+        add.outputs[0],
+        split,
+        add,
+        epsilon,
+        scale.size,
+        gamma.ravel(),
+        beta.ravel(),
     )
 
 
@@ -219,9 +226,8 @@ def _summary(choices: Sequence[Choice]) -> str:
     scales = [choice.folded * choice.explicit for choice in choices]
     passes = sum(choice.explicit != 1 for choice in choices)
     listed = ", ".join(f"{count} {form}" for form, count in forms.items())
-    return (
-        f"{len(choices)} group norms: {listed}; scales {min(scales):g} to {max(scales):g}"
-        + (f", {passes} of them by a pass of its own" if passes else ", in the weights")
+    return f"{len(choices)} group norms: {listed}; scales {min(scales):g} to {max(scales):g}" + (
+        f", {passes} of them by a pass of its own" if passes else ", in the weights"
     )
 
 

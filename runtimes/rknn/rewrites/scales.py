@@ -72,9 +72,7 @@ class Regions:
             self._parents[other] = one
 
     def _is_linear(self, node: Node) -> bool:
-        return (
-            node.op_type in _LINEAR and id(node) not in self._ends and bool(self._scaled(node))
-        )
+        return node.op_type in _LINEAR and id(node) not in self._ends and bool(self._scaled(node))
 
     def _scaled(self, node: Node) -> list[str]:
         """The inputs of a linear operator that have its output's scale, without constants."""
@@ -115,12 +113,16 @@ class Regions:
             array = self._graph.initializer(name)
             if array is not None:
                 divided = f"{node.outputs[0]}/{name}/divided"
-                inputs[index] = self._graph.add_initializer(divided, array / np.float32(scale))
+                inputs[index] = self._graph.add_initializer(
+                    divided, (array / scale).astype(np.float32)
+                )
         return node.with_inputs(inputs)
 
     def _with_constants(self, node: Node, constants: Iterable[Array]) -> Node:
         names = [
-            self._graph.add_initializer(f"{node.outputs[0]}/{name}/divided", np.float32(array))
+            self._graph.add_initializer(
+                f"{node.outputs[0]}/{name}/divided", array.astype(np.float32)
+            )
             for name, array in zip(node.inputs[1:], constants, strict=True)
         ]
         return node.with_inputs([node.inputs[0], *names])
@@ -135,4 +137,4 @@ def _rounding(weights: Array) -> float:
     """How far weights are from themselves in half precision, relative, by root mean square."""
     with np.errstate(over="ignore", invalid="ignore"):
         lost = weights.astype(np.float16).astype(np.float32) - weights
-        return float(np.linalg.norm(lost) / max(np.linalg.norm(weights), 1e-30))
+        return float(np.linalg.norm(lost)) / max(float(np.linalg.norm(weights)), 1e-30)
