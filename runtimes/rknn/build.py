@@ -73,7 +73,7 @@ class Agreement:
         a, b = got.astype(np.float64).ravel(), expected.astype(np.float64).ravel()
         norms = float(np.linalg.norm(a) * np.linalg.norm(b))
         noise = max(float(np.linalg.norm(a - b)), 1e-15 * float(np.linalg.norm(b)), 1e-300)
-        snr = 20 * math.log10(max(float(np.linalg.norm(b)) / noise, 1e-15))
+        snr = 20 * math.log10(max(float(np.linalg.norm(b)), 1e-300) / noise)
         return cls(float(a @ b) / norms if norms else 0.0, float(np.abs(a - b).max()), snr)
 
     def __str__(self) -> str:

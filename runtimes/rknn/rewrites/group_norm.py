@@ -52,7 +52,10 @@ MIN_VARIANCE = 2.0**-14  # half precision's smallest normal number
 
 
 class GroupNorm(NamedTuple):
-    """A group normalization of x, [1, channels, ...], found in a graph."""
+    """A group normalization of x, [1, channels, ...], found in a graph.
+
+    Where it stands in an attention block, the output may be [1, channels, pixels] of an image x.
+    """
 
     x: str
     output: str
@@ -234,8 +237,8 @@ def _summary(choices: Sequence[Choice]) -> str:
 def _nodes(context: Context, norm: GroupNorm, choice: Choice) -> list[Node]:
     """The nodes in place of the last Add; what comes before it is no longer needed."""
     builder, channels = NodeBuilder(context.graph, norm.output), norm.gamma.size
-    shape, x = context.shapes[norm.x], norm.x
-    if len(shape) != 4:
+    taken, returned, x = context.shapes[norm.x], context.shapes[norm.output], norm.x
+    if len(taken) != 4:
         x = builder.make("Reshape", [x, builder.constant([1, channels, 1, -1])])
     if choice.explicit != 1:
         x = builder.make("Mul", [x, builder.constant(1 / choice.explicit, np.float32)])
@@ -244,10 +247,10 @@ def _nodes(context: Context, norm: GroupNorm, choice: Choice) -> list[Node]:
     x, scale, shift = form(builder, norm, x, epsilon)
     kernel = builder.make("Reshape", [scale, builder.constant([channels, 1, 1, 1])])
     inputs, attributes = [x, kernel, shift], {"group": channels, "kernel_shape": [1, 1]}
-    if len(shape) == 4:
+    if len(returned) == len(taken) == 4:
         return [*builder.nodes, Node.make("Conv", inputs, norm.output, **attributes)]
     result = builder.make("Conv", inputs, **attributes)
-    last = Node.make("Reshape", [result, builder.constant(list(shape))], norm.output)
+    last = Node.make("Reshape", [result, builder.constant(list(returned))], norm.output)
     return [*builder.nodes, last]
 
 
