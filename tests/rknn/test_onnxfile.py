@@ -14,10 +14,10 @@ from onnx import TensorProto, helper
 
 from lcmcore.errors import NetworkError, RuntimeUnavailableError
 from lcmcore.runtime import TensorSpec
-from runtimes.rknn import onnxfile
 from runtimes.rknn.onnxfile import OnnxFile
 from runtimes.rknn.toolkit import INSTALL
 
+FIXED = {"sample": (1, 4, 4, 6), "timestep": (1,)}
 USUAL = {"sample": (1, 4, 4, 6), "timestep": (1,), "timestep_cond": (1, 8)}
 
 
@@ -134,49 +134,57 @@ def test_another_size(tmp_path: Path, sample: list[int]) -> None:
     )
 
 
-@pytest.mark.parametrize("timestep", [None, [1], ["b"]])
-def test_a_file_without_a_scalar_timestep_stays(tmp_path: Path, timestep: Any) -> None:
-    path = write(tmp_path, timestep=timestep)
-    assert OnnxFile.read("unet", path).for_converter(tmp_path / "none") == path
-
-
 @pytest.mark.parametrize("external", [False, True])
-def test_a_scalar_timestep_becomes_a_list_of_one(tmp_path: Path, external: bool) -> None:
-    path = write(tmp_path, timestep=[], external=external)
+@pytest.mark.parametrize("timestep", [[], [1], ["b"]])
+def test_folded_at_fixed_shapes(tmp_path: Path, timestep: list[Any], external: bool) -> None:
+    """A timestep of rank 0 becomes a list of one: the converter builds it else, and cannot run."""
+    path = write(tmp_path, timestep=timestep, external=external)
     (tmp_path / "out").mkdir()
-    copy = OnnxFile.read("unet", path).for_converter(tmp_path / "out")
-    assert copy == tmp_path / "out" / "model.onnx"
-    assert [each.name for each in copy.parent.iterdir()] == ["model.onnx"]
-    model = onnx.load(copy)
-    onnx.checker.check_model(model)
-    assert [node.op_type for node in model.graph.node] == ["Squeeze", "Mul", "Add", "Add"]
+    copy = OnnxFile.read("unet", path).fold(tmp_path / "out", FIXED)
+    onnx.checker.check_model(onnx.load(copy))
     session = onnxruntime.InferenceSession(copy)
+    assert {value.name: value.shape for value in session.get_inputs()} == {
+        "sample": [1, 4, 4, 6], "timestep": [1],
+    }  # fmt: skip
     sample = np.ones((1, 4, 4, 6), np.float32)
     (got,) = session.run(None, {"sample": sample, "timestep": np.float32([3])})
     np.testing.assert_array_equal(got, 8)  # 1 * 2 + 3 + 3
-    assert session.get_inputs()[1].shape == [1]
 
 
-@pytest.mark.parametrize(("limit", "files"), [(4, 1), (3, 2)])
-def test_large_weights_are_written_beside_the_copy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, files: int
-) -> None:
-    """Protobuf cannot hold more than 2 GiB; w has 4 bytes."""
-    assert onnxfile._MAX_EMBEDDED_BYTES == 2**30
-    monkeypatch.setattr(onnxfile, "_MAX_EMBEDDED_BYTES", limit)
-    saved: list[bool] = []
-    save = onnx.save_model
-
-    def spy(*args: Any, **keywords: Any) -> None:
-        saved.append(keywords["save_as_external_data"])
-        save(*args, **keywords, size_threshold=0)
-
-    path = write(tmp_path, timestep=[])
-    monkeypatch.setattr(onnx, "save_model", spy)
+def test_large_weights_stay_outside_of_the_folded_file(tmp_path: Path) -> None:
+    """Protobuf cannot hold more than 2 GiB."""
+    weights = np.random.default_rng(0).standard_normal((1, 4, 40, 60), np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["sample", "w"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("sample", TensorProto.FLOAT, [1, 4, 40, 60])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4, 40, 60])],
+        [onnx.numpy_helper.from_array(weights, "w")],
+    )
+    imports = [helper.make_opsetid("", 17)]
+    path = tmp_path / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=8), path)
     (tmp_path / "out").mkdir()
-    OnnxFile.read("unet", path).for_converter(tmp_path / "out")
-    assert saved == [files == 2]
-    assert len(list((tmp_path / "out").iterdir())) == files
+    file = OnnxFile.read("unet", path)
+    copy = file.fold(tmp_path / "out", {"sample": (1, 4, 40, 60)})
+    assert copy.stat().st_size < weights.nbytes / 10
+    (got,) = onnxruntime.InferenceSession(copy).run(None, {"sample": weights})
+    np.testing.assert_array_equal(got, 2 * weights)
+
+
+def test_weights_that_lie_elsewhere_are_not_folded(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    path = write(tmp_path / "in", timestep=[1], external=True)
+    (tmp_path / "in" / "w.data").rename(tmp_path / "w.data")
+    model = onnx.load(path, load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = "../w.data"
+    path.write_bytes(model.SerializeToString())
+    file = OnnxFile("unet", path, (), ())
+    with pytest.raises(NetworkError, match=r"^unet: cannot read .*: .* has weights outside of its"):
+        file.fold(tmp_path, FIXED)
 
 
 def test_the_graph_is_read_without_its_weights(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def test_an_encoder_that_draws_is_converted_without(saving, tmp_path):
     assert (spec.name, spec.dtype) == ("moments", "float32")
     assert file.shapes({"sample": (1, 3, 32, 48)}) == {"sample": (1, 3, 32, 48)}
     (tmp_path / "scratch").mkdir()
-    converted = file.for_converter(tmp_path / "scratch")
+    converted = file.fold(tmp_path / "scratch", {"sample": PIXELS.shape})
     assert converted.parent == tmp_path / "scratch"
     onnx.checker.check_model(onnx.load(converted))
     plain = encoder(tmp_path / "plain", [], "moments") / "model.onnx"
@@ -41,11 +41,6 @@ def test_a_draw_of_another_form_is_refused(tmp_path):
     folder = encoder(tmp_path, OTHERS["scaled"])
     with pytest.raises(NetworkError, match=r"^vae_encoder: .*model\.onnx draws noise .*RandomNorm"):
         OnnxFile.read("vae_encoder", folder / "model.onnx")
-
-
-def test_a_file_that_draws_nothing_is_converted_itself(tmp_path):
-    path = encoder(tmp_path, [], "moments") / "model.onnx"
-    assert OnnxFile.read("vae_encoder", path).for_converter(tmp_path) == path
 
 
 def test_a_file_that_is_no_model(tmp_path):
