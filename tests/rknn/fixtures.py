@@ -103,6 +103,9 @@ def make() -> None:
                 tile=[],
                 components=None,
                 quantize=None,
+                calibrate=None,
+                cores=1,
+                no_rewrites=False,
             )
         )
         for component in COMPONENTS:

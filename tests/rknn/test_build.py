@@ -65,7 +65,7 @@ def test_the_whole_bundle(
         "RKNN": {"tqdm": "1"},
         "config": {
             "target_platform": "rk3576",
-            "disable_rules": ["fuse_slice_slice_concat_to_conv"],
+            "disable_rules": ["fuse_slice_slice_concat_to_conv", "convert_reshape_to_transpose"],
             "single_core_mode": True,
         },
         "load_onnx": {
@@ -337,6 +337,34 @@ def test_missing_sources(source: Path, tmp_path: Path, calls: Calls) -> None:
     (source / "unet" / "model.onnx").unlink()
     with pytest.raises(NetworkError, match=r"^unet: no model\.onnx in "):
         run(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize(("cores", "mask"), [(2, "0_1"), (3, "0_1_2")])
+def test_several_cores_are_built_for_and_asked_of_the_runtime(
+    source: Path, tmp_path: Path, calls: Calls, cores: int, mask: str
+) -> None:
+    out, only = tmp_path / "out", {"components": "vae_encoder", "platform": "rk3588"}
+    run(source, out, cores=cores, **only)
+    assert dict(calls())["config"]["single_core_mode"] is False
+    assert read_table(out / "lcm.toml")["vae_encoder"]["core_mask"] == mask
+    run(source, out, **only)  # which has no program for several
+    assert dict(calls())["config"]["single_core_mode"] is True
+    assert "core_mask" not in read_table(out / "lcm.toml")["vae_encoder"]
+
+
+def test_more_cores_than_the_platform_has(source: Path, tmp_path: Path, calls: Calls) -> None:
+    with pytest.raises(ArgumentError, match="^--cores 3: rk3576 has 2$"):
+        run(source, tmp_path / "out", cores=3)
+
+
+def test_graphs_as_they_are(source: Path, tmp_path: Path, calls: Calls) -> None:
+    out = tmp_path / "out"
+    run(source, out, components="vae_encoder", no_rewrites=True)
+    assert dict(calls())["load_onnx"]["name"] == "folded.onnx"
+    record = read_table(out / "lcm.toml")["vae_encoder"]["build"]
+    assert (record["rewrites"], record["rewritten"]) == ("", [])
+    run(source, out, components="vae_encoder")
+    assert dict(calls())["load_onnx"]["name"] == "group_norm.onnx"
 
 
 @pytest.mark.parametrize(
