@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 # Of 2.5.0's rules one crashes on the sine and cosine of the UNet's time embedding, and one makes
-# transpositions of the computed weights of group norms, whose paths another searches for an hour.
+# transpositions of the computed weights of group norms, whose paths another searches for minutes.
 _DISABLED_RULES = ["fuse_slice_slice_concat_to_conv", "convert_reshape_to_transpose"]
 
 

@@ -353,7 +353,7 @@ def test_several_cores_are_built_for_and_asked_of_the_runtime(
 
 
 def test_more_cores_than_the_platform_has(source: Path, tmp_path: Path, calls: Calls) -> None:
-    with pytest.raises(ArgumentError, match="^--cores 3: rk3576 has 2$"):
+    with pytest.raises(ArgumentError, match=r"^--cores 3: rk3576 has 2$"):
         run(source, tmp_path / "out", cores=3)
 
 
