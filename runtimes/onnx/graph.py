@@ -48,7 +48,7 @@ class Node:
 
     @classmethod
     def make(cls, op_type: str, inputs: Sequence[str], output: str, **attributes: Any) -> Node:
-        """A new one; attributes are integers, lists of them, floats, or the nodes of a branch."""
+        """A new one; attributes are numbers, lists of integers, strings, or a branch's nodes."""
         proto = NodeProto(
             input=inputs,
             output=output,
@@ -133,6 +133,11 @@ class Graph:
     def initializers(self) -> list[str]:
         """The names of the graph's constants."""
         return list(self._initializers)
+
+    def input(self, name: str) -> ValueInfoProto:
+        """An input of the graph; raises KeyError."""
+        inputs = map(ValueInfoProto, self._proto.all("input"))
+        return {each.text("name"): each for each in inputs}[name]
 
     @property
     def outputs(self) -> list[str]:
@@ -287,6 +292,8 @@ def _attribute(name: str, value: Any) -> AttributeProto:
         return AttributeProto(name=name, f=value, type=AttributeProto.FLOAT)
     if isinstance(value, int):
         return AttributeProto(name=name, i=value, type=AttributeProto.INT)
+    if isinstance(value, str):
+        return AttributeProto(name=name, s=value, type=AttributeProto.STRING)
     if value and isinstance(value[0], Node):
         return AttributeProto(name=name, g=_branch(name, value), type=AttributeProto.GRAPH)
     return AttributeProto(name=name, ints=value, type=AttributeProto.INTS)

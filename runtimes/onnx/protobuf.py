@@ -111,7 +111,7 @@ class AttributeProto(Message):
         "name": 1, "f": 2, "i": 3, "s": 4, "t": 5, "g": 6, "ints": 8, "tensors": 10, "graphs": 11,
         "type": 20, "sparse_tensor": 22, "sparse_tensors": 23,
     }  # fmt: skip
-    FLOAT, INT, GRAPH, INTS = 1, 2, 5, 7  # AttributeType
+    FLOAT, INT, STRING, GRAPH, INTS = 1, 2, 3, 5, 7  # AttributeType
 
 
 class TensorProto(Message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,11 +15,19 @@ from lcmcore.util.arrays import Array
 from runtimes.onnx.graph import Graph, Node
 from runtimes.onnx.protobuf import ValueInfoProto
 from runtimes.rknn.onnxfile import OnnxFile
+from runtimes.rknn.rewrites.attention import downsample_keys
 from runtimes.rknn.rewrites.context import Context, Rewrite
 from runtimes.rknn.rewrites.group_norm import group_norm
+from runtimes.rknn.rewrites.time_embedding import time_embedding
+from runtimes.rknn.rewrites.upsample_conv import upsample_conv
 from runtimes.rknn.shapes import Shape
 
-REWRITES = (Rewrite("group_norm", group_norm),)  # in this order
+REWRITES = (  # in this order
+    Rewrite("time_embedding", time_embedding),
+    Rewrite("upsample_conv", upsample_conv),
+    Rewrite("group_norm", group_norm),
+)
+DOWNSAMPLE_KEYS = Rewrite("downsample_keys", downsample_keys, exact=False)
 # Of the largest value of an output, in float32; half precision rounds to 5e-4 of each value.
 MAX_DIFFERENCE = 1e-4
 
@@ -31,7 +40,7 @@ class Prepared(NamedTuple):
     path: Path
     lines: tuple[str, ...]  # for a person, one for each rewrite that applied
     record: Mapping[str, Any]  # for the build record
-    expected: Mapping[str, Array]  # outputs of the network as it was, for the first sample
+    expected: Mapping[str, Array]  # its outputs for the first sample, in float32
 
 
 def prepare(
@@ -43,8 +52,9 @@ def prepare(
 ) -> Prepared:
     """Rewrite a network for these input shapes; all files go to the empty `folder`.
 
-    A rewrite is kept if the network's outputs for the first sample are within MAX_DIFFERENCE of
-    what they were, in float32. Raises NetworkError.
+    An exact rewrite is kept if the network's outputs for the first sample are within MAX_DIFFERENCE
+    of what they were, in float32. What another one changes is in its line and in the record, as
+    "<name>_snr". Raises NetworkError.
     """
     path = file.fold(folder, at)
     record: dict[str, Any] = {}
@@ -59,8 +69,14 @@ def prepare(
                 continue
             rewritten = folder / f"{rewrite.name}.onnx"
             graph.save(rewritten)
-            difference = _difference(_outputs(rewritten, samples[0]), expected)
-            if not difference <= MAX_DIFFERENCE:
+            got = _outputs(rewritten, samples[0])
+            difference = _difference(got, expected)
+            if not rewrite.exact:
+                snr = _signal_to_noise(got, expected)
+                line += f": {snr:.1f} dB of signal to noise, beside the exact network"
+                notes[f"{rewrite.name}_snr"] = round(snr, 1)
+                expected = got
+            elif not difference <= MAX_DIFFERENCE:
                 lines.append(f"{rewrite.name} left out: it changes the output by {difference:.1g}")
                 continue
             path = rewritten
@@ -124,3 +140,12 @@ def _difference(got: Mapping[str, Array], expected: Mapping[str, Array]) -> floa
         for name, array in expected.items()
     ]
     return float(np.max(differences))
+
+
+def _signal_to_noise(got: Mapping[str, Array], expected: Mapping[str, Array]) -> float:
+    """The power of the outputs by that of their changes, in decibels."""
+    signal = sum(float(np.square(array, dtype=float).sum()) for array in expected.values())
+    noise = sum(
+        float(np.square(got[name] - array, dtype=float).sum()) for name, array in expected.items()
+    )
+    return 10 * math.log10(max(signal, 1e-30) / max(noise, 1e-30))

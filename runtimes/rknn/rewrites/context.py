@@ -30,8 +30,10 @@ class Rewrite(NamedTuple):
 
     `apply` changes `context.graph` and returns a line that says what it did, "" if nothing.
     `revision` rises with what it makes of graphs: networks of another one are built again.
+    One that is not `exact` changes the result by more than rounding.
     """
 
     name: str
     apply: Callable[[Context], str]
     revision: int = 1
+    exact: bool = True
