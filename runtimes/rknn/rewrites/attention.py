@@ -66,8 +66,8 @@ def downsample_keys(context: Context) -> str:
     changed = [attention for attention, count in pairs if count == highest]
     for attention in changed:
         _downsample(context, attention, size)
-    where = f"{highest} tokens, {len(changed)} self-attentions"
-    return f"keys and values of {_downsampled(size)} tokens instead of {where}"
+    fewer = f"{_downsampled(size)} tokens instead of {highest}"
+    return f"keys and values of {fewer}: {len(changed)} self-attentions"
 
 
 class _Matcher(GraphIndex):
