@@ -41,7 +41,7 @@ def rewritten(path: Path, rewrite: Callable[[Context], str], **options: Any) -> 
     """The file that a rewrite makes of one, beside it, and what the rewrite says."""
     given = context(path, **options)
     line = rewrite(given)
-    changed = path.with_name("rewritten.onnx")
+    changed = path.with_name(f"{rewrite.__name__}.onnx")
     given.graph.save(changed)
     return changed, line
 
