@@ -32,7 +32,7 @@ from runtimes.rknn import board, shapes
 from runtimes.rknn.calibration import Calibration
 from runtimes.rknn.network import MASKS_OF_CORES
 from runtimes.rknn.onnxfile import OnnxFile
-from runtimes.rknn.prepare import REWRITES, Prepared, prepare
+from runtimes.rknn.prepare import DOWNSAMPLE_KEYS, REWRITES, Prepared, prepare
 from runtimes.rknn.rewrites.context import Rewrite
 from runtimes.rknn.runtime import RknnRuntime
 from runtimes.rknn.simulator import RknnSimulator
@@ -90,10 +90,15 @@ class Target(NamedTuple):
     size: shapes.Size
     cores: int
     dataset: Path | None
-    rewrites: Sequence[Rewrite]
+    rewrites: Sequence[Rewrite]  # of all networks
+    unet_rewrites: Sequence[Rewrite]  # of the UNet, after them
     calibration: Calibration
 
-    def recipe(self, path: Path) -> Recipe:
+    def rewrites_of(self, component: str) -> Sequence[Rewrite]:
+        """Those of one network, in their order."""
+        return (*self.rewrites, *(self.unet_rewrites if component == "unet" else ()))
+
+    def recipe(self, component: str, path: Path) -> Recipe:
         """How an ONNX file is compiled."""
         return Recipe(
             source=_fingerprint(path),
@@ -102,7 +107,9 @@ class Target(NamedTuple):
             toolkit=metadata.version("rknn-toolkit2"),
             dataset=sha256(self.dataset) if self.dataset else "",
             cores=self.cores,
-            rewrites=" ".join(f"{each.name}-{each.revision}" for each in self.rewrites),
+            rewrites=" ".join(
+                f"{each.name}-{each.revision}" for each in self.rewrites_of(component)
+            ),
             calibration=self.calibration.digest,
         )
 
@@ -125,6 +132,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="images on which activations are measured (default: drawn ones)")  # fmt: skip
     add("--cores", type=int, choices=(1, *MASKS_OF_CORES), default=1,
         help="cores of the NPU that one run of a network may use (default: 1)")  # fmt: skip
+    add("--downsample-keys", action="store_true",
+        help="keys and values of a quarter of the tokens, in the UNet's self-attention of the"
+             " highest resolution (ToDo): much faster at 512x512, and another image")  # fmt: skip
     add("--no-rewrites", action="store_true",
         help="compile the graphs as they are, slower and larger")  # fmt: skip
 
@@ -152,6 +162,7 @@ def run(args: argparse.Namespace) -> None:
             cores=args.cores,
             dataset=args.quantize,
             rewrites=() if args.no_rewrites or args.quantize is not None else REWRITES,
+            unet_rewrites=(DOWNSAMPLE_KEYS,) if args.downsample_keys else (),
             calibration=Calibration(args.onnx_dir, each, args.calibrate),
         )
         for each in {size, *tiles.values()}
@@ -215,7 +226,7 @@ def _build(
     start = time.perf_counter()
     file = OnnxFile.read(component, source / component / RknnSimulator.filename)
     inputs = file.shapes(shapes.input_shapes(component, source, target.size))
-    recipe = target.recipe(file.path)
+    recipe = target.recipe(component, file.path)
     if _is_built(out, component, recipe):
         copy_each(_companions(component), source, out)
         say(f"{component}: already built, skipped")
@@ -225,7 +236,7 @@ def _build(
     for part in missing_parts:
         say(f"{component}: measured on noise in place of {part}")
     with tempfile.TemporaryDirectory(prefix="lcm-rknn-") as scratch, Toolkit(component) as toolkit:
-        prepared = prepare(file, inputs, samples, Path(scratch), target.rewrites)
+        prepared = prepare(file, inputs, samples, Path(scratch), target.rewrites_of(component))
         for line in prepared.lines:
             say(f"{component}: {line}")
         toolkit.build(prepared.path, inputs, target.platform, target.dataset, target.cores == 1)

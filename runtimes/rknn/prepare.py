@@ -53,8 +53,8 @@ def prepare(
     """Rewrite a network for these input shapes; all files go to the empty `folder`.
 
     An exact rewrite is kept if the network's outputs for the first sample are within MAX_DIFFERENCE
-    of what they were, in float32. What another one changes is in its line and in the record, as
-    "<name>_snr". Raises NetworkError.
+    of what they were, in float32. What another one changes, over all samples, is in its line and
+    in the record, as "<name>_snr". Raises NetworkError.
     """
     path = file.fold(folder, at)
     record: dict[str, Any] = {}
@@ -72,8 +72,8 @@ def prepare(
             got = _outputs(rewritten, samples[0])
             difference = _difference(got, expected)
             if not rewrite.exact:
-                snr = _signal_to_noise(got, expected)
-                line += f": {snr:.1f} dB of signal to noise, beside the exact network"
+                snr = _signal_to_noise(path, rewritten, samples)
+                line += f"; {snr:.1f} dB from the exact result"
                 notes[f"{rewrite.name}_snr"] = round(snr, 1)
                 expected = got
             elif not difference <= MAX_DIFFERENCE:
@@ -142,10 +142,12 @@ def _difference(got: Mapping[str, Array], expected: Mapping[str, Array]) -> floa
     return float(np.max(differences))
 
 
-def _signal_to_noise(got: Mapping[str, Array], expected: Mapping[str, Array]) -> float:
-    """The power of the outputs by that of their changes, in decibels."""
-    signal = sum(float(np.square(array, dtype=float).sum()) for array in expected.values())
-    noise = sum(
-        float(np.square(got[name] - array, dtype=float).sum()) for name, array in expected.items()
-    )
-    return 10 * math.log10(max(signal, 1e-30) / max(noise, 1e-30))
+def _signal_to_noise(path: Path, changed: Path, samples: Sequence[Sample]) -> float:
+    """The power of a network's outputs by that of their changes, in decibels; over all samples."""
+    signal = noise = 1e-30
+    for sample in samples:
+        got = _outputs(changed, sample)
+        for name, array in _outputs(path, sample).items():
+            signal += float(np.square(array, dtype=float).sum())
+            noise += float(np.square(got[name] - array, dtype=float).sum())
+    return 10 * math.log10(signal / noise)

@@ -45,6 +45,7 @@ def run(source: Path, out: Path, **options: Any) -> None:
         "calibrate": None,
         "cores": 1,
         "no_rewrites": False,
+        "downsample_keys": False,
     }
     build.run(Namespace(onnx_dir=source, out=out, **defaults | options))
 
@@ -101,16 +102,16 @@ def test_the_whole_bundle(
             "toolkit": "9.8.7",
             "dataset": "",
             "cores": 1,
-            "rewrites": "group_norm-1",
+            "rewrites": "time_embedding-1 upsample_conv-1 group_norm-1",
             "calibration": "",
             "cosine": pytest.approx(1, abs=1e-6),
             "max_difference": pytest.approx(0, abs=1e-5),
             "snr": pytest.approx(120, abs=30),
             **notes,
         }
-        assert [line.partition(":")[0] for line in notes["rewritten"]] == (
-            [] if component == "text_encoder" else [f"{len(notes['group_norms'])} group norms"]
-        )
+        sines = ["sines of the timestep"] if component == "unet" else []
+        norms = [f"{len(each)} group norms" for each in [notes.get("group_norms")] if each]
+        assert [line.partition(":")[0] for line in notes["rewritten"]] == sines + norms
         assert f"{component}: converting for rk3576 at 48x32" in said
         assert f"{component}: cosine 1.0000000, largest difference " in said
         assert (out / component / "config.json").read_bytes() == (
@@ -197,6 +198,25 @@ def test_tiles_that_cannot_be(
     with pytest.raises(ArgumentError, match=message):
         run(source, tmp_path / "out", tile=[tile])
     assert calls() == []
+
+
+def test_downsampled_keys_are_recorded_and_built_for_the_unet_only(
+    source: Path, tmp_path: Path, calls: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(source, tmp_path / "out", components="unet,vae_encoder", downsample_keys=True)
+    calls()
+    said = capsys.readouterr().err
+    tables = read_table(tmp_path / "out" / "lcm.toml")
+    snr = tables["unet"]["build"]["downsample_keys_snr"]
+    line = "keys and values of 6 tokens instead of 24: 3 self-attentions"
+    assert f"unet: {line}; {snr} dB from the exact result" in said
+    assert "downsample_keys_snr" not in tables["vae_encoder"]["build"]
+    # Half precision is compared with the network that was built.
+    assert tables["unet"]["build"]["snr"] > 60 > snr > 5
+    run(source, tmp_path / "out", components="unet,vae_encoder")
+    assert len(calls()) == 7
+    assert "vae_encoder: already built, skipped" in capsys.readouterr().err
+    assert "downsample_keys_snr" not in read_table(tmp_path / "out" / "lcm.toml")["unet"]["build"]
 
 
 def test_changed_weights_outside_the_graph_are_built_again(
@@ -425,7 +445,7 @@ def test_arguments() -> None:
     assert args == {
         "onnx_dir": Path("a"), "out": Path("b"), "platform": "rk3562", "size": "8x8",
         "tile": ["vae_decoder=8x8", "vae_encoder=8x8"], "components": "unet", "quantize": Path("d"),
-        "calibrate": None, "cores": 1, "no_rewrites": False,
+        "calibrate": None, "cores": 1, "no_rewrites": False, "downsample_keys": False,
     }  # fmt: skip
     plain = parser.parse_args(words)
     assert (plain.components, plain.quantize) == (None, None)
