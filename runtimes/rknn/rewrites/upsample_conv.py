@@ -47,7 +47,7 @@ def upsample_conv(context: Context) -> str:
         if _has(conv, "Conv", _PLAIN_3X3)
         and (resize := index.producer(conv.inputs[0], "Resize")) is not None
         and _has(resize, "Resize", _NEAREST)
-        and _pays(context, resize, conv)
+        and _is_faster(context, resize, conv)
     }
     count = context.graph.replace(replacements)
     return f"upsampling: {count} convolutions of 3x3 as two of 2x3" if count else ""
@@ -58,15 +58,15 @@ def _has(node: Node, op_type: str, attributes: dict[str, Any]) -> bool:
     return node.op_type == op_type and all(found)
 
 
-def _pays(context: Context, resize: Node, conv: Node) -> bool:
+def _is_faster(context: Context, resize: Node, conv: Node) -> bool:
     """Whether the size doubles, and the multiplications are what takes time."""
-    batch, channels, height, width = context.shapes[resize.inputs[0]]
-    doubled = (batch, channels, 2 * height, 2 * width)
+    before, after = (context.shapes.get(name, ()) for name in (resize.inputs[0], resize.outputs[0]))
+    if len(before) != 4 or after != (*before[:2], 2 * before[2], 2 * before[3]):
+        return False
     return (
-        context.shapes[resize.outputs[0]] == doubled
-        and context.graph.initializer(conv.inputs[1]) is not None
-        and channels >= MIN_CHANNELS
-        and math.prod(doubled[2:]) >= MIN_PIXELS
+        context.graph.initializer(conv.inputs[1]) is not None
+        and before[1] >= MIN_CHANNELS
+        and math.prod(after[2:]) >= MIN_PIXELS
     )
 
 

@@ -16,7 +16,15 @@ from runtimes.rknn.prepare import _shapes
 from runtimes.rknn.rewrites.attention import downsample_keys
 from tests.onnx.rewrites.graphs import save_model
 from tests.parity.bundles import TINY
-from tests.rknn.rewrites.contexts import feed, folded, op_types, relative_error, rewritten, run
+from tests.rknn.rewrites.contexts import (
+    context,
+    feed,
+    folded,
+    op_types,
+    relative_error,
+    rewritten,
+    run,
+)
 
 HEADS, CHANNELS = 2, 8
 SIZES = [(8, 6), (5, 7), (1, 4)]  # height and width, odd ones rounded up
@@ -155,3 +163,11 @@ def test_only_the_highest_level_changes(
     ] == after
     assert sum(a != b for a, b in zip(before, after, strict=True)) == changed_layers
     assert np.isfinite(run(changed, feed(path))).all()
+
+
+def test_without_shapes_nothing_is_done(tmp_path: Path) -> None:
+    given = context(attention(tmp_path / "model.onnx", (8, 6)))
+    assert downsample_keys(given._replace(shapes={})) == ""
+    reshaped = {name: dims for name, dims in given.shapes.items() if not name.endswith("4")}
+    assert downsample_keys(given._replace(shapes=reshaped)) == ""
+    assert downsample_keys(given._replace(shapes={**given.shapes, "sample": ()})) == ""

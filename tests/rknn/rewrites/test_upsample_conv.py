@@ -13,6 +13,7 @@ from runtimes.rknn.rewrites.upsample_conv import upsample_conv
 from tests.onnx.rewrites.graphs import save_model
 from tests.rknn.rewrites.contexts import (
     MAX_ERROR,
+    context,
     feed,
     folded,
     op_types,
@@ -97,3 +98,8 @@ def test_networks_stay_the_same(component: str, tmp_path: Path) -> None:
     assert line.startswith("upsampling: 1 ")
     inputs = feed(path)
     assert relative_error(run(changed, inputs), run(path, inputs)) <= MAX_ERROR
+
+
+def test_without_shapes_nothing_is_done(tmp_path: Path) -> None:
+    given = context(upsampling(tmp_path / "model.onnx"))
+    assert upsample_conv(given._replace(shapes={})) == ""
