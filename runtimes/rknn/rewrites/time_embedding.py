@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from lcmcore.util.arrays import Floats
+from lcmcore.util.arrays import Array
 from runtimes.onnx.graph import Graph, Node
 from runtimes.onnx.protobuf import TensorProto, ValueInfoProto
 from runtimes.rknn.rewrites.context import Context
@@ -45,6 +45,8 @@ def time_embedding(context: Context) -> str:
         return ""
     rows = max(_MIN_ROWS, 1 + max(_timesteps(context)))
     table, dtype = _table(context.graph, nodes, output, rows)
+    if table.dtype != np.float32:
+        return ""  # a network of float16
     name = context.graph.add_initializer(f"{output}/table", table)
     cast = [Node.make("Cast", [_INPUT], _INDEX, to=TensorProto.INT64)] if dtype.kind == "f" else []
     gather = Node.make("Gather", [name, _INDEX if cast else _INPUT], output, axis=0)
@@ -81,7 +83,7 @@ def _timesteps(context: Context) -> list[int]:
     return [int(run[name].item()) for run in context.measure([node], [name])]
 
 
-def _table(graph: Graph, nodes: list[Node], output: str, rows: int) -> tuple[Floats, np.dtype[Any]]:
+def _table(graph: Graph, nodes: list[Node], output: str, rows: int) -> tuple[Array, np.dtype[Any]]:
     """The output for each timestep, [rows, width]; and what numbers the network takes them as."""
     import onnxruntime
 
@@ -89,4 +91,4 @@ def _table(graph: Graph, nodes: list[Node], output: str, rows: int) -> tuple[Flo
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     dtype = np.dtype(_DTYPES.get(session.get_inputs()[0].type, "float32"))
     found = (session.run([output], {_INPUT: np.array([t], dtype)})[0] for t in range(rows))
-    return np.concatenate(list(found)).astype(np.float32), dtype
+    return np.concatenate(list(found)), dtype

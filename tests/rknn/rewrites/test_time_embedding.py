@@ -120,3 +120,18 @@ def test_networks_without_a_timestep_stay(component: str, tmp_path: Path) -> Non
     changed, line = rewritten(path, time_embedding, component=component)
     assert line == ""
     assert op_types(changed) == op_types(path)
+
+
+def test_a_network_of_float16_stays(tmp_path: Path) -> None:
+    path = sines(tmp_path / "model.onnx")
+    model = onnx.load(path)
+    half = helper.make_node("Cast", ["embedding"], ["half"], to=TensorProto.FLOAT16)
+    model.graph.node.insert(5, half)
+    model.graph.node[6].input[0] = "half"
+    model.graph.input[1].type.tensor_type.elem_type = TensorProto.FLOAT16
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+    changed, line = rewritten(path, time_embedding)
+    assert line == ""
+    assert op_types(changed) == op_types(path)
