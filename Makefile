@@ -7,9 +7,10 @@ SECONDS ?= 300
 SEED ?= 0
 KILLS ?= 165
 PEERS ?= .peers
+NPU ?= .npu
 BOARD ?= .board
 
-.PHONY: demo test test-all test-types test-rknn test-board test-export mutants check bench peers rewrites \
+.PHONY: demo test test-all test-types test-rknn test-board test-export mutants check bench peers rewrites npu \
 	fuzz kill-test soak throughput goldens pictures dist clean
 
 demo: $(VENV)/.demo
@@ -79,6 +80,11 @@ rewrites: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.rewrites $(PEERS)/bundle
 	LCM_CACHE=$(PEERS)/cache $(BIN)/python -m benchmarks.habits $(PEERS)/bundle --size 512
 
+# What full-size networks take on the NPU, as they are and rewritten: predictions, by the converter. An hour
+# or two, 16 GB of memory, 12 GB of disk.
+npu: $(NPU)/.built .venv-rknn/.installed
+	.venv-rknn/bin/python -m benchmarks.npu $(NPU)/bundle $(NPU)/records
+
 soak: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.soak
 
@@ -139,6 +145,12 @@ $(BOARD)/models/.built: .venv-rknn/.installed $(wildcard assets/demo/*/* runtime
 		--tile vae_encoder=256x128 --tile vae_decoder=256x128
 	@touch $@
 
+# Random weights, scaled to outputs like a trained model's.
+$(NPU)/.built: .venv-build/.installed
+	.venv-build/bin/python -m benchmarks.peers.checkpoint $(NPU)/checkpoint
+	.venv-build/bin/lcm build onnx $(NPU)/checkpoint $(NPU)/bundle
+	@touch $@
+
 .venv-build/.installed: tests/goldens/requirements.txt
 	$(PYTHON) -m venv .venv-build
 	.venv-build/bin/pip install --quiet --requirement tests/goldens/requirements.txt
@@ -146,4 +158,4 @@ $(BOARD)/models/.built: .venv-rknn/.installed $(wildcard assets/demo/*/* runtime
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-* .board $(PEERS) out dist build
+	rm -rf .venv .venv-* .board $(PEERS) $(NPU) out dist build
