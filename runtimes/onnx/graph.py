@@ -47,14 +47,16 @@ class Node:
         self.attributes = {each.text("name"): _attribute_value(each) for each in attributes}
 
     @classmethod
-    def make(cls, op_type: str, inputs: Sequence[str], output: str, **attributes: Any) -> Node:
+    def make(
+        cls, op_type: str, inputs: Sequence[str], output: str, *, name: str = "", **attributes: Any
+    ) -> Node:
         """A new one; attributes are numbers, lists of integers, strings, or a branch's nodes."""
         proto = NodeProto(
             input=inputs,
             output=output,
             op_type=op_type,
             domain=_MICROSOFT if op_type in _CONTRIB_OPS else "",
-            name=f"{output}/{op_type}",
+            name=name or f"{output}/{op_type}",
             attribute=[_attribute(*pair) for pair in attributes.items()],
         )
         return cls(proto)

@@ -28,6 +28,7 @@ _BYTES_PER_SECOND = 9.5e9
 _THIN_BYTES_PER_SECOND = 1.05e9  # of tasks one pixel wide and high: bursts of 16 bytes
 PLATFORM = "rk3588"  # for which these hold
 
+GROUP_NORM = "/group_norm/"  # in the names of a group norm's layers that rewrites/ has made
 _KINDS = {
     "exSDPAttention": "attention",
     "exSoftmax": "attention",
@@ -156,6 +157,8 @@ def _by_layer(program: Program, tasks: NDArray[Any]) -> _ByLayer:
 
 
 def _kind(layer: Layer) -> str:
+    if GROUP_NORM in layer.name:
+        return "group norm"
     if layer.operator == "exNorm" and layer.inputs and layer.inputs[0][:1] != (1,):
         return "group norm"  # as instance norms of the groups, in the batch's dimension
     if layer.operator.startswith("Conv"):

@@ -39,6 +39,7 @@ import numpy as np
 
 from lcmcore.util.arrays import Array
 from runtimes.onnx.graph import Graph, GraphIndex, Node, NodeBuilder
+from runtimes.rknn.cost.prediction import GROUP_NORM
 from runtimes.rknn.rewrites.context import Context
 from runtimes.rknn.rewrites.scales import Regions
 
@@ -236,7 +237,8 @@ def _summary(choices: Sequence[Choice]) -> str:
 
 def _nodes(context: Context, norm: GroupNorm, choice: Choice) -> list[Node]:
     """The nodes in place of the last Add; what comes before it is no longer needed."""
-    builder, channels = NodeBuilder(context.graph, norm.output), norm.gamma.size
+    prefix = norm.output + GROUP_NORM
+    builder, channels = NodeBuilder(context.graph, prefix.rstrip("/")), norm.gamma.size
     taken, returned, x = context.shapes[norm.x], context.shapes[norm.output], norm.x
     if len(taken) != 4:
         x = builder.make("Reshape", [x, builder.constant([1, channels, 1, -1])])
@@ -248,9 +250,11 @@ def _nodes(context: Context, norm: GroupNorm, choice: Choice) -> list[Node]:
     kernel = builder.make("Reshape", [scale, builder.constant([channels, 1, 1, 1])])
     inputs, attributes = [x, kernel, shift], {"group": channels, "kernel_shape": [1, 1]}
     if len(returned) == len(taken) == 4:
-        return [*builder.nodes, Node.make("Conv", inputs, norm.output, **attributes)]
+        last = Node.make("Conv", inputs, norm.output, name=f"{prefix}Conv", **attributes)
+        return [*builder.nodes, last]
     result = builder.make("Conv", inputs, **attributes)
-    last = Node.make("Reshape", [result, builder.constant(list(returned))], norm.output)
+    shape = builder.constant(list(returned))
+    last = Node.make("Reshape", [result, shape], norm.output, name=f"{prefix}Reshape")
     return [*builder.nodes, last]
 
 
