@@ -135,7 +135,7 @@ $(VENV)/.installed: $(VENV)/.demo
 		"$$(.venv-rknn/bin/python -c 'from runtimes.rknn.toolkit import PACKAGE; print(PACKAGE)')"
 	@touch $@
 
-$(BOARD)/models/.built: .venv-rknn/.installed $(wildcard assets/demo/*/* runtimes/rknn/*.py)
+$(BOARD)/models/.built: .venv-rknn/.installed $(wildcard assets/demo/*/* runtimes/rknn/*.py runtimes/rknn/rewrites/*.py)
 	for size in 256x256 192x128; do \
 		.venv-rknn/bin/lcm build rknn assets/demo $(BOARD)/models/$$size \
 			--platform rk3588 --size $$size || exit 1; \

@@ -16,6 +16,7 @@ import numpy as np
 
 import lcmcore
 from lcmcore.bundle import Settings, demo_dir
+from lcmcore.cli.main import main as lcm
 from lcmcore.noise import TorchGenerator
 from runtimes.rknn.shapes import parse_size
 
@@ -73,15 +74,10 @@ def onnx(work: Path) -> None:
 
 def rknn(component: str, work: Path, size: str = SIZE) -> None:
     """`lcm build rknn` of one network."""
-    from runtimes.rknn import build
-
     out = work / f"rknn-{size}"
-    build.run(
-        Namespace(
-            onnx_dir=work / "onnx", out=out, platform="rk3588", size=size,
-            components=component, quantize=None,
-        )
-    )  # fmt: skip
+    words = ["--platform", "rk3588", "--size", size, "--components", component]
+    if lcm(["build", "rknn", str(work / "onnx"), str(out), *words]):
+        raise SystemExit(1)
     figures = Settings.read(out / "lcm.toml").components[component]["build"]
     megabytes = (out / component / "model.rknn").stat().st_size / 1e6
     print(

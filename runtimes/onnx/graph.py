@@ -47,27 +47,32 @@ class Node:
         self.attributes = {each.text("name"): _attribute_value(each) for each in attributes}
 
     @classmethod
-    def make(
-        cls, op_type: str, inputs: Sequence[str], output: str, *, name: str = "", **attributes: Any
-    ) -> Node:
+    def make(cls, op_type: str, inputs: Sequence[str], output: str, **attributes: Any) -> Node:
         """A new one; attributes are numbers, lists of integers, strings, or a branch's nodes."""
         proto = NodeProto(
             input=inputs,
             output=output,
             op_type=op_type,
             domain=_MICROSOFT if op_type in _CONTRIB_OPS else "",
-            name=name or f"{output}/{op_type}",
+            name=f"{output}/{op_type}",
             attribute=[_attribute(*pair) for pair in attributes.items()],
         )
         return cls(proto)
 
     def with_inputs(self, inputs: Sequence[str]) -> Node:
         """A copy that takes these tensors."""
+        return self._with("input", inputs)
+
+    def with_name(self, name: str) -> Node:
+        """A copy of this name; its outputs keep theirs."""
+        return self._with("name", [name])
+
+    def _with(self, field: str, values: Sequence[str]) -> Node:
         proto = NodeProto()
         proto.fields = self.proto.fields.copy()
-        proto.remove("input")
-        for name in inputs:
-            proto.add("input", name)
+        proto.remove(field)
+        for value in values:
+            proto.add(field, value)
         return Node(proto)
 
 

@@ -30,6 +30,7 @@ from lcmcore.util.arrays import Array
 from lcmcore.util.files import sha256
 from runtimes.rknn import board, shapes
 from runtimes.rknn.calibration import Calibration
+from runtimes.rknn.cost import predict_all, report
 from runtimes.rknn.network import MASKS_OF_CORES
 from runtimes.rknn.onnxfile import OnnxFile
 from runtimes.rknn.prepare import DOWNSAMPLE_KEYS, REWRITES, Prepared, prepare
@@ -250,11 +251,14 @@ def _build(
         with staged(out / component, last=_FILENAME) as stage:
             toolkit.export(stage / _FILENAME)
             digest = sha256(stage / _FILENAME)
+            predictions = predict_all(stage / _FILENAME)
             copy_each(_companions(component), source, out)
     notes = {"rewritten": list(prepared.lines), **prepared.record}
     _write_build_record(
         out, component, digest, {**asdict(recipe), **asdict(agreement), **notes}, target.cores
     )
+    for line in report.lines(predictions, [target.platform]) if predictions else ():
+        say(f"{component}: {line}")
     say(f"{component}: {agreement}, in {time.perf_counter() - start:.0f} s")
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gzip
 import tempfile
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +80,7 @@ def make() -> None:
     """Build the files with rknn-toolkit2."""
     import onnx
 
-    from runtimes.rknn import build
+    from lcmcore.cli.main import main
     from runtimes.rknn.toolkit import Toolkit
 
     for name, platform in (("group_norm", "rk3588"), ("group_norm_rk3566", "rk3566")):
@@ -94,20 +93,9 @@ def make() -> None:
             (DATA / f"{name}.rknn.gz").write_bytes(packed)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "bundle"
-        build.run(
-            Namespace(
-                onnx_dir=TINY,
-                out=out,
-                platform="rk3588",
-                size=SIZE,
-                tile=[],
-                components=None,
-                quantize=None,
-                calibrate=None,
-                cores=1,
-                no_rewrites=False,
-            )
-        )
+        words = ["build", "rknn", str(TINY), str(out), "--platform", "rk3588", "--size", SIZE]
+        if main(words):
+            raise SystemExit(1)
         for component in COMPONENTS:
             data = without_program((out / component / "model.rknn").read_bytes())
             packed = gzip.compress(data, mtime=0)

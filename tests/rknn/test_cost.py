@@ -322,6 +322,12 @@ def test_a_program_of_one_core_has_one_line(norm: Path) -> None:
     assert line.startswith("predicted 0.2 ms on one core")
 
 
+def test_several_cores_that_gain_nothing_are_said_to(norm: Path) -> None:
+    one = predicted(norm)
+    (_, line) = report.lines({1: one, 2: one}, ["rk3588"])
+    assert line.endswith(" on 2 cores, if these do not wait for the memory: one core does as well")
+
+
 def test_programs_of_other_platforms_are_not_understood(tmp_path: Path) -> None:
     """Their registers are others: read as those of rk3588, a convolution would move nothing."""
     path = tmp_path / "model.rknn"

@@ -8,6 +8,7 @@ from typing import Any
 from runtimes.rknn.cost.prediction import PLATFORM, Prediction
 
 _SHOWN_KINDS = 3
+_PAYS = 0.9  # of one core's seconds: what several cores must save, for they share the memory
 
 
 def lines(predictions: Mapping[int, Prediction], platforms: Sequence[str]) -> Iterator[str]:
@@ -30,7 +31,9 @@ def lines(predictions: Mapping[int, Prediction], platforms: Sequence[str]) -> It
     more = {cores: each for cores, each in predictions.items() if cores > 1}
     if more:
         each_of = " and ".join(f"{_seconds(more[n].seconds)} on {n} cores" for n in sorted(more))
-        yield f"predicted {each_of}, if these do not wait for the memory"
+        fastest = min(each.seconds for each in more.values())
+        pays = "" if fastest < _PAYS * prediction.seconds else ": one core does as well"
+        yield f"predicted {each_of}, if these do not wait for the memory{pays}"
 
 
 def table(prediction: Prediction) -> Iterator[str]:

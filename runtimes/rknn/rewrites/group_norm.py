@@ -250,12 +250,12 @@ def _nodes(context: Context, norm: GroupNorm, choice: Choice) -> list[Node]:
     kernel = builder.make("Reshape", [scale, builder.constant([channels, 1, 1, 1])])
     inputs, attributes = [x, kernel, shift], {"group": channels, "kernel_shape": [1, 1]}
     if len(returned) == len(taken) == 4:
-        last = Node.make("Conv", inputs, norm.output, name=f"{prefix}Conv", **attributes)
-        return [*builder.nodes, last]
-    result = builder.make("Conv", inputs, **attributes)
-    shape = builder.constant(list(returned))
-    last = Node.make("Reshape", [result, shape], norm.output, name=f"{prefix}Reshape")
-    return [*builder.nodes, last]
+        last = Node.make("Conv", inputs, norm.output, **attributes)
+    else:
+        result = builder.make("Conv", inputs, **attributes)
+        shape = builder.constant(list(returned))
+        last = Node.make("Reshape", [result, shape], norm.output)
+    return [*builder.nodes, last.with_name(f"{prefix}last")]
 
 
 def _one_pass(

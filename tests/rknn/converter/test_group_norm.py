@@ -11,8 +11,10 @@ import pytest
 from onnx import numpy_helper
 
 from lcmcore.bundle import demo_dir
+from runtimes.onnx.graph import Graph
 from runtimes.rknn.build import Agreement
 from runtimes.rknn.calibration import Calibration
+from runtimes.rknn.cost import predict
 from runtimes.rknn.onnxfile import OnnxFile
 from runtimes.rknn.prepare import prepare
 from runtimes.rknn.toolkit import Toolkit
@@ -72,6 +74,29 @@ def test_the_demo_decoder_with_larger_activations(tmp_path: Path, size: float) -
     done, agreement = simulated(larger, at, samples[0], tmp_path / "out")
     print(size, done.lines, agreement)
     assert agreement.snr >= 40
+
+
+def test_a_rewritten_norm_is_a_group_norm_in_predictions(tmp_path: Path) -> None:
+    """Its layers keep the names of the rewrite's nodes; convolutions around it are not of it."""
+    (tmp_path / "out").mkdir()
+    file = networks.residual(tmp_path / "in", 1)
+    at = {"sample": (1, 4, SIDE, SIDE)}
+    sample = {"sample": np.random.default_rng(0).standard_normal((1, 4, SIDE, SIDE), np.float32)}
+    done = prepare(file, at, [sample], tmp_path / "out")
+    with Toolkit(file.component) as toolkit:
+        toolkit.build(done.path, at, "rk3588")
+        toolkit.export(tmp_path / "model.rknn")
+    prediction = predict(tmp_path / "model.rknn")
+    assert prediction is not None
+    kinds = {each.layer.operator: each.kind for each in prediction.layers}
+    print(kinds, prediction.shares())
+    assert kinds["Pow"] == "group norm"
+    image = (SIDE, SIDE)
+    large = [each for each in prediction.layers if image in {o[2:] for o in each.layer.outputs}]
+    of_norms = [each for each in large if each.kind == "group norm"]
+    assert len(of_norms) == 2 * len(done.record["group_norms"])  # x * x, and the last convolution
+    convolutions = sum(node.op_type == "Conv" for node in Graph(file.path).nodes)
+    assert [each.kind for each in large].count("convolution") == convolutions
 
 
 def enlarge(source: Path, target: Path, size: float) -> None:
