@@ -29,13 +29,13 @@ from lcmcore.bundle import COMPONENTS
 from lcmcore.runtime import TensorSpec
 from lcmcore.util.arrays import Array
 from runtimes.rknn import shapes
-from runtimes.rknn.cost import predict
+from runtimes.rknn.cost import predict, report
 from runtimes.rknn.onnxfile import OnnxFile
 from runtimes.rknn.toolkit import Toolkit
 
 PLATFORM = "rk3588"
 AS_IT_IS, REWRITTEN, KEYS = FORMS = ("as it is", "rewritten", "keys downsampled")
-TILE = "512x216"  # three strips of 512x512, 64 pixels of overlap: one for each core
+TILE = "512x216"  # three strips of 512x512, 68 pixels of overlap: one for each core
 NETWORKS = {  # the small ones first
     "text_encoder-256x256": (AS_IT_IS, REWRITTEN),
     "vae_encoder-256x256": (AS_IT_IS, REWRITTEN),
@@ -177,6 +177,7 @@ def measured(bundle: Path, network: str, form: str) -> Figures:
         cost = predict(path)
         if cost is None:
             raise SystemExit(f"{network}, {form}: no prediction for its program")
+        print(*report.lines({1: cost}, [PLATFORM]), sep="\n", file=sys.stderr, flush=True)
         got = toolkit.run([samples[0][spec.name].astype(spec.dtype) for spec in specs])
         megabytes = path.stat().st_size / 1e6
     first = file.outputs[0].name

@@ -172,7 +172,8 @@ def _tiles(bundle: Bundle, component: str, runtime: Runtime) -> Iterator[str]:
     prediction = runtime.predict(bundle.folder(component) / runtime.filename)
     if prediction is not None:
         seconds = prediction["seconds"] * -(-number // count)
-        line += f": predicted {seconds:.2g} s if cores do not slow each other"
+        line += f": predicted {seconds:.2g} s"
+        line += " if cores do not slow each other" if count > 1 else ""
     yield line
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from runtimes.rknn.cost.prediction import PLATFORM, Prediction
 
-_SHOWN_KINDS = 3
+_SHOWN_KINDS, _MIN_SHARE = 3, 0.005
 _PAYS = 0.9  # of one core's seconds: what several cores must save, for they share the memory
 
 
@@ -24,7 +24,7 @@ def lines(predictions: Mapping[int, Prediction], platforms: Sequence[str]) -> It
         return
     prediction = predictions[1]
     shares = list(prediction.shares().items())[:_SHOWN_KINDS]
-    parts = ", ".join(f"{share:.0%} {kind}" for kind, share in shares)
+    parts = ", ".join(f"{share:.0%} {kind}" for kind, share in shares if share >= _MIN_SHARE)
     cpu = f", {prediction.on_cpu} layers on the CPU not counted" if prediction.on_cpu else ""
     seconds = f"predicted {_seconds(prediction.seconds)} on one core of {PLATFORM}"
     yield f"{seconds}: {parts} ({_sums(prediction)}{cpu})"

@@ -50,7 +50,8 @@ def upsample_conv(context: Context) -> str:
         and _is_faster(context, resize, conv)
     }
     count = context.graph.replace(replacements)
-    return f"upsampling: {count} convolutions of 3x3 as two of 2x3" if count else ""
+    what = "convolution" if count == 1 else "convolutions"
+    return f"upsampling: {count} {what} of 3x3 as two of 2x3" if count else ""
 
 
 def _has(node: Node, op_type: str, attributes: dict[str, Any]) -> bool:

@@ -14,7 +14,7 @@ from lcmcore.bundle import demo_dir
 
 Pixels: TypeAlias = "np.ndarray[Any, Any]"
 
-MIN_PSNR = 35.0  # decibels
+MIN_PSNR = 45.0  # decibels; without a table of the timestep's sines 40.1
 INIT = Path(__file__).parents[3] / "docs" / "pictures" / "scribble.png"
 CASES = [
     ("a snowy landscape with mountains and a lake at night", 7),

@@ -64,7 +64,7 @@ def upsampling(
 def test_results_stay_the_same(shape: Shape, change: dict[str, Any], tmp_path: Path) -> None:
     path = upsampling(tmp_path / "model.onnx", shape, **change)
     changed, line = rewritten(path, upsample_conv)
-    assert line == "upsampling: 1 convolutions of 3x3 as two of 2x3"
+    assert line == "upsampling: 1 convolution of 3x3 as two of 2x3"
     assert op_types(changed) == ROWS
     inputs = feed(path)
     assert relative_error(run(changed, inputs), run(path, inputs)) <= MAX_ERROR
