@@ -11,8 +11,9 @@ from PIL import Image
 
 from lcmcore.errors import ArgumentError
 from lcmcore.image import ImageLike, read_images
+from lcmcore.masks import read_masks
 from lcmcore.noise import TorchGenerator, checked_seed
-from lcmcore.util.arrays import Floats
+from lcmcore.util.arrays import Array, Floats
 from lcmcore.util.validate import texts, whole_number
 
 _MAX_BATCH = 1024
@@ -21,7 +22,8 @@ _MAX_BATCH = 1024
 class Batch(NamedTuple):
     """`items` prompts and init images, each repeated `repeats` times; a seed for every image.
 
-    `prompts`, `negative_prompts` and `images` have one entry for all items, or one for each.
+    `prompts`, `negative_prompts`, `images` and `masks` have one entry for all items, or one for
+    each.
     """
 
     items: int
@@ -30,6 +32,7 @@ class Batch(NamedTuple):
     negative_prompts: list[str]
     images: list[Image.Image]
     seeds: list[int]
+    masks: list[Image.Image]
 
     @classmethod
     def of_call(
@@ -40,25 +43,30 @@ class Batch(NamedTuple):
         prompt_embeds: Floats | None,
         seed: int | Sequence[int] | None,
         repeats: int,
+        mask_image: ImageLike | Sequence[ImageLike] | None = None,
     ) -> Batch:
         """From the arguments of a call; raises ArgumentError if their lengths do not match."""
         repeats = whole_number("num_images_per_prompt", repeats, 1, _MAX_BATCH)
         prompts = [] if prompt is None else texts("prompt", prompt)
         negatives = [] if negative_prompt is None else texts("negative_prompt", negative_prompt)
-        images = read_images(image)
+        images, masks = read_images(image), read_masks(mask_image)
+        if masks and not images:
+            raise ArgumentError("mask_image needs an image, of which it is the part to repaint")
         if bool(prompts) == (prompt_embeds is not None):
             raise ArgumentError("give either a prompt or prompt_embeds")
         counts = {
             "prompts": len(prompts) if prompt_embeds is None else len(prompt_embeds),
             "negative prompts": len(negatives),
             "images": len(images),
+            "masks": len(masks),
         }
         items = max(counts.values())
         for name, count in counts.items():
             if count not in (0, 1, items):
                 raise ArgumentError(f"{count} {name} do not match a batch of {items}")
         whole_number("the number of images", items * repeats, 1, _MAX_BATCH)
-        return cls(items, repeats, prompts, negatives, images, _seeds(seed, items * repeats))
+        seeds = _seeds(seed, items * repeats)
+        return cls(items, repeats, prompts, negatives, images, seeds, masks)
 
     @property
     def image_size(self) -> tuple[int, int] | None:
@@ -70,7 +78,7 @@ class Batch(NamedTuple):
         return [TorchGenerator(seed) for seed in self.seeds]
 
 
-def repeat_to(rows: Floats, count: int) -> Floats:
+def repeat_to(rows: Array, count: int) -> Array:
     """Repeat each row so that there are `count`; raises ArgumentError if that is no multiple."""
     if not len(rows) or count % len(rows):
         raise ArgumentError(f"{len(rows)} rows do not match {count} images")

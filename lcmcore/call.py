@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeAlias, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypedDict, TypeVar
 
 from lcmcore.util.arrays import Floats
+
+if TYPE_CHECKING:
+    from lcmcore.image import ImageLike
 
 # Of the pipeline, the step's number, its timestep and its tensors: `Pipeline.__call__`.
 Callback: TypeAlias = Callable[[Any, int, int, dict[str, Any]], Mapping[str, Any] | bool | None]
@@ -16,6 +19,9 @@ class CallOptions(TypedDict, total=False):
     """The keyword-only arguments of a call, but for `output_type`."""
 
     negative_prompt: str | Sequence[str] | None
+    mask_image: ImageLike | Sequence[ImageLike] | None
+    padding_mask_crop: int | None
+    overlay: bool
     strength_mode: str
     latent_sampling: str
     fit: str
@@ -45,8 +51,8 @@ class Result(Generic[ImagesT]):
     `images` are Pillow images, an array [batch, height, width, 3] in [0, 1], or the latents, as
     `output_type` asked. `seeds` reproduce each image alone, `latents` are those decoded, `timings`
     are seconds by stage. `settings` are the call's keywords with nothing left to a default: all but
-    prompt, image, seed and the arrays `latents` and `prompt_embeds`. With these as in the call,
-    and `seed=result.seeds`, `pipe(..., **result.settings)` reproduces the images.
+    prompt, image, mask, seed and the arrays `latents` and `prompt_embeds`. With these as in the
+    call, and `seed=result.seeds`, `pipe(..., **result.settings)` reproduces the images.
     """
 
     images: ImagesT

@@ -29,26 +29,27 @@ MAX_SIDE = 2**21  # Pillow takes 12 bytes a row beside the pixels, 48 for each t
 _LANCZOS = Image.Resampling.LANCZOS
 
 
-def read_image(source: ImageLike) -> Image.Image:
+def read_image(source: ImageLike, name: str = "image", background: str = "white") -> Image.Image:
     """An image from a path, encoded bytes, Pillow or an array: RGB, upright by its EXIF tag.
 
-    Transparent pixels are laid over white; of an animation the first frame is taken. Of 16 bits a
-    channel the upper 8 are kept; 32-bit integers are taken for 16-bit ones, floats for 0 to 1.
-    Arrays are [height, width, 3], uint8, or floats in [0, 1]. The result has no metadata.
+    `name` is what errors call it. Transparent pixels are laid over `background`; of an animation
+    the first frame is taken. Of 16 bits a channel the upper 8 are kept; 32-bit integers are taken
+    for 16-bit ones, floats for 0 to 1. Arrays are [height, width, 3], uint8, or floats in [0, 1].
+    The result has no metadata.
     Raises ImageError if it is of none of the FORMATS, is damaged, has more than MAX_PIXELS, is a
     file of more than MAX_BYTES, needs more memory than is free, or would take Pillow too long
     (image_files/bombs.py); ArgumentError for another type, shape or dtype.
     """
     if isinstance(source, Image.Image):
-        return _of_pillow(source)
+        return _of_pillow(source, name, background)
     if isinstance(source, np.ndarray):
-        return _from_array(source)
+        return _from_array(source, name)
     if isinstance(source, bytes):
-        return _read(io.BytesIO(source), "image")
+        return _read(io.BytesIO(source), name, background)
     if isinstance(source, (str, os.PathLike)):
-        return _read_file(os.fspath(source))
+        return _read_file(os.fspath(source), background)
     raise ArgumentError(
-        f"image must be a path, bytes, a Pillow image or an array, not {type(source).__name__}"
+        f"{name} must be a path, bytes, a Pillow image or an array, not {type(source).__name__}"
     )
 
 
@@ -92,7 +93,7 @@ def _contain(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """
     scale = min(size[0] / image.width, size[1] / image.height)
     width, height = (max(1, round(side * scale)) for side in image.size)
-    canvas = Image.new("RGB", size)
+    canvas = Image.new(image.mode, size)
     inner = image.resize((width, height), _LANCZOS)
     canvas.paste(inner, ((size[0] - width) // 2, (size[1] - height) // 2))
     return canvas
@@ -124,11 +125,11 @@ def to_pil(array: Floats) -> list[Image.Image]:
     return [Image.merge("RGB", each) for each in planes]
 
 
-def _read_file(name: str) -> Image.Image:
+def _read_file(name: str, background: str) -> Image.Image:
     """Opened here, not by Pillow, which leaves a pipe open (Pillow 13), or finds none (10.1)."""
     try:
         with open_file(Path(name)) as stream:
-            return _read(stream, name)
+            return _read(stream, name, background)
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None
     except IsADirectoryError:
@@ -137,17 +138,17 @@ def _read_file(name: str) -> Image.Image:
         raise ImageError(f"{name}: cannot be read: {reason_of(error)}") from error
 
 
-def _read(stream: IO[bytes], name: str) -> Image.Image:
+def _read(stream: IO[bytes], name: str, background: str) -> Image.Image:
     with open_image(stream, name) as image:
         _require_size(image, name)
-        return to_rgb(image, name, ours=True)
+        return to_rgb(image, name, ours=True, background=background)
 
 
-def _of_pillow(image: Image.Image) -> Image.Image:
+def _of_pillow(image: Image.Image, name: str, background: str) -> Image.Image:
     if is_lazy(image) and image.format not in FORMATS:  # to decode EPS starts Ghostscript
-        raise ImageError(f"image: {image.format} is not a format that is read; {KNOWN}")
-    _require_size(image, "image")
-    rgb = to_rgb(image, "image", ours=False)
+        raise ImageError(f"{name}: {image.format} is not a format that is read; {KNOWN}")
+    _require_size(image, name)
+    rgb = to_rgb(image, name, ours=False, background=background)
     return rgb.copy() if rgb.im is image.im else rgb
 
 
@@ -167,11 +168,11 @@ def _require_size(image: Image.Image, name: str) -> None:
         raise ImageError(f"{name}: has no pixels ({width}x{height})")
 
 
-def _from_array(array: Array) -> Image.Image:
+def _from_array(array: Array, name: str) -> Image.Image:
     if array.ndim != 3 or array.shape[2] != 3 or not array.size:
-        raise ArgumentError(f"an image array is [height, width, 3], not {list(array.shape)}")
+        raise ArgumentError(f"{name}: an array is [height, width, 3], not {list(array.shape)}")
     if array.dtype == np.uint8:
         return Image.fromarray(array)
     if array.dtype.kind != "f" or not ((array >= 0) & (array <= 1)).all():
-        raise ArgumentError("an image array holds uint8, or floats from 0 to 1")
+        raise ArgumentError(f"{name}: an array holds uint8, or floats from 0 to 1")
     return Image.fromarray((array * 255).round().astype(np.uint8))

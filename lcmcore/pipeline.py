@@ -1,14 +1,16 @@
 """Prompt and image to image.
 
 The reference is diffusers' `LatentConsistencyModelImg2ImgPipeline` (and
-`StableDiffusionImg2ImgPipeline` with `LCMScheduler`): the same seed gives the same image.
+`StableDiffusionImg2ImgPipeline` with `LCMScheduler`): the same seed gives the same image. What a
+mask changes is in `lcmcore.inpaint`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -22,6 +24,7 @@ from lcmcore.encoder_cache import EncoderCache
 from lcmcore.errors import ArgumentError, Cancelled, NetworkError
 from lcmcore.guidance import MIN_WIDTH, guidance_embedding
 from lcmcore.image import FITS, ImageLike, fit_images, read_images, to_array, to_pil, to_tensor
+from lcmcore.inpaint import Inpainting, check_inpainting, keep_unmasked
 from lcmcore.networks import Networks
 from lcmcore.noise import TorchGenerator
 from lcmcore.runtime import TensorSpec
@@ -166,6 +169,9 @@ class Pipeline(Closeable):
         width: int | None = None,
         *,
         negative_prompt: str | Sequence[str] | None = None,
+        mask_image: ImageLike | Sequence[ImageLike] | None = None,
+        padding_mask_crop: int | None = None,
+        overlay: bool = True,
         strength_mode: str = STRENGTH_MODES[0],
         latent_sampling: str = LATENT_SAMPLINGS[0],
         fit: str = FITS[0],
@@ -181,8 +187,12 @@ class Pipeline(Closeable):
         Lists of prompts and images make a batch; each image has a seed of its own, counting up
         from `seed`. Steps and guidance left None come from lcm.toml, else are 4 and diffusers'
         defaults; sizes left None from the image, fitted to what the model can do. `strength` 0
-        returns the image through the VAE. `latents` [batch, 4, height / 8, width / 8] replace the
-        noise (with an image: the noised start), `prompt_embeds` [batch, 77, width] the prompt.
+        returns the image through the VAE. Where `mask_image` is white the image is repainted; what
+        is black keeps the image's own pixels, or without `overlay` those that the VAE makes of it.
+        With `padding_mask_crop` only the mask and so many pixels around it are painted, enlarged to
+        the call's size, and laid over the image. `latents` [batch, 4, height / 8, width / 8]
+        replace the noise (with an image: the noised start), `prompt_embeds` [batch, 77, width] the
+        prompt.
         `callback_on_step_end(pipe, step, timestep, {"latents": ..., "denoised": ...,
         "timesteps": ...})`, the last being all timesteps of this call, may return a dict with
         other latents, or False to stop.
@@ -191,12 +201,13 @@ class Pipeline(Closeable):
         one_of("output_type", output_type, OUTPUT_TYPES)
         one_of("fit", fit, FITS)
         one_of("latent_sampling", latent_sampling, LATENT_SAMPLINGS)
+        check_inpainting(mask_image is not None, padding_mask_crop, overlay, output_type)
         if callback_on_step_end is not None and not callable(callback_on_step_end):
             raise ArgumentError("callback_on_step_end must be a function")
         if prompt_embeds is not None:
             prompt_embeds = _embeds(prompt_embeds)
         batch = Batch.of_call(
-            prompt, negative_prompt, image, prompt_embeds, seed, num_images_per_prompt
+            prompt, negative_prompt, image, prompt_embeds, seed, num_images_per_prompt, mask_image
         )
         settings: dict[str, Any] = {
             "num_inference_steps": _or(num_inference_steps, self.default_steps),
@@ -216,6 +227,8 @@ class Pipeline(Closeable):
                 "latent_sampling": latent_sampling,
                 "fit": fit,
             }
+        if batch.masks:
+            settings |= {"padding_mask_crop": padding_mask_crop, "overlay": overlay}
         timesteps = self.scheduler.schedule(
             settings["num_inference_steps"],
             settings.get("strength", 1.0),
@@ -224,11 +237,16 @@ class Pipeline(Closeable):
         )
         generators = batch.generators()
         needed = _needed(batch, timesteps, output_type)
+        inpainting = None
         with _Stages(self.networks, needed) as stage:
             with stage("load"):
                 self.networks.prefetch(needed)
                 self._fill_in(settings, batch)
                 size = settings["width"], settings["height"]
+                if batch.masks:
+                    inpainting = Inpainting.of_call(
+                        batch.images, batch.masks, size, fit, padding_mask_crop
+                    )
                 guidance_scale = float(settings["guidance_scale"])
                 do_classifier_free_guidance = guidance_scale > 1 and not self.guidance_width
             with stage("text_encoder"):
@@ -238,7 +256,11 @@ class Pipeline(Closeable):
                 if do_classifier_free_guidance:
                     negative_embeds = self.encode_prompt(batch.negative_prompts or "")
             with stage("vae_encoder"):
-                if batch.images:
+                if inpainting:
+                    start, keep = self._start_inpainting(
+                        inpainting, timesteps, settings, generators, latents
+                    )
+                elif batch.images:
                     pixels = fit_images(batch.images, size, fit)
                     encoded = self._encode(pixels, latent_sampling, generators)
                     start = self.prepare_latents_img2img(encoded, timesteps, generators, latents)
@@ -248,9 +270,11 @@ class Pipeline(Closeable):
                 steps = self.denoise(
                     start, timesteps, prompt_embeds, guidance_scale, generators, negative_embeds
                 )
+                if inpainting:
+                    steps = keep(steps)
                 final = self._follow(steps, start, timesteps, callback_on_step_end, needed)
             with stage("vae_decoder"):
-                images = self._finish(final, output_type)
+                images = self._finish(final, output_type, inpainting if overlay else None)
         return Result(images, batch.seeds, final, stage.seconds, settings)
 
     def encode_prompt(self, prompt: str | Sequence[str]) -> Floats:
@@ -298,14 +322,16 @@ class Pipeline(Closeable):
         generators: Sequence[TorchGenerator] | None,
     ) -> Floats:
         """Pixels [batch, height, width, 3] to scaled latents."""
+        return self._draw_latents(self._moments(pixels, generators), latent_sampling, generators)
+
+    def _moments(self, pixels: Pixels, generators: Sequence[TorchGenerator] | None) -> Floats:
+        """What the encoder returns for pixels [batch, height, width, 3], for each generator."""
         moments = self._encoder_cache.get(
             "vae_encoder",
             pixels,
             lambda: self.networks.run("vae_encoder", sample=to_tensor(pixels)),
         )
-        if generators is not None:
-            moments = repeat_to(moments, len(generators))
-        return self._draw_latents(moments, latent_sampling, generators) * self._scaling_factor
+        return moments if generators is None else repeat_to(moments, len(generators))
 
     def prepare_latents(
         self, size: Size, generators: Sequence[TorchGenerator], latents: Floats | None = None
@@ -329,6 +355,29 @@ class Pipeline(Closeable):
             return image_latents
         noise = _noise(image_latents.shape, generators)
         return self.scheduler.add_noise(image_latents, noise, int(timesteps[0]))
+
+    def prepare_latents_inpaint(
+        self,
+        image_latents: Floats,
+        timesteps: Integers,
+        strength: float,
+        generators: Sequence[TorchGenerator],
+        latents: Floats | None = None,
+    ) -> tuple[Floats, Floats]:
+        """What to start from, and the noise that what is kept gets: as in diffusers.
+
+        At strength 1 that is the noise itself, of which the init image is no part; `latents` stand
+        for both.
+        """
+        if latents is not None:
+            noise = _checked(latents, image_latents.shape)
+            return noise, noise
+        if not len(timesteps):
+            return image_latents, np.zeros_like(image_latents)
+        noise = _noise(image_latents.shape, generators)
+        if strength == 1:
+            return noise, noise
+        return self.scheduler.add_noise(image_latents, noise, int(timesteps[0])), noise
 
     def denoise(
         self,
@@ -415,8 +464,9 @@ class Pipeline(Closeable):
 
     def _fill_in(self, settings: dict[str, Any], batch: Batch) -> None:
         """Size and guidance scale, whose defaults depend on the UNet; raises ArgumentError."""
+        image_size = batch.image_size if settings.get("padding_mask_crop") is None else None
         settings["width"], settings["height"] = self.sizes.choose(
-            settings["width"], settings["height"], batch.image_size, len(batch.seeds)
+            settings["width"], settings["height"], image_size, len(batch.seeds)
         )
         if batch.negative_prompts and self.guidance_width:
             raise ArgumentError(
@@ -434,19 +484,48 @@ class Pipeline(Closeable):
         latent_sampling: str,
         generators: Sequence[TorchGenerator] | None,
     ) -> Floats:
-        """Mean or sample of the encoder's Gaussian; an encoder of 4 channels gives latents."""
+        """Mean or sample of the encoder's Gaussian, scaled as the UNet expects it.
+
+        An encoder of 4 channels gives latents.
+        """
         if moments.shape[1] == _LATENT_CHANNELS:
-            return moments
+            return moments * self._scaling_factor
         if moments.shape[1] != 2 * _LATENT_CHANNELS:
             found = moments.shape[1]
             raise NetworkError("vae_encoder", f"returned {found} channels: expected 4 or 8")
         mean, logvar = np.split(moments, 2, axis=1)
         if latent_sampling == "mean":
-            return mean
+            return mean * self._scaling_factor
         if generators is None:
             raise ArgumentError("latent_sampling 'sample' needs generators")
         deviation: Floats = np.exp(logvar.clip(-30, 20) / 2)
-        return mean + deviation * _noise(mean.shape, generators)
+        return (mean + deviation * _noise(mean.shape, generators)) * self._scaling_factor
+
+    def _start_inpainting(
+        self,
+        inpainting: Inpainting,
+        timesteps: Integers,
+        settings: Mapping[str, Any],
+        generators: Sequence[TorchGenerator],
+        latents: Floats | None,
+    ) -> tuple[Floats, Callable[[Iterator[Step]], Iterator[Step]]]:
+        """What to start from, and what makes the steps keep the init image outside the mask."""
+        moments = self._moments(inpainting.pixels(), generators)
+        encoded = self._draw_latents(moments, settings["latent_sampling"], generators)
+        start, noise = self.prepare_latents_inpaint(
+            encoded, timesteps, settings["strength"], generators, latents
+        )
+        # diffusers also draws the masked image's latents, which only UNets of 9 channels need.
+        self._draw_latents(moments, settings["latent_sampling"], generators)
+        repainted = inpainting.repainted(self.bundle.vae.factor, len(generators))
+        return start, partial(
+            keep_unmasked,
+            timesteps=timesteps,
+            scheduler=self.scheduler,
+            repainted=repainted,
+            image_latents=encoded,
+            noise=noise,
+        )
 
     def _condition(
         self, prompt_embeds: Floats, guidance_scale: float, negative_embeds: Floats | None
@@ -496,11 +575,16 @@ class Pipeline(Closeable):
                 step.latents[:] = _checked(answer["latents"], step.latents.shape)
         return final
 
-    def _finish(self, latents: Floats, output_type: str) -> Any:
+    def _finish(self, latents: Floats, output_type: str, overlaid: Inpainting | None) -> Any:
         if output_type == "latent":
             return latents
         images = self.decode(latents)
-        return to_pil(images) if output_type == "pil" else images
+        if overlaid and not overlaid.boxes:
+            images = overlaid.overlay(images)
+        if output_type == "np":
+            return images
+        painted = to_pil(images)
+        return overlaid.paste(painted) if overlaid and overlaid.boxes else painted
 
 
 def _or(value: Any, default: Any) -> Any:

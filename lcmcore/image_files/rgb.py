@@ -29,8 +29,11 @@ _TURNS = {  # by its value: how an image as it is stored becomes upright (EXIF 2
 _GREY_KEYS = {"1": (1, 255), "L;2": (3, 85), "L;4": (15, 17), "L": (255, 1), "I;16B": (65535, 1)}
 
 
-def to_rgb(image: Image.Image, name: str, ours: bool) -> Image.Image:
-    """RGB, upright. What is ours is closed: no two images of full size are kept without need."""
+def to_rgb(image: Image.Image, name: str, ours: bool, background: str = "white") -> Image.Image:
+    """RGB, upright, with the background where it is transparent.
+
+    What is ours is closed: no two images of full size are kept without need.
+    """
     _require_memory(image, _decoding_bytes(image, ours), name)
     try:
         key = _colour_key(image)
@@ -43,7 +46,7 @@ def to_rgb(image: Image.Image, name: str, ours: bool) -> Image.Image:
         if turn is not None:
             _require_memory(pixels, _stored_bytes(pixels), name)
             pixels = pixels.transpose(turn)
-        rgb = _converted(pixels)
+        rgb = _converted(pixels, background)
     except ImageError:
         raise
     except Exception as error:  # Pillow's plugins raise whatever they meet in a damaged file
@@ -135,11 +138,11 @@ def _colour_key(image: Image.Image) -> object:
     return key
 
 
-def _converted(image: Image.Image) -> Image.Image:
+def _converted(image: Image.Image, background: str) -> Image.Image:
     """In parts, if each takes several steps: a step makes an image."""
     if not image.has_transparency_data and not _is_deep(image):
         return image if image.mode == "RGB" else image.convert("RGB")
-    canvas = Image.new("RGB", image.size, "white")
+    canvas = Image.new("RGB", image.size, background)
     for box in _boxes(*image.size):
         part = _eight_bits(image.crop(box)) if _is_deep(image) else image.crop(box)
         alpha = part.convert("RGBA") if part.has_transparency_data else None

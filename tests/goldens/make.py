@@ -15,6 +15,7 @@ from . import (
     added_tokens,
     demo,
     guidance,
+    inpainting,
     noise,
     pipelines,
     pooling,
@@ -27,7 +28,7 @@ MAKERS = {
     module.__name__.rpartition(".")[2]: module.make
     for module in (
         *(noise, schedules, trajectories, guidance, tokenizer, added_tokens),
-        *(pipelines, demo, pooling),
+        *(pipelines, inpainting, demo, pooling),
     )
 }
 

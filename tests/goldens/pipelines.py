@@ -129,7 +129,7 @@ CASES = [*IMAGE_TO_IMAGE, *TEXT_TO_IMAGE, *CLASSIFIER_FREE, *TINY_AUTOENCODER]
 def make() -> str:
     models = build()
     export(models)
-    images = {name: _init_image(size, seed) for seed, (name, size) in enumerate(SIZES.items())}
+    images = {name: init_image(size, seed) for seed, (name, size) in enumerate(SIZES.items())}
     arrays = {f"image/{name}": np.asarray(image) for name, image in images.items()}
     for case in CASES:
         used = [images[name] for name in case.images]
@@ -139,7 +139,7 @@ def make() -> str:
     return f"{len(CASES)} cases"
 
 
-def _init_image(size: tuple[int, int], seed: int) -> Image.Image:
+def init_image(size: tuple[int, int], seed: int) -> Image.Image:
     """Coarse blots with a fine grain."""
     chance = np.random.RandomState(seed)
     coarse = Image.fromarray(chance.randint(0, 256, (4, 4, 3)).astype(np.uint8))

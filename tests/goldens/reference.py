@@ -16,6 +16,7 @@ from diffusers import (
     LatentConsistencyModelPipeline,
     LCMScheduler,
     StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
@@ -58,10 +59,36 @@ def draw(model: Model, call: Mapping[str, Any], images: list[Image.Image]) -> np
         return _assemble(kind, model)(**options, output_type="np").images
     pipeline = _assemble(_PIPELINES[mode], model)
     options["image"] = _tensor(images)
+    with _sampling(pipeline, sample_mode):
+        return pipeline(**options, output_type="np").images
+
+
+@torch.no_grad()
+def inpaint(
+    model: Model, call: Mapping[str, Any], images: list[Image.Image], masks: list[Image.Image]
+) -> np.ndarray:
+    """As `draw`, with masks: floats; but 8-bit values of the images' size, if it has a crop."""
+    options = dict(call)
+    sample_mode = _SAMPLE_MODES[options.pop("latent_sampling", "mean")]
+    options["generator"] = _generators(options.pop("seed"))
+    pipeline = _assemble(StableDiffusionInpaintPipeline, model)
+    preprocess = pipeline.image_processor.preprocess
+    pipeline.image_processor.preprocess = lambda *given, **named: preprocess(
+        *given, **named
+    ).contiguous()  # as in _tensor
+    with _sampling(pipeline, sample_mode):
+        if "padding_mask_crop" in call:
+            made = pipeline(**options, image=images[0], mask_image=masks[0]).images
+            return np.stack([np.asarray(image) for image in made])
+        options["width"], options["height"] = images[0].size
+        return pipeline(**options, image=images, mask_image=masks, output_type="np").images
+
+
+def _sampling(pipeline: Any, sample_mode: str) -> Any:
+    """A context in which the pipeline takes the encoder's mean ("argmax"), or a sample."""
     module = sys.modules[type(pipeline).__module__]
     sampled = partial(module.retrieve_latents, sample_mode=sample_mode)
-    with patch.object(module, "retrieve_latents", sampled):
-        return pipeline(**options, output_type="np").images
+    return patch.object(module, "retrieve_latents", sampled)
 
 
 def _tensor(images: list[Image.Image]) -> torch.Tensor:
