@@ -38,6 +38,8 @@ _NAMES = {
     "strength_mode": "strength-mode",
     "latent_sampling": "latent-sampling",
     "fit": "fit",
+    "padding_mask_crop": "mask-crop",
+    "overlay": "overlay",
 }
 
 
@@ -46,9 +48,10 @@ def make_record(
 ) -> dict[str, str]:
     """What is needed to reproduce the first image of a result.
 
-    `origin` says where model and init image came from. What is None is left out.
+    `origin` says where model, init image and mask came from. What is None is left out. The size is
+    the call's: with a crop the image has another one.
     """
-    width, height = result.images[0].size
+    width, height = result.settings["width"], result.settings["height"]
     record = {
         SOFTWARE: f"lcmcore {lcmcore.__version__}",
         "prompt": prompt,

@@ -64,8 +64,8 @@ def _tasks(args: argparse.Namespace, shutdown: GracefulShutdown) -> Tasks:
     request = request_of(args)
     if args.jobs is not None:
         inits = _folder_of(args.jobs) if args.init_dir is None else args.init_dir
-        return tasks_of_file(args.jobs, inits, args.output, request, shutdown.requested)
-    return tasks_of_folder(args.init_dir, args.output, request)
+        return tasks_of_file(args.jobs, inits, args.output, request, shutdown.requested, args.mask)
+    return tasks_of_folder(args.init_dir, args.output, request, args.mask)
 
 
 def _folder_of(jobs: Path) -> Path:

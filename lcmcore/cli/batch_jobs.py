@@ -22,7 +22,7 @@ from lcmcore.errors import ArgumentError, LcmError, first_line
 from lcmcore.jobs.job import Request
 from lcmcore.util.files import is_folder, is_within
 
-_PATHS = ("init_image", "output")
+_PATHS = ("init_image", "mask", "output")
 _KEYS = (*_PATHS, *(field.name for field in fields(Request)))
 
 
@@ -32,16 +32,18 @@ def tasks_of_file(
     out: Path,
     request: Request,
     stopped: Callable[[], bool] = lambda: False,
+    mask: Path | None = None,
 ) -> Tasks:
     """A task for each line, a JSON object with any of a Request's fields.
 
-    Two more keys: `init_image`, a path relative to the folder `inits`, and `output`, a name in the
-    folder `out` (default: the init image's). Fields that a line lacks are taken from `request`.
-    A line that is not right gives a BadTask, as does one that would overwrite the output of a line
-    before it, or an init image. Raises BundleError if the file cannot be read, ArgumentError if
-    it is empty, and KeyboardInterrupt once `stopped` returns True meanwhile.
+    More keys: `init_image` and `mask`, paths relative to the folder `inits`, and `output`, a name
+    in the folder `out` (default: the init image's). Fields that a line lacks are taken from
+    `request`; an init image that has no mask gets `mask`. A line that is not right gives a BadTask,
+    as does one that would overwrite the output of a line before it, an init image or a mask.
+    Raises BundleError if the file cannot be read, ArgumentError if it is empty, and
+    KeyboardInterrupt once `stopped` returns True meanwhile.
     """
-    tasks = _TasksOfLines(path, open_lines(path, stopped), inits, out, request)
+    tasks = _TasksOfLines(path, open_lines(path, stopped), inits, out, request, mask)
     tasks.count(stopped)
     if not len(tasks):
         raise ArgumentError(f"{path}: contains no jobs")
@@ -54,15 +56,21 @@ class _TasksOfLines:
     """
 
     def __init__(
-        self, path: Path, lines: LineFile, inits: Path, out: Path, request: Request
+        self,
+        path: Path,
+        lines: LineFile,
+        inits: Path,
+        out: Path,
+        request: Request,
+        mask: Path | None,
     ) -> None:
         self._path, self._lines = path, lines
-        self._inits, self._out, self._request = inits, out, request
+        self._inits, self._out, self._request, self._mask = inits, out, request, mask
         self._fold = ignores_case(out)
         self._real_folder = lru_cache(maxsize=1024)(os.path.realpath)
         self._count = 0
         self._repeated: set[int] = set()
-        self._init_keys: set[int] = set()
+        self._read_keys: set[int] = set()
 
     def count(self, stopped: Callable[[], bool]) -> None:
         """Read all lines for the first time."""
@@ -76,11 +84,12 @@ class _TasksOfLines:
             except LcmError:
                 continue
             written.append(self._key(task.output))
-            if task.init is not None:
-                read.append(self._key(_followed(task.init)))
+            for image in (task.init, task.mask):
+                if image is not None:
+                    read.append(self._key(_followed(image)))
         keys, counts = np.unique(np.frombuffer(written, np.uint64), return_counts=True)
         self._repeated = set(keys[counts > 1].tolist())
-        self._init_keys = set(np.intersect1d(keys, np.frombuffer(read, np.uint64)).tolist())
+        self._read_keys = set(np.intersect1d(keys, np.frombuffer(read, np.uint64)).tolist())
 
     def __len__(self) -> int:
         return self._count
@@ -100,13 +109,13 @@ class _TasksOfLines:
 
     def _read(self, line: bytes | None) -> Task:
         """Raises ArgumentError, whatever the line holds."""
-        return _task_of(_decoded(line), self._inits, self._out, self._request)
+        return _task_of(_decoded(line), self._inits, self._out, self._request, self._mask)
 
     def _check(self, task: Task, place: str, writers: dict[int, str]) -> None:
         key = self._key(task.output)
-        if key in self._init_keys:
+        if key in self._read_keys:
             raise ArgumentError(
-                f"{task.output} is the init image of a job and would be overwritten:"
+                f"{task.output} is the init image or mask of a job and would be overwritten:"
                 " choose another output"
             )
         if key in self._repeated and writers.setdefault(key, place) != place:
@@ -170,13 +179,13 @@ def _refuse_constant(name: str) -> Any:
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse_constant)
 
 
-def _task_of(line: Any, inits: Path, out: Path, request: Request) -> Task:
+def _task_of(line: Any, inits: Path, out: Path, request: Request, mask: Path | None) -> Task:
     if not isinstance(line, dict):
         raise ArgumentError(f"expected a JSON object, found {type(line).__name__}")
     for key in line:
         if key not in _KEYS:
             raise ArgumentError(f"unknown key {key}; known keys are {', '.join(_KEYS)}")
-    for key in ("prompt", "init_image", "output"):
+    for key in ("prompt", *_PATHS):
         if not isinstance(line.get(key, ""), str):
             raise ArgumentError(f"{key} must be text, not {type(line[key]).__name__}")
     for key in _PATHS:
@@ -186,13 +195,14 @@ def _task_of(line: Any, inits: Path, out: Path, request: Request) -> Task:
         raise ArgumentError("no prompt in this line, nor on the command line")
     request.check()
     init = inits / line["init_image"] if "init_image" in line else None
+    mask = inits / line["mask"] if "mask" in line else mask if init is not None else None
     output = out / _output(line)
     # The output folder's links are the user's, to be used by no stranger's line.
     if output.parent != out and not is_within(output.parent, [Path(os.path.realpath(out))]):
         raise ArgumentError(
             f"output must be within the output folder: a link leads out of it: {output}"
         )
-    return Task(request, init, output)
+    return Task(request, init, output, mask)
 
 
 def _require_file_name(key: str, name: str) -> None:

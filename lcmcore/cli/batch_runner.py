@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from lcmcore.cli.batch_tasks import BadTask, Task, Tasks
 from lcmcore.cli.progress import Progress, count_of, duration
@@ -112,15 +113,18 @@ class Runner:
 
     def _begin(self, task: Task) -> None:
         try:
-            init = None if task.init is None else _read(task)
-            mark = fingerprint(task.request, init, self._backend.model)
+            init, mask = _read(task.init), _read(task.mask, f"mask {task.mask} ")
+            mark = fingerprint(task.request, init, self._backend.model, mask)
             if is_done(task.output, mark):
                 self.tally.skipped += 1
                 self._show(None)
                 return
-            record = {} if task.init is None else {"init": str(task.init)}
+            files = {"init": task.init, "mask": task.mask}
+            record = {key: str(path) for key, path in files.items() if path is not None}
             self._start = self._start or time.perf_counter()
-            future = self._backend.submit(Job(task.request, init, {**record, RECORD_KEY: mark}))
+            future = self._backend.submit(
+                Job(task.request, init, {**record, RECORD_KEY: mark}, mask)
+            )
         except Exception as error:  # whatever a file or a job holds
             self._fail(task, error)
         else:
@@ -168,12 +172,12 @@ class Runner:
         self._progress.item(tally.total - tally.remaining, tally.total, name, ", ".join(words))
 
 
-def _read(task: Task) -> bytes:
-    assert task.init is not None
+def _read(path: Path | None, name: str = "") -> bytes | None:
+    """Errors need not name an init image, as it is the name of its task."""
     try:
-        return read_regular(task.init, MAX_BYTES)
+        return None if path is None else read_regular(path, MAX_BYTES)
     except (OSError, ValueError) as error:
-        raise ImageError(f"cannot be read: {reason_of(error)}") from error
+        raise ImageError(f"{name}cannot be read: {reason_of(error)}") from error
 
 
 def _shorten(text: str) -> str:

@@ -21,11 +21,15 @@ _SHOWN = 5  # names of files in a message
 
 @dataclass(frozen=True)
 class Task:
-    """One image to generate: request, file of the init image (None: txt2img), output file."""
+    """One image to generate: request, file of the init image (None: txt2img), output file.
+
+    And the file of the mask, or None.
+    """
 
     request: Request
     init: Path | None
     output: Path
+    mask: Path | None = None
 
     @property
     def name(self) -> str:
@@ -44,8 +48,10 @@ class Tasks(Sized, Iterable["Task | BadTask"], Protocol):
     """What a Runner takes: a list, or something that reads each task when its turn comes."""
 
 
-def tasks_of_folder(folder: Path, out: Path, request: Request) -> list[Task]:
-    """The same request for every image in a folder, in the order of their names.
+def tasks_of_folder(
+    folder: Path, out: Path, request: Request, mask: Path | None = None
+) -> list[Task]:
+    """The same request and mask for every image in a folder, in the order of their names.
 
     Images are the files with the suffix of a format that is read. The output of NAME.SUFFIX is
     NAME.png, or NAME.SUFFIX.png where two names differ in the suffix alone. Raises ImageError if
@@ -56,7 +62,7 @@ def tasks_of_folder(folder: Path, out: Path, request: Request) -> list[Task]:
         raise ImageError("; ".join([f"{folder}: contains no images", *passed_over(others)]))
     names = _names(paths)
     return _spare_init_images(
-        [Task(request, path, out / name) for path, name in zip(paths, names, strict=True)]
+        [Task(request, path, out / name, mask) for path, name in zip(paths, names, strict=True)]
     )
 
 
@@ -123,9 +129,9 @@ def _names(paths: list[Path]) -> list[str]:
 
 
 def _spare_init_images(tasks: list[Task]) -> list[Task]:
-    """Raise ArgumentError for tasks that would overwrite an init image."""
+    """Raise ArgumentError for tasks that would overwrite an init image or a mask."""
     outputs = {os.path.realpath(task.output) for task in tasks}
-    for task in tasks:
-        if task.init is not None and os.path.realpath(task.init) in outputs:
-            raise ArgumentError(f"{task.init} would be overwritten: choose another output folder")
+    for path in (path for task in tasks for path in (task.init, task.mask)):
+        if path is not None and os.path.realpath(path) in outputs:
+            raise ArgumentError(f"{path} would be overwritten: choose another output folder")
     return tasks

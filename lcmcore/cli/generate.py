@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lcmcore.bundle import demo_dir
 from lcmcore.cli.progress import Progress
 from lcmcore.errors import ArgumentError, ImageError, OutputError, first_line
-from lcmcore.image import read_image
 from lcmcore.jobs.job import Request
 from lcmcore.pipeline import Pipeline, load
 from lcmcore.png import encode_png, is_ours, make_record, model_origin
@@ -22,22 +22,25 @@ def generate(args: argparse.Namespace) -> None:
     """Make the image that the arguments ask for; raises LcmError, and then writes nothing."""
     if args.output.suffix.lower() != ".png":
         raise ArgumentError(f"{args.output}: the image is a PNG: name it {args.output.stem}.png")
-    _output_file(args.output, args.init)
-    init = None if args.init is None else read_image(args.init)
-    digest = None if args.init is None else _digest(args.init)
+    inputs = _inputs(args)
+    _output_file(args.output, inputs)
+    request = request_of(args)
+    images = request.images(inputs.get("init"), inputs.get("mask"))
+    digests = {f"{key}-sha256": _digest(path) for key, path in inputs.items()}
     start = time.perf_counter()
     with Progress(args.quiet) as progress, open_pipeline(args) as pipe:
         result = pipe(
             args.prompt,
-            init,
+            **images,
             callback_on_step_end=lambda _, step, __, tensors: progress.step(
                 step + 1, len(tensors["timesteps"])
             ),
-            **request_of(args).keywords(),
+            **request.keywords(),
         )
-        record = make_record(args.prompt, result, _origin(args, digest))
+        origin = {**_origin(args), **inputs, **digests, **request.preparation()}
+        record = make_record(args.prompt, result, origin)
         png = encode_png(result.images[0], record)
-        write_whole(_output_file(args.output, args.init), png)  # it may be another one by now
+        write_whole(_output_file(args.output, inputs), png)  # it may be another one by now
         seconds = time.perf_counter() - start
         progress.say(
             f"wrote {args.output} with {pipe.bundle.paths.root},"
@@ -45,11 +48,17 @@ def generate(args: argparse.Namespace) -> None:
         )
 
 
-def _output_file(output: Path, init: Path | None) -> Path:
+def _inputs(args: argparse.Namespace) -> dict[str, Path]:
+    """The files of init image and mask that the arguments name."""
+    given = {"init": args.init, "mask": getattr(args, "mask", None)}
+    return {key: path for key, path in given.items() if path is not None}
+
+
+def _output_file(output: Path, inputs: Mapping[str, Path]) -> Path:
     """The file to write: `output`, or the one that it is a link to.
 
-    Raises OutputError unless lcmcore wrote the file that is there, or there is none. The init image
-    is never overwritten, by whatever name; nor is a file made where a link points to nothing.
+    Raises OutputError unless lcmcore wrote the file that is there, or there is none. Init image and
+    mask are never overwritten, by whatever name; nor is a file made where a link points to nothing.
     """
     linked = os.path.islink(output)  # noqa: PTH114 - no error for a name too long
     target = Path(os.path.realpath(output)) if linked else output
@@ -61,8 +70,10 @@ def _output_file(output: Path, init: Path | None) -> Path:
                 " name"
             )
         return target
-    if init is not None and _is_same(target, init):
-        raise OutputError(f"{output} is the init image, which would be lost: choose another name")
+    for key, path in inputs.items():
+        if _is_same(target, path):
+            what = "init image" if key == "init" else key
+            raise OutputError(f"{output} is the {what}, which would be lost: choose another name")
     if not is_ours(target):
         raise OutputError(
             f"{output} already exists and was not written by lcmcore: choose another name,"
@@ -124,21 +135,25 @@ def request_of(args: argparse.Namespace) -> Request:
         strength_mode=getattr(args, "strength_mode", None),
         latent_sampling=getattr(args, "latent_sampling", None),
         fit=getattr(args, "fit", None),
+        padding_mask_crop=getattr(args, "mask_crop", None),
+        overlay=getattr(args, "overlay", None),
+        mask_blur=getattr(args, "mask_blur", None),
+        invert_mask=getattr(args, "invert_mask", None),
+        expand=getattr(args, "expand", None),
     )
 
 
-def _digest(init: Path) -> str | None:
+def _digest(image: Path) -> str | None:
     """Taken when the image is read: the file may be another one when the work is done.
 
     None for a pipe, which can be read only once.
     """
     try:
-        return sha256(init) if is_file(init) else None
+        return sha256(image) if is_file(image) else None
     except OSError as error:
-        raise ImageError(f"{init}: cannot be read: {first_line(error)}") from error
+        raise ImageError(f"{image}: cannot be read: {first_line(error)}") from error
 
 
-def _origin(args: argparse.Namespace, digest: str | None) -> dict[str, Any]:
-    """Where model and init image came from, for the record."""
-    origin = model_origin(model_dir(args), runtime_choice(args), args.config, args.tokenizer)
-    return {**origin, "init": args.init, "init-sha256": digest}
+def _origin(args: argparse.Namespace) -> dict[str, Any]:
+    """Where the model came from, for the record."""
+    return model_origin(model_dir(args), runtime_choice(args), args.config, args.tokenizer)

@@ -249,6 +249,20 @@ def _add_image_options(parser: argparse.ArgumentParser) -> None:
         " over less noise, as diffusers' LCM img2img does (default: %(default)s)")  # fmt: skip
     add("--latent-sampling", choices=LATENT_SAMPLINGS, default=_call_default("latent_sampling"),
         help="of the VAE encoder's distribution (default: %(default)s)")  # fmt: skip
+    _add_mask_options(parser)
+
+
+def _add_mask_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("mask").add_argument
+    add("--mask", type=Path, metavar="FILE", help="repaint the init image where FILE is white")
+    add("--mask-crop", type=int, metavar="N",
+        help="paint the mask and N pixels around it, enlarged to the model's size")  # fmt: skip
+    add("--mask-blur", type=float, metavar="N", help="soften the mask's edge by N pixels")
+    add("--invert-mask", action="store_true", default=None, help="repaint where it is black")
+    add("--expand", metavar="LEFT,TOP,RIGHT,BOTTOM",
+        help="enlarge the init image by so many pixels on each side, and paint there")  # fmt: skip
+    add("--no-overlay", dest="overlay", action="store_false", default=None,
+        help="take what is not repainted from the VAE, not from the init image")  # fmt: skip
 
 
 def _call_default(name: str) -> Any:

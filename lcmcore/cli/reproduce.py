@@ -18,26 +18,34 @@ _OPTIONS = (
     "fit",
     "strength-mode",
     "latent-sampling",
+    "mask-crop",
+    "mask-blur",
+    "expand",
     "negative-prompt",
     "model",
     "config",
     "tokenizer",
     "runtime",
 )
-_UNKNOWN_INIT = "INIT"
+_FLAGS = {("invert-mask", "True"): "--invert-mask", ("overlay", "False"): "--no-overlay"}
+_UNKNOWN_INIT, _UNKNOWN_MASK = "INIT", "MASK"
 ANSI_C = "$'"  # begins a word in which shells decode escapes
 
 
 def command_of(record: Mapping[str, str], output: str) -> list[str]:
     """The words of the command that reproduces the recorded image in the file `output`.
 
-    A worker gets an init image as bytes and does not know its path: then the command says INIT.
+    A worker gets init image and mask as bytes and does not know their paths: then the command says
+    INIT and MASK.
     The record may be a stranger's: whatever it holds, the command only writes `output`.
     """
     from_image = "strength" in record
     words = ["lcm", "img2img" if from_image else "txt2img"]
     words += [f"--output={output}"] if output.startswith("-") else ["-o", output]
     words += [f"--{key}={record[key]}" for key in _OPTIONS if key in record]
+    words += [flag for (key, value), flag in _FLAGS.items() if record.get(key) == value]
+    if "mask" in record or "mask-sha256" in record:
+        words.append(f"--mask={record.get('mask', _UNKNOWN_MASK)}")
     choices = record.get("component-runtime", "").split()
     words += [f"--component-runtime={choice}" for choice in choices]
     positional = [record.get("init", _UNKNOWN_INIT)] if from_image else []

@@ -17,6 +17,7 @@ from lcmcore.util.files import is_file, regular_files, sha256
 
 RECORD_KEY = "request"  # keyword of the PNG's text chunk
 
+_OF_MASKS = ("padding_mask_crop", "overlay", "mask_blur", "invert_mask", "expand")
 _MAX_FILES = 10_000  # of a component; a link may lead to a whole disk
 _MAX_BYTES = 2**38
 _PNG_END = b"\0\0\0\0IEND\xaeB\x60\x82"
@@ -42,13 +43,24 @@ def model_identity(
     return digest.hexdigest()
 
 
-def fingerprint(request: Request, init_image: bytes | None, model: Mapping[str, object]) -> str:
-    """A digest of a request, its init image and `model`, which describes what runs it."""
+def fingerprint(
+    request: Request,
+    init_image: bytes | None,
+    model: Mapping[str, object],
+    mask: bytes | None = None,
+) -> str:
+    """A digest of a request, its init image and mask, and `model`, which describes what runs it.
+
+    Fields of masks that are None are left out: images of before there were masks stay done.
+    """
+    asked = {each.name: getattr(request, each.name) for each in fields(request)}
     content = {
         "init": None if init_image is None else hashlib.sha256(init_image).hexdigest(),
         "model": model,
-        **{each.name: getattr(request, each.name) for each in fields(request)},
+        **{key: value for key, value in asked.items() if value is not None or key not in _OF_MASKS},
     }
+    if mask is not None:
+        content["mask"] = hashlib.sha256(mask).hexdigest()
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

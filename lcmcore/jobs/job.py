@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from lcmcore.errors import ArgumentError
+from lcmcore.image import ImageLike, read_image
+from lcmcore.masks import prepare, read_mask
 from lcmcore.util.validate import read_size
 
 
@@ -17,8 +19,9 @@ from lcmcore.util.validate import read_size
 class Request:
     """What to make. None, or a missing attribute, is the default of a call.
 
-    `size` is "WxH" in pixels, `denoise_strength` a call's `strength`; the others are called as
-    there (`lcmcore.Pipeline.__call__`).
+    `size` is "WxH" in pixels, `denoise_strength` a call's `strength`; the last three change init
+    image and mask before the call (`lcmcore.masks.prepare`); the others are called as there
+    (`lcmcore.Pipeline.__call__`).
     """
 
     prompt: str
@@ -31,6 +34,11 @@ class Request:
     strength_mode: str | None = None
     latent_sampling: str | None = None
     fit: str | None = None
+    padding_mask_crop: int | None = None
+    overlay: bool | None = None
+    mask_blur: float | None = None
+    invert_mask: bool | None = None
+    expand: str | None = None
 
     def check(self) -> None:
         """Raise ArgumentError for what no call could take: lists, objects, lone surrogates.
@@ -62,17 +70,42 @@ class Request:
             "strength_mode": self.strength_mode,
             "latent_sampling": self.latent_sampling,
             "fit": self.fit,
+            "padding_mask_crop": self.padding_mask_crop,
+            "overlay": self.overlay,
         }
         return {key: value for key, value in keywords.items() if value is not None}
+
+    def images(self, init_image: ImageLike | None, mask: ImageLike | None) -> dict[str, Any]:
+        """The keywords `image` and `mask_image` of a call, read and prepared.
+
+        Raises ImageError and ArgumentError.
+        """
+        image, mask_image = prepare(
+            None if init_image is None else read_image(init_image),
+            None if mask is None else read_mask(mask),
+            blur=self.mask_blur,
+            invert=self.invert_mask,
+            expand=self.expand,
+        )
+        return {"image": image, "mask_image": mask_image}
+
+    def preparation(self) -> dict[str, Any]:
+        """The entries of a record that say how `images` changed init image and mask."""
+        return {
+            "mask-blur": self.mask_blur,
+            "invert-mask": self.invert_mask or None,
+            "expand": self.expand,
+        }
 
 
 @dataclass(frozen=True)
 class Job:
-    """A request, the bytes of an image file or None, and text to add to the PNG's record."""
+    """A request, the bytes of image files or None, and text to add to the PNG's record."""
 
     req: Request
     init_image: bytes | None = None
     record: Mapping[str, str] = field(default_factory=dict)
+    mask: bytes | None = None
 
     @classmethod
     def read(cls, job: Any) -> Job:
@@ -87,15 +120,18 @@ class Job:
         }
         if not isinstance(asked["prompt"], str):
             raise ArgumentError(f"prompt must be text, not {_type_name(asked['prompt'])}")
-        image = getattr(job, "init_image", None)
-        if not isinstance(image, (bytes, bytearray, memoryview, type(None))):
-            raise ArgumentError(
-                f"init_image must be an image file's bytes, not {_type_name(image)}"
-            )
+        image, mask = (_bytes_of(job, name) for name in ("init_image", "mask"))
         record = _checked_record(getattr(job, "record", None) or {})
         request = Request(**asked)
         request.check()
-        return cls(request, None if image is None else bytes(image), record)
+        return cls(request, image, record, mask)
+
+
+def _bytes_of(job: Any, name: str) -> bytes | None:
+    content = getattr(job, name, None)
+    if not isinstance(content, (bytes, bytearray, memoryview, type(None))):
+        raise ArgumentError(f"{name} must be an image file's bytes, not {_type_name(content)}")
+    return None if content is None else bytes(content)
 
 
 def _require_text(name: str, text: str) -> None:

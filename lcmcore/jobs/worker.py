@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from lcmcore.bundle import demo_dir
 from lcmcore.errors import LcmError
-from lcmcore.image import read_image
 from lcmcore.jobs.job import Job
 from lcmcore.pipeline import load
 from lcmcore.png import encode_png, make_record, model_origin
@@ -74,9 +73,10 @@ class PipelineWorker(Closeable):
             raise LcmError("out of memory: choose a smaller size") from None
 
     def _encoded(self, job: Job) -> EncodedImageWithLatents:
-        image = None if job.init_image is None else read_image(job.init_image)
-        result = self.pipeline(job.req.prompt, image, **job.req.keywords())
-        origin = {**self._origin, "init-sha256": _digest(job.init_image), **job.record}
+        images = job.req.images(job.init_image, job.mask)
+        result = self.pipeline(job.req.prompt, **images, **job.req.keywords())
+        digests = {"init-sha256": _digest(job.init_image), "mask-sha256": _digest(job.mask)}
+        origin = {**self._origin, **digests, **job.req.preparation(), **job.record}
         record = make_record(job.req.prompt, result, origin)
         latents = average_to(result.latents, _SIDE).astype("<f2").tobytes()
         return encode_png(result.images[0], record), result.seeds[0], latents

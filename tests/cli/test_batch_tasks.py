@@ -195,7 +195,7 @@ def deep(depth):
         (f'{{"seed": {deep(100_000)}}}', "maximum recursion|nested|Recursion|Stack overflow"),
         (
             {"init_image": "a.png", "steps": 4},
-            "unknown key steps; known keys are init_image, output, p",
+            "unknown key steps; known keys are init_image, mask, output, p",
         ),
         ({"init_image": 3}, "init_image must be text, not int$"),
         ({"init_image": "a.png", "prompt": None}, "prompt must be text, not NoneType$"),
@@ -249,6 +249,26 @@ def test_bad_line_is_named_and_stops_no_other(tmp_path, line, words):
 def test_names_of_outputs(tmp_path, line, name):
     (task,) = jobs(tmp_path, line)
     assert task.output == OUT / name
+
+
+def test_masks_of_lines_and_of_all_init_images(tmp_path):
+    path = tmp_path / "jobs.jsonl"
+    lines = ({"init_image": "a.png"}, {"init_image": "b.png", "mask": "m.png"}, {"output": "c"})
+    path.write_text("\n".join(map(json.dumps, lines)))
+    tasks = tasks_of_file(path, tmp_path, OUT, ALL, mask=Path("all.png"))
+    assert [task.mask for task in tasks] == [Path("all.png"), tmp_path / "m.png", None]
+    (folder := tmp_path / "photos").mkdir()
+    tasks = tasks_of_folder(folder_of(folder, "a.png"), OUT, ALL, Path("all.png"))
+    assert [task.mask for task in tasks] == [Path("all.png")]
+
+
+def test_masks_are_not_written_over(tmp_path):
+    found = bad(jobs(tmp_path, {"init_image": "a.png", "mask": f"{OUT.resolve()}/a.png"}))
+    assert len(found) == 1
+    assert "is the init image or mask of a job and would be overwritten" in found[0]
+    (tmp_path / "a.png").touch()
+    with pytest.raises(lcmcore.ArgumentError, match=r"^out/a\.png would be overwritten"):
+        tasks_of_folder(tmp_path, OUT, ALL, OUT / "a.png")
 
 
 def test_line_without_any_prompt(tmp_path):
@@ -363,7 +383,7 @@ def test_init_images_of_other_lines_are_not_written_over(tmp_path):
         {"init_image": "out/c.png", "output": "c"},
     )
     path.write_text("\n".join(map(json.dumps, lines)))
-    words = "is the init image of a job and would be overwritten: choose another output"
+    words = "is the init image or mask of a job and would be overwritten: choose another output"
     assert bad(tasks_of_file(path, tmp_path, out, ALL)) == [
         f"{path}:2: {out}/a.png {words}",
         f"{path}:3: {out}/c.png {words}",

@@ -193,6 +193,50 @@ def test_the_printed_command_has_every_option(lcm, model, photo_file, monkeypatc
     np.testing.assert_array_equal(pixels("out.png"), before)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--mask=mask.png"],
+        ["--mask=mask.png", "--mask-crop=4", "--mask-blur=1.5", "--invert-mask"],
+        ["--expand=16,0,16,0", "--size=96x64"],
+        ["--mask=mask.png", "--expand=0,8,0,0", "--no-overlay"],
+    ],
+    ids=str,
+)
+def test_the_printed_command_reproduces_an_image_with_a_mask(options, lcm, photo_file):
+    mask = Image.new("L", (60, 40))
+    mask.paste(255, (20, 10, 50, 30))
+    mask.save("mask.png")
+    plain = [*SMALL[1:], "--size=64x64", photo_file, "a lake"]
+    assert lcm("img2img", "-o", "plain.png", *plain)[0] == 0
+    assert lcm("img2img", "-o", "out.png", *options, *SMALL[1:], photo_file, "a lake")[0] == 0
+    before = Path("out.png").read_bytes()
+    assert before != Path("plain.png").read_bytes()
+    reported = lcm("info", "out.png")[1]
+    if "--mask=mask.png" in options:
+        assert "mask matches its SHA-256: mask.png\n" in reported
+    Path("out.png").unlink()
+    assert lcm(*split_by_shell(reported))[0] == 0
+    assert Path("out.png").read_bytes() == before
+    Image.new("L", (8, 8), 255).save("mask.png")
+    if "--mask=mask.png" in options:
+        assert "mask DIFFERS from the one used" in lcm("info", "out.png")[1]
+
+
+def test_errors_of_masks_are_one_line(lcm, photo_file):
+    for words, message in (
+        (["--mask=none.png"], "none.png: no such file"),
+        (["--mask-blur=2"], "mask_blur needs a mask"),
+        (["--invert-mask"], "invert_mask needs a mask"),
+        (["--mask-crop=2"], "padding_mask_crop needs a mask_image"),
+        (["--expand=1,2"], "expand must be LEFT,TOP,RIGHT,BOTTOM, like 64,0,64,0, not '1,2'"),
+    ):
+        command = ["img2img", "-o", "out.png", *words, *SMALL, photo_file, "a lake"]
+        assert lcm(*command) == (1, "", f"lcm: error: {message}\n")
+    assert files() == [photo_file.relative_to(Path.cwd())]
+
+
 def test_info_on_the_demo(lcm):
     status, reported, err = lcm("info", demo_dir())
     assert (status, err) == (0, "")

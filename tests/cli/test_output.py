@@ -39,7 +39,7 @@ def refused(capfd, monkeypatch):
     def run(words, *arguments):
         with monkeypatch.context() as patch:
             patch.setattr("lcmcore.cli.generate.open_pipeline", lambda args: pytest.fail("work"))
-            patch.setattr("lcmcore.cli.generate.read_image", lambda path: pytest.fail("work"))
+            patch.setattr("lcmcore.jobs.job.read_image", lambda path: pytest.fail("work"))
             before = snapshot()
             assert main([str(each) for each in arguments]) == 1
             assert capfd.readouterr() == ("", f"lcm: error: {words}\n")
@@ -78,6 +78,12 @@ def test_the_init_image_is_not_overwritten(name, ours, photo_file, refused):
         photo_file.write_bytes(OURS)
     output = NAMES[name]()
     refused(f"{Path(output)} {INIT}", "img2img", "photo.png", "a lake", "-o", output, *SMALL)
+
+
+def test_the_mask_is_not_overwritten(photo_file, refused):
+    Path("mask.png").write_bytes(OURS)
+    words = "mask.png is the mask, which would be lost: choose another name"
+    refused(words, "img2img", "photo.png", "a", "--mask=mask.png", "-o", "mask.png", *SMALL)
 
 
 def test_the_init_image_by_another_name_of_its_own(photo_file, refused):

@@ -27,7 +27,13 @@ RECORDS = st.builds(
     lambda prompt, rest: {"prompt": prompt, **rest},
     TEXT,
     st.dictionaries(
-        st.sampled_from([*_OPTIONS, "init", "component-runtime", "output", "o", "Comment"]), TEXT
+        st.sampled_from(
+            [
+                *(*_OPTIONS, "init", "component-runtime", "output", "o", "Comment"),
+                *("mask", "mask-sha256", "invert-mask", "overlay"),
+            ]
+        ),
+        TEXT,
     ),
 )
 
@@ -136,6 +142,26 @@ PLAIN = {"prompt": "a lake", "seed": "7", "size": "64x64"}
             [
                 *("img2img", "-o", "a.png", "--strength=0.5"),
                 *("--seed=7 --output=x", "--size=64x64", "--", "-o", "a lake"),
+            ],
+        ),
+        (
+            {
+                **{"strength": "0.5", "init": "a.png", "mask": "-m.png", "mask-crop": "3"},
+                **{"invert-mask": "True", "overlay": "False", "expand": "1,2,3,4"},
+            },
+            "b.png",
+            [
+                *("img2img", "-o", "b.png", "--strength=0.5", "--seed=7", "--size=64x64"),
+                *("--mask-crop=3", "--expand=1,2,3,4", "--invert-mask", "--no-overlay"),
+                *("--mask=-m.png", "a.png", "a lake"),
+            ],
+        ),
+        (
+            {"strength": "0.5", "mask-sha256": "0", "invert-mask": "no", "overlay": "True"},
+            "b.png",
+            [
+                *("img2img", "-o", "b.png", "--strength=0.5", "--seed=7", "--size=64x64"),
+                *("--mask=MASK", "INIT", "a lake"),
             ],
         ),
         (

@@ -189,6 +189,17 @@ def test_fingerprint_is_the_digest_of_json():
     assert fingerprint(request, None, {"files": "x"}) == expected
 
 
+def test_masks_and_how_they_are_prepared_are_in_the_fingerprint():
+    changes = {
+        **{"padding_mask_crop": 0, "overlay": False, "mask_blur": 0.0},
+        **{"invert_mask": False, "expand": "1,0,0,0"},
+    }
+    requests = [Request("a lake"), *(Request("a lake", **{k: v}) for k, v in changes.items())]
+    marks = [fingerprint(each, b"photo", {}, mask) for each in requests for mask in (None, b"m")]
+    marks.append(fingerprint(Request("a lake"), b"photo", {}, b"n"))
+    assert len({*marks}) == len(marks) == 13
+
+
 @pytest.fixture(scope="module")
 def png():
     with PipelineWorker(0, threads=1) as worker:

@@ -10,7 +10,8 @@ import lcmcore
 from lcmcore.jobs.job import Job, Request
 
 FULL = Request(
-    "a lake", "64x32", 3, 2.5, 11, 0.6, "rain", "rescale", "sample", "cover"
+    *("a lake", "64x32", 3, 2.5, 11, 0.6, "rain", "rescale", "sample", "cover"),
+    *(9, False, 1.5, True, "1,2,3,4"),
 )  # in the order of the fields
 
 
@@ -33,6 +34,8 @@ def test_keywords_of_a_call():
         "strength_mode": "rescale",
         "latent_sampling": "sample",
         "fit": "cover",
+        "padding_mask_crop": 9,
+        "overlay": False,
     }
     assert Request("a lake").keywords() == {}
     assert Request("a lake", seed=0, denoise_strength=0.0).keywords() == {"seed": 0, "strength": 0}
@@ -42,8 +45,9 @@ def test_keywords_of_a_call():
 
 def test_any_object_is_copied():
     names = vars(FULL)
-    copy = Job.read(SimpleNamespace(req=SimpleNamespace(**names), init_image=bytearray(b"x")))
-    assert copy == Job(FULL, b"x", {})
+    files = {"init_image": bytearray(b"x"), "mask": bytearray(b"m")}
+    copy = Job.read(SimpleNamespace(req=SimpleNamespace(**names), **files))
+    assert copy == Job(FULL, b"x", {}, b"m")
     assert type(copy.init_image) is bytes
     record = {"ticket": "12"}
     copy = Job.read(Job(FULL, memoryview(b"xyz")[1:], record))

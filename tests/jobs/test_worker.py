@@ -12,9 +12,9 @@ from PIL import Image
 import lcmcore
 from lcmcore.cli.info import describe
 from lcmcore.fake import FakeRuntime
-from lcmcore.jobs import worker as workers
 from lcmcore.jobs.job import Job, Request
 from lcmcore.jobs.worker import PipelineWorker, average_to
+from lcmcore.masks import prepare
 from lcmcore.png import read_record
 
 
@@ -53,6 +53,55 @@ def test_job_equals_a_pipeline_call(worker, photo_bytes, photo):
     np.testing.assert_array_equal(pixels(png), np.asarray(expected.images[0]))
     pooled = np.frombuffer(latents, "<f2").reshape(1, 4, 8, 8)
     np.testing.assert_array_equal(pooled, average_to(expected.latents, 8).astype(np.float16))
+
+
+def test_job_with_a_mask_equals_a_pipeline_call(worker, photo_bytes, photo):
+    mask = Image.linear_gradient("L").resize(photo.size)
+    request = Request(
+        *("a lake", "64x64", 2, 2.5, 11),
+        mask_blur=2,
+        invert_mask=True,
+        expand="0,0,32,0",
+        overlay=False,
+    )
+    buffer = io.BytesIO()
+    mask.save(buffer, "PNG")
+    png, _ = worker.run_job(Job(request, photo_bytes, mask=bytearray(buffer.getvalue())))
+    image, mask_image = prepare(photo, mask, blur=2, invert=True, expand="0,0,32,0")
+    expected = worker.pipeline(
+        "a lake",
+        image,
+        mask_image=mask_image,
+        overlay=False,
+        num_inference_steps=2,
+        guidance_scale=2.5,
+        seed=11,
+        width=64,
+        height=64,
+    )
+    np.testing.assert_array_equal(pixels(png), np.asarray(expected.images[0]))
+
+
+def test_record_of_a_job_with_a_mask(worker, photo_bytes, tmp_path):
+    """What it names is in the command; the path is in none, as of the init image."""
+    request = Request(
+        *("a lake", "64x64", 1),
+        seed=3,
+        padding_mask_crop=5,
+        mask_blur=1.5,
+        invert_mask=True,
+        expand="8,0,0,0",
+    )
+    png, _ = worker.run_job(Job(request, photo_bytes, mask=photo_bytes))
+    (tmp_path / "image.png").write_bytes(png)
+    record = read_record(tmp_path / "image.png")
+    assert record["mask-sha256"] == record["init-sha256"] == hashlib.sha256(photo_bytes).hexdigest()
+    assert record["size"] == "64x64"  # that of the call; the image has that of the canvas
+    command = [*describe(tmp_path / "image.png")][-1]
+    for word in ("--mask-crop=5", "--mask-blur=1.5", "--expand=8,0,0,0", "--mask=MASK"):
+        assert word in command
+    assert "--invert-mask" in command
+    assert "overlay" not in command
 
 
 def test_missing_attributes_have_the_pipelines_defaults(worker, photo_bytes, photo):
@@ -160,9 +209,9 @@ def test_out_of_memory_is_an_lcm_error(worker, monkeypatch):
         worker.run_job(Job(Request("a lake", "64x64")))
 
 
-@pytest.mark.parametrize("function", ["read_image", "encode_png"])
+@pytest.mark.parametrize("function", ["job.read_image", "worker.encode_png"])
 def test_image_too_large_for_the_memory(worker, photo_bytes, monkeypatch, function):
-    monkeypatch.setattr(workers, function, greedy)
+    monkeypatch.setattr(f"lcmcore.jobs.{function}", greedy)
     with pytest.raises(lcmcore.LcmError, match="out of memory"):
         worker.run_job(Job(Request("a lake", "64x64"), photo_bytes))
 
