@@ -103,6 +103,7 @@ class Pipeline(Closeable):
         self.networks = networks
         self.scheduler = bundle.scheduler
         self._encoder_cache = EncoderCache()
+        self._warned: set[Size] = set()
 
     def close(self) -> None:
         """Close the networks, and drop what the encoders returned."""
@@ -464,10 +465,11 @@ class Pipeline(Closeable):
 
     def _fill_in(self, settings: dict[str, Any], batch: Batch) -> None:
         """Size and guidance scale, whose defaults depend on the UNet; raises ArgumentError."""
+        sizes = self.sizes
         image_size = batch.image_size if settings.get("padding_mask_crop") is None else None
-        settings["width"], settings["height"] = self.sizes.choose(
-            settings["width"], settings["height"], image_size, len(batch.seeds)
-        )
+        size = sizes.choose(settings["width"], settings["height"], image_size, len(batch.seeds))
+        settings["width"], settings["height"] = size
+        self._warn_once(size, sizes.warning(size, settings.get("strength", 1.0)))
         if batch.negative_prompts and self.guidance_width:
             raise ArgumentError(
                 "negative_prompt has no effect here: this UNet takes the guidance scale as an"
@@ -477,6 +479,13 @@ class Pipeline(Closeable):
         real_number("guidance_scale", settings["guidance_scale"], 0, 100)
         for key, value in settings.items():
             settings[key] = _plain(value)
+
+    def _warn_once(self, size: Size, warning: str) -> None:
+        if warning and size not in self._warned:
+            self._warned.add(size)
+            import logging  # takes longer to import than the rest of this file
+
+            logging.getLogger(__name__).warning(warning)
 
     def _draw_latents(
         self,

@@ -13,6 +13,8 @@ from lcmcore.util.validate import whole_number
 Size = tuple[int, int]  # (width, height) in pixels
 
 _MAX_SIDE = 2**16
+_LARGE = 2  # times the trained area
+_KEEPS_LAYOUT = 0.5  # the strength up to which img2img does
 _FLOAT_BYTES = 4
 _UNCHECKED_BYTES = 2**26  # less is not compared with the free memory, which takes time to read
 
@@ -72,6 +74,21 @@ class Sizes(NamedTuple):
         self._check_multiple(size)
         self._check_memory(size, count)
         return size
+
+    def warning(self, size: Size, strength: float) -> str:
+        """What to warn of before an image is made of that size and strength; "" of nothing.
+
+        Far above the area that it was trained for a model repeats its subjects, where little or
+        nothing of an init image holds them.
+        """
+        if size[0] * size[1] <= _LARGE * self.native**2 or strength <= _KEEPS_LAYOUT:
+            return ""
+        return (
+            f"size {_format(size)} is more than {_LARGE} times the area that the model was trained"
+            f" for, {_format((self.native, self.native))}: at strength {strength:g} subjects may"
+            f" come several times; what helps is a strength of {_KEEPS_LAYOUT:g} or less, or a"
+            " small image first and then img2img of it at twice the size"
+        )
 
     def _compiled(self, width: int | None, height: int | None) -> Size:
         assert self.compiled is not None

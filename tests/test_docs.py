@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PROSE = [*PAGES, ROOT / "CHANGELOG.md", *sorted((ROOT / "assets").glob("*/README.md"))]
 SCRIBBLE = ROOT / "docs" / "pictures" / "scribble.png"
+MASK = SCRIBBLE.with_name("mask.png")
 LCM = Path(sys.executable).with_name("lcm")
 
 
@@ -50,7 +51,8 @@ def tables(header):
 @pytest.fixture
 def desk(tmp_path):
     """A folder with what the commands of the pages take for granted."""
-    shutil.copy(SCRIBBLE, tmp_path)
+    for picture in (SCRIBBLE, MASK):
+        shutil.copy(picture, tmp_path)
     (tmp_path / "MODEL").symlink_to(lcmcore.demo_dir())
     (tmp_path / "photos").mkdir()
     shutil.copy(SCRIBBLE, tmp_path / "photos" / "lake.png")
@@ -62,8 +64,9 @@ def desk(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("code", [*blocks("python")])
 def test_python_snippet_runs(code, tmp_path):
-    """With the package and the scribble alone."""
-    shutil.copy(SCRIBBLE, tmp_path)
+    """With the package, the scribble and the mask alone."""
+    for picture in (SCRIBBLE, MASK):
+        shutil.copy(picture, tmp_path)
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

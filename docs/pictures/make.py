@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 import lcmcore
+from lcmcore.masks import blurred
 
 HERE = Path(__file__).parent
 PROMPTS = (
@@ -26,6 +27,9 @@ FROM_NOISE = (
 )
 STEPS = (1, 2, 4, 8)
 SEED = 7
+MEADOW = "a green meadow with mountains and trees at noon"
+LAKE = "a green meadow with mountains and a lake at noon"
+SUNSET = "a meadow with mountains and trees at sunset"
 
 
 def scribble() -> Image.Image:
@@ -42,6 +46,13 @@ def scribble() -> Image.Image:
     return image
 
 
+def mask(shape: str, box: tuple[int, int, int, int]) -> Image.Image:
+    """White where the image is repainted."""
+    drawn = Image.new("L", (256, 256))
+    getattr(ImageDraw.Draw(drawn), shape)(box, fill=255)
+    return drawn
+
+
 def sheet(rows: list[list[Image.Image]]) -> Image.Image:
     """Images of one size in rows, four pixels apart."""
     width, height = rows[0][0].size
@@ -54,7 +65,7 @@ def sheet(rows: list[list[Image.Image]]) -> Image.Image:
 
 
 def main() -> None:
-    """Save the scribble, its img2img at each strength, and txt2img in few steps."""
+    """Save the scribble, its img2img at each strength, txt2img in few steps, and masks."""
     init = scribble()
     init.save(HERE / "scribble.png", optimize=True)
     with lcmcore.load(lcmcore.demo_dir()) as pipe:
@@ -68,8 +79,23 @@ def main() -> None:
             for prompt in PROMPTS
         ]
         steps = [[draw(prompt, count) for prompt in FROM_NOISE] for count in STEPS]
+        meadow = pipe(MEADOW, seed=SEED).images[0]
+        masks = {
+            LAKE: mask("ellipse", (60, 160, 216, 236)),
+            SUNSET: mask("rectangle", (0, 0, 255, 100)),
+        }
+        repainted = [
+            [
+                meadow,
+                drawn.convert("RGB"),
+                pipe(prompt, meadow, seed=SEED, mask_image=blurred(drawn, 6)).images[0],
+            ]
+            for prompt, drawn in masks.items()
+        ]
     sheet(strengths).save(HERE / "strengths.jpg", quality=88)
     sheet(steps).save(HERE / "steps.jpg", quality=88)
+    masks[LAKE].save(HERE / "mask.png", optimize=True)
+    sheet(repainted).save(HERE / "masks.jpg", quality=88)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lcmcore.bundle import demo_dir
 from lcmcore.cli.progress import Progress
@@ -16,6 +16,9 @@ from lcmcore.jobs.job import Request
 from lcmcore.pipeline import Pipeline, load
 from lcmcore.png import encode_png, is_ours, make_record, model_origin
 from lcmcore.util.files import is_file, require_writable, sha256, write_whole
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 def generate(args: argparse.Namespace) -> None:
@@ -44,8 +47,16 @@ def generate(args: argparse.Namespace) -> None:
         seconds = time.perf_counter() - start
         progress.say(
             f"wrote {args.output} with {pipe.bundle.paths.root},"
-            f" seed {result.seeds[0]}, in {seconds:.1f} s"
+            f" seed {result.seeds[0]}{_sizes(images['image'], result.images[0])},"
+            f" in {seconds:.1f} s"
         )
+
+
+def _sizes(init: Image.Image | None, made: Image.Image) -> str:
+    """Of an init image and what was made of it, if they differ: ", 4000x3000 -> 512x384"."""
+    if init is None or init.size == made.size:
+        return ""
+    return f", {init.width}x{init.height} -> {made.width}x{made.height}"
 
 
 def _inputs(args: argparse.Namespace) -> dict[str, Path]:

@@ -67,6 +67,17 @@ def test_img2img(lcm, photo_file, monkeypatch):
     assert files() == [Path("out.png"), Path("photo.png")]
 
 
+def test_img2img_reports_a_size_that_changes_and_warns_of_a_large_one(lcm, photo_file, caplog):
+    command = ["img2img", photo_file, "a lake", "-o", "out.png", *SMALL[1:]]
+    assert ", seed 7, 96x64 -> 64x64, in " in lcm(*command, "--size=64x64")[2]
+    assert " -> " not in lcm(*command, "--size=96x64")[2]
+    assert lcm(*command, "--size=128x128", "--strength=0.5")[0] == 0
+    assert not caplog.messages
+    assert lcm(*command, "--size=128x128")[0] == 0
+    (message,) = caplog.messages
+    assert message.startswith("size 128x128 is more than 2 times the area")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("memory", ["low", "high"])
 def test_memory_mode_does_not_change_the_image(memory, lcm, photo_file):

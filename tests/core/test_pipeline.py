@@ -213,6 +213,19 @@ def test_settings_of_any_call_make_its_images_again(asked, fake, photo):
     assert again.settings == first.settings
 
 
+def test_a_size_far_above_the_trained_one_is_warned_of_once(fake, photo, caplog):
+    pipe = fake()
+    large = {"width": 512, "height": 512, "num_inference_steps": 1}
+    pipe(PROMPT, photo, strength=0.4, **large)
+    assert not caplog.messages
+    for _ in range(2):
+        pipe(PROMPT, **large)
+    pipe(PROMPT, photo, **large)
+    assert [text.partition(":")[0] for text in caplog.messages] == [
+        "size 512x512 is more than 2 times the area that the model was trained for, 256x256"
+    ]
+
+
 def test_settings_hold_no_list_of_the_caller(fake):
     negative = ["blurred"]
     result = fake(guidance=False)(PROMPT, negative_prompt=negative, seed=1)

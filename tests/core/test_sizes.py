@@ -32,6 +32,24 @@ def test_choice(asked, image, size):
     assert SD15.choose(*asked, image) == size
 
 
+@pytest.mark.parametrize(
+    ("size", "strength", "warns"),
+    [
+        ((1024, 1024), 1.0, True),
+        ((768, 768), 0.75, True),  # 2.25 times the area
+        ((768, 640), 1.0, False),  # 1.9 times
+        ((1024, 1024), 0.5, False),
+    ],
+)
+def test_sizes_far_above_the_trained_one_at_a_high_strength_are_warned_of(size, strength, warns):
+    warning = SD15.warning(size, strength)
+    assert bool(warning) is warns
+    if warns:
+        assert warning.startswith(f"size {size[0]}x{size[1]} is more than 2 times the area")
+        assert f"for, 512x512: at strength {strength:g} " in warning
+        assert "a strength of 0.5 or less, or a small image first and then img2img" in warning
+
+
 @given(st.integers(1, 60_000), st.integers(1, 60_000))
 def test_any_image_fits(width, height):
     size = SD15.choose(None, None, (width, height))
