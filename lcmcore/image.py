@@ -83,7 +83,10 @@ def fit_image(image: Image.Image, size: tuple[int, int], fit: str = FITS[0]) -> 
 
 
 def fit_images(images: Sequence[Image.Image], size: tuple[int, int], fit: str = FITS[0]) -> Pixels:
-    """Pixels of RGB images, each resized as by `fit_image`: [batch, height, width, 3]."""
+    """Pixels of RGB images, each resized as by `fit_image`: [batch, height, width, 3].
+
+    Of grey ones, [batch, height, width].
+    """
     return np.stack([np.asarray(fit_image(image, size, fit)) for image in images])
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from lcmcore.batch import repeat_to
 from lcmcore.call import Step
 from lcmcore.errors import ArgumentError
-from lcmcore.image import MAX_SIDE, fit_image, fit_images
+from lcmcore.image import MAX_SIDE, fit_images
 from lcmcore.masks import mask_of_size
 from lcmcore.scheduler import LCMScheduler
 from lcmcore.util.arrays import Array, Floats, Integers, Pixels
@@ -51,19 +51,23 @@ def check_inpainting(
 
 
 class Inpainting(NamedTuple):
-    """The images and masks of a call, an entry each; `boxes` are the parts to be painted alone."""
+    """The images and masks of a call, and what is painted: all of it, or a box of each.
+
+    `pixels` [..., height, width, 3] and `mask_pixels` [..., height, width] are those of the images
+    and masks, or of their `boxes`, at the size of the call; one for all, or one for each.
+    """
 
     images: list[Image.Image]  # RGB
     masks: list[Image.Image]  # L
     boxes: list[Box] | None
-    size: Size
-    fit: str
+    pixels: Pixels
+    mask_pixels: Pixels
 
     @classmethod
     def of_call(
         cls,
-        images: Sequence[Image.Image],
-        masks: Sequence[Image.Image],
+        images: list[Image.Image],
+        masks: list[Image.Image],
         size: Size,
         fit: str,
         padding_mask_crop: int | None,
@@ -73,33 +77,26 @@ class Inpainting(NamedTuple):
         Masks get the size of their image. With `padding_mask_crop` only the part around each mask
         is painted, at the whole `size`. Raises ArgumentError for a mask that is black then.
         """
+        if padding_mask_crop is None and fit == "stretch":  # whatever sizes images and masks have
+            return cls(images, masks, None, fit_images(images, size), fit_images(masks, size))
         count = max(len(images), len(masks))
-        images, masks = (list(each) * (count // len(each)) for each in (images, masks))
-        boxes = None
-        if padding_mask_crop is not None or fit != "stretch":
-            masks = [
-                mask_of_size(mask, image.size) for mask, image in zip(masks, images, strict=True)
-            ]
-        if padding_mask_crop is not None:
-            boxes = [crop_box(mask, size, padding_mask_crop) for mask in masks]
-        return cls(images, masks, boxes, size, fit)
-
-    def pixels(self) -> Pixels:
-        """What is encoded, [count, height, width, 3]."""
-        if self.boxes is None:
-            return fit_images(self.images, self.size, self.fit)
-        return np.stack([*map(self._cut, self.images, self.boxes)])
-
-    def mask_pixels(self) -> Pixels:
-        """The masks at the size of the call, [count, height, width]."""
-        if self.boxes is None:
-            return np.stack([np.asarray(fit_image(m, self.size, self.fit)) for m in self.masks])
-        return np.stack([*map(self._cut, self.masks, self.boxes)])
+        images, masks = (each * (count // len(each)) for each in (images, masks))
+        masks = [mask_of_size(mask, image.size) for mask, image in zip(masks, images, strict=True)]
+        if padding_mask_crop is None:
+            pixels, mask_pixels = (fit_images(each, size, fit) for each in (images, masks))
+            return cls(images, masks, None, pixels, mask_pixels)
+        boxes = [crop_box(mask, size, padding_mask_crop) for mask in masks]
+        return cls(
+            images,
+            masks,
+            boxes,
+            np.stack([_cut(image, box, size) for image, box in zip(images, boxes, strict=True)]),
+            np.stack([_cut(mask, box, size) for mask, box in zip(masks, boxes, strict=True)]),
+        )
 
     def repainted(self, factor: int, count: int) -> Array:
         """Which latents are repainted, bool [`count`, 1, height / factor, width / factor]."""
-        mask = self.mask_pixels()[:, None, ::factor, ::factor] >= _HALF
-        return repeat_to(mask, count)
+        return repeat_to(self.mask_pixels[:, None, ::factor, ::factor] >= _HALF, count)
 
     def overlay(self, painted: Floats) -> Floats:
         """Painted images [batch, height, width, 3], with the init images' pixels where masks are
@@ -107,31 +104,19 @@ class Inpainting(NamedTuple):
         """
         init, share = (
             repeat_to(each.astype(np.float32) / np.float32(255), len(painted))
-            for each in (self.pixels(), self.mask_pixels()[..., None])
+            for each in (self.pixels, self.mask_pixels[..., None])
         )
         blended: Floats = share * painted + (1 - share) * init
         return blended
 
     def paste(self, painted: Sequence[Image.Image]) -> list[Image.Image]:
-        """Painted parts, laid over their init images as masks say, at the init images' size."""
+        """Painted boxes, laid over their init images as masks say, at the init images' size."""
         assert self.boxes is not None
         each = len(painted) // len(self.images)
         return [
             _paste(part, self.images[n // each], self.masks[n // each], self.boxes[n // each])
             for n, part in enumerate(painted)
         ]
-
-    def _cut(self, image: Image.Image, box: Box) -> Pixels:
-        """The box at the call's size: as much as fits, and edge pixels beside it.
-
-        As `resize_mode` "fill" of diffusers' `VaeImageProcessor`.
-        """
-        part = image.crop(box)
-        width, height = _inside(part.size, self.size)
-        pixels = np.asarray(part.resize((width, height), _LANCZOS))
-        left, top = self.size[0] // 2 - width // 2, self.size[1] // 2 - height // 2
-        margins = [(top, self.size[1] - top - height), (left, self.size[0] - left - width)]
-        return np.pad(pixels, [*margins, *[(0, 0)] * (pixels.ndim - 2)], "edge")
 
 
 def keep_unmasked(
@@ -199,6 +184,19 @@ def _around(part: Size, hole: Size) -> Size:
     if hole[0] / hole[1] > part[0] / part[1]:
         return hole[0], part[1] * hole[0] // part[0]
     return part[0] * hole[1] // part[1], hole[1]
+
+
+def _cut(image: Image.Image, box: Box, size: Size) -> Pixels:
+    """The box at that size: as large as it fits, and edge pixels beside it.
+
+    As `resize_mode` "fill" of diffusers' `VaeImageProcessor`.
+    """
+    part = image.crop(box)
+    width, height = _inside(part.size, size)
+    pixels = np.asarray(part.resize((width, height), _LANCZOS))
+    left, top = size[0] // 2 - width // 2, size[1] // 2 - height // 2
+    margins = [(top, size[1] - top - height), (left, size[0] - left - width)]
+    return np.pad(pixels, [*margins, *[(0, 0)] * (pixels.ndim - 2)], "edge")
 
 
 def _paste(part: Image.Image, init: Image.Image, mask: Image.Image, box: Box) -> Image.Image:

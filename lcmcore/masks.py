@@ -10,9 +10,13 @@ from PIL import Image
 
 from lcmcore.errors import ArgumentError
 from lcmcore.image import MAX_PIXELS, MAX_SIDE, ImageLike, read_image
+from lcmcore.util.memory import available_bytes
 from lcmcore.util.validate import one_of, real_number, shown
 
 _MAX_BLUR = 1000  # pixels
+_CANVAS_BYTES = 9  # a pixel: canvas, mask, and strips of the canvas
+_NEAREST = Image.Resampling.NEAREST
+_ASK_FROM = 2**26  # bytes: to ask for the free memory takes as long as a small image
 
 
 class Margins(NamedTuple):
@@ -99,17 +103,36 @@ def expand_canvas(
 ) -> tuple[Image.Image, Image.Image]:
     """For outpainting: the image with its edge pixels continued, and a mask white in the margins.
 
-    Raises ArgumentError if the canvas has more than MAX_PIXELS.
+    Raises ArgumentError if the canvas has more than MAX_PIXELS, or needs more memory than is free.
     """
     left, top, right, bottom = margins
-    size = (left + image.width + right, top + image.height + bottom)
-    if size[0] * size[1] > MAX_PIXELS or max(size) > MAX_SIDE:
-        raise ArgumentError(f"expand: a canvas of {size[0]}x{size[1]} pixels is too large")
+    width, height = image.size
+    size = (left + width + right, top + height + bottom)
+    _require_room(size)
     inner = mask_of_size(mask, image.size) if mask else Image.new("L", image.size)
-    canvas = Image.new("L", size, 255)
-    canvas.paste(inner, (left, top))
-    pixels = np.pad(np.asarray(image), ((top, bottom), (left, right), (0, 0)), "edge")
-    return Image.fromarray(pixels), canvas
+    canvas, canvas_mask = Image.new("RGB", size), Image.new("L", size, 255)
+    canvas.paste(image, (left, top))
+    canvas_mask.paste(inner, (left, top))
+    for column, count, at in ((0, left, 0), (width - 1, right, left + width)):
+        if count:
+            edge = image.crop((column, 0, column + 1, height))
+            canvas.paste(edge.resize((count, height), _NEAREST), (at, top))
+    for row, count, at in ((top, top, 0), (top + height - 1, bottom, top + height)):
+        if count:
+            edge = canvas.crop((0, row, size[0], row + 1))
+            canvas.paste(edge.resize((size[0], count), _NEAREST), (0, at))
+    return canvas, canvas_mask
+
+
+def _require_room(size: tuple[int, int]) -> None:
+    pixels = size[0] * size[1]
+    needed = pixels * _CANVAS_BYTES
+    free = available_bytes() if needed >= _ASK_FROM else None
+    if pixels > MAX_PIXELS or max(size) > MAX_SIDE or (free is not None and needed > free):
+        raise ArgumentError(
+            f"expand: a canvas of {size[0]}x{size[1]} pixels is too large: give smaller margins, or"
+            " make the init image smaller first"
+        )
 
 
 def mask_of_size(mask: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -519,7 +519,7 @@ class Pipeline(Closeable):
         latents: Floats | None,
     ) -> tuple[Floats, Callable[[Iterator[Step]], Iterator[Step]]]:
         """What to start from, and what makes the steps keep the init image outside the mask."""
-        moments = self._moments(inpainting.pixels(), generators)
+        moments = self._moments(inpainting.pixels, generators)
         encoded = self._draw_latents(moments, settings["latent_sampling"], generators)
         start, noise = self.prepare_latents_inpaint(
             encoded, timesteps, settings["strength"], generators, latents

@@ -1,6 +1,7 @@
 """A pass over tasks, with any executor and a fake model."""
 
 import errno
+import hashlib
 import io
 import os
 import re
@@ -9,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+from PIL import Image
 
 import lcmcore
 from lcmcore.cli import batch_runner as runner
@@ -19,6 +21,7 @@ from lcmcore.fake import FakeRuntime
 from lcmcore.jobs.fingerprint import fingerprint
 from lcmcore.jobs.job import Request
 from lcmcore.jobs.worker import PipelineWorker
+from lcmcore.png import read_record
 from tests.jobs.images import assert_whole, contents, make_photos
 
 REQUEST = Request("a lake", "64x64", 1, seed=3)
@@ -73,6 +76,22 @@ def test_changed_requests_and_damaged_outputs_are_generated_again(tasks, backend
     assert (tally.generated, tally.skipped) == (5, 3)
     assert tasks[4].output.read_bytes() == content
     assert run(tasks, replace(backend, model={"files": "another model"})).generated == 8
+
+
+def test_a_changed_mask_is_generated_again_and_a_missing_one_is_named(tasks, backend, tmp_path):
+    masks = [Image.new("L", (8, 8), value) for value in (255, 200)]
+    mask = tmp_path / "mask.png"
+    for saved, count in ((masks[0], 8), (masks[0], 0), (masks[1], 8)):
+        saved.save(mask)
+        assert run([replace(task, mask=mask) for task in tasks], backend).generated == count
+    record = read_record(tasks[0].output)
+    assert record["mask"] == str(mask)
+    assert record["mask-sha256"] == hashlib.sha256(mask.read_bytes()).hexdigest()
+    mask.unlink()
+    failures = run([replace(tasks[0], mask=mask)], backend).failures
+    assert failures == [
+        (str(tasks[0].init), f"mask {mask} cannot be read: No such file or directory")
+    ]
 
 
 def test_files_of_other_programs_are_not_overwritten(tasks, backend):

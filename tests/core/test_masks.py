@@ -82,9 +82,8 @@ def test_expand_continues_the_edge_pixels_and_masks_the_margins():
     canvas, mask = prepare(image, None, expand="1,0,2,3")
     assert canvas.size == mask.size == (6, 5)
     pixels = np.asarray(canvas)
-    np.testing.assert_array_equal(pixels[:2, 1:4], np.asarray(image))
-    np.testing.assert_array_equal(pixels[:2, 0], pixels[:2, 1])
-    np.testing.assert_array_equal(pixels[4], pixels[1])
+    expected = np.pad(np.asarray(image), ((0, 3), (1, 2), (0, 0)), "edge")
+    np.testing.assert_array_equal(pixels, expected)
     expected = np.full((5, 6), WHITE)
     expected[:2, 1:4] = BLACK
     assert values(mask) == expected.tolist()
@@ -129,5 +128,11 @@ def test_what_cannot_be_prepared(options, words):
 
 
 def test_a_canvas_too_large_is_refused_before_it_is_made():
-    with pytest.raises(ArgumentError, match=r"^expand: a canvas of 10000008x8 pixels is too"):
+    with pytest.raises(ArgumentError, match=r"^expand: a canvas of 10000008x8 pixels is too large"):
         prepare(Image.new("RGB", (8, 8)), None, expand="5000000,0,5000000,0")
+
+
+def test_a_canvas_is_refused_where_memory_is_short(monkeypatch):
+    monkeypatch.setattr("lcmcore.masks.available_bytes", lambda: 2**26)
+    with pytest.raises(ArgumentError, match=r"^expand: a canvas of 8x1000008 pixels is too large"):
+        prepare(Image.new("RGB", (8, 8)), None, expand="0,1000000,0,0")

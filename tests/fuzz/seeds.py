@@ -191,6 +191,8 @@ def jobs() -> list[Item]:
         {"init_image": "photo.png", "output": "three.png", "num_inference_steps": 2,
          "guidance_scale": 8.0, "negative_prompt": "rain", "strength_mode": "rescale",
          "latent_sampling": "sample", "fit": "cover"},
+        {"init_image": "photo.png", "mask": "photo.png", "output": "four", "mask_blur": 2,
+         "padding_mask_crop": 4, "invert_mask": True, "expand": "8,0,16,0", "overlay": True},
     ]  # fmt: skip
     text = "\n".join(map(json.dumps, lines)).encode()
     return [{"jobs.jsonl": text, "photo.png": _encoded("PNG")}]
@@ -203,7 +205,12 @@ def requests() -> list[Item]:
         "seed": 7, "denoise_strength": 0.5, "negative_prompt": None, "strength_mode": "truncate",
         "latent_sampling": "mean", "fit": "stretch", "init": True, "record": {"key": "text"},
     }  # fmt: skip
-    return [{"request.json": json.dumps(full).encode()}]
+    masked = {
+        "prompt": "a lake", "size": "64x64", "num_inference_steps": 1, "init": True, "mask": True,
+        "padding_mask_crop": 4, "overlay": True, "mask_blur": 2.5, "invert_mask": True,
+        "expand": "8,0,16,0",
+    }  # fmt: skip
+    return [{"request.json": json.dumps(each).encode()} for each in (full, masked)]
 
 
 def prompts() -> list[Item]:

@@ -80,7 +80,7 @@ def requests() -> Any:
     object_ = st.builds(
         lambda prompt, rest: {"prompt": prompt, "size": "64x64", **rest},
         ANY_TEXT,
-        _with_some([*names, "record"]),
+        _with_some([*names, "record", "init", "mask"]),
     )
     return object_.map(lambda value: {"request.json": _encoded(value)})
 
@@ -92,7 +92,7 @@ def jobs() -> Any:
     line = st.one_of(
         st.builds(
             lambda init, output, rest: {"init_image": init, "output": output, **rest},
-            places, places, st.dictionaries(st.sampled_from(names), VALUES, max_size=3),
+            places, places, st.dictionaries(st.sampled_from([*names, "mask"]), VALUES, max_size=3),
         ),
         st.builds(lambda output, prompt: {"output": output, "prompt": prompt}, places, ANY_TEXT),
         VALUES,

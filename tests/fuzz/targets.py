@@ -301,9 +301,10 @@ def check_request(folder: Path) -> None:
         return  # JSON is read elsewhere
     if not isinstance(values, dict):
         return
-    image = seeds.images()[0]["plain.png"] if values.get("init") is True else values.get("init")
+    plain = seeds.images()[0]["plain.png"]
+    image, mask = (plain if values.get(k) is True else values.get(k) for k in ("init", "mask"))
     job = SimpleNamespace(
-        req=SimpleNamespace(**values), init_image=image, record=values.get("record")
+        req=SimpleNamespace(**values), init_image=image, mask=mask, record=values.get("record")
     )
     png, seed = _worker().run_job(job)
     if not png or not isinstance(seed, int):

@@ -58,6 +58,32 @@ def test_same_image_as_diffusers(pipes: dict[str, Pipeline], name: str) -> None:
     assert distance(pixels, name) < TOLERANCE
 
 
+def test_what_one_image_of_several_seeds_samples_is_what_each_seed_samples_alone(
+    pipes: dict[str, Pipeline],
+) -> None:
+    """Here diffusers samples the init image's latents by the first of its generators alone."""
+    options = {"output_type": "np", "overlay": False, "num_images_per_prompt": 2, "seed": [3, 42]}
+    pixels = draw(pipes["lcm"], "sample", **options)
+    assert distance(pixels[1:], "sample") < TOLERANCE
+
+
+def test_every_argument_changes_the_golden() -> None:
+    """Two calls that differ in one thing must differ by far more than the tolerance."""
+    pairs = (
+        ("hard 1", "white"),
+        ("hard 1", "hard 0.75"),
+        ("hard 0.75", "hard 0.5"),
+        ("hard 0.75", "sample"),
+        ("hard 0.75", "of another size"),
+        ("blurred", "black"),
+    )
+    for one, other in pairs:
+        assert np.abs(ARRAYS[one] - ARRAYS[other]).mean() > 100 * TOLERANCE, (one, other)
+    crops = [ARRAYS[name].astype(int) for name in ("crop 0.75", "crop soft", "crop 0.5")]
+    assert np.abs(crops[0] - crops[1]).max() > 10
+    assert np.abs(crops[0] - crops[2]).max() > 10
+
+
 @pytest.mark.parametrize("name", CROPPED)
 def test_same_8_bit_image_of_a_crop_as_diffusers(pipes: dict[str, Pipeline], name: str) -> None:
     made = draw(pipes[CASES[name]["bundle"]], name)
