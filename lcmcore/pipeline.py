@@ -467,7 +467,12 @@ class Pipeline(Closeable):
         """Size and guidance scale, whose defaults depend on the UNet; raises ArgumentError."""
         sizes = self.sizes
         image_size = batch.image_size if settings.get("padding_mask_crop") is None else None
-        size = sizes.choose(settings["width"], settings["height"], image_size, len(batch.seeds))
+        size = sizes.choose(
+            *(settings["width"], settings["height"]),
+            image_size,
+            len(batch.seeds),
+            masked=bool(batch.masks),
+        )
         settings["width"], settings["height"] = size
         self._warn_once(size, sizes.warning(size, settings.get("strength", 1.0)))
         if batch.negative_prompts and self.guidance_width:

@@ -55,20 +55,26 @@ class Sizes(NamedTuple):
         return cls(compiled, unet.sample_size * vae.factor, multiple, vae, unet)
 
     def choose(
-        self, width: int | None, height: int | None, image: Size | None, count: int = 1
+        self,
+        width: int | None,
+        height: int | None,
+        image: Size | None,
+        count: int = 1,
+        masked: bool = False,
     ) -> Size:
         """The (width, height) of a call.
 
         A side that is None comes from the compiled size, else from the init image `image`, scaled
-        down to the native area if it is larger, else from the native size. Raises ArgumentError
-        for a size that the model does not support, or if `count` images need too much memory.
+        down to the native area if it is larger, else from the native size. One that is `masked`
+        keeps its pixels, up to twice that area. Raises ArgumentError for a size that the model does
+        not support, or if `count` images need too much memory.
         """
         for name, side in (("width", width), ("height", height)):
             if side is not None:
                 whole_number(name, side, 1, _MAX_SIDE)
         if self.compiled:
             return self._compiled(width, height)
-        default = self._fitted(image) if image else (self.native, self.native)
+        default = self._fitted(image, masked) if image else (self.native, self.native)
         size = (width or default[0], height or default[1])
         whole_number("the longer side", max(size), 1, _MAX_SIDE)
         self._check_multiple(size)
@@ -100,9 +106,11 @@ class Sizes(NamedTuple):
             )
         return self.compiled
 
-    def _fitted(self, image: Size) -> Size:
+    def _fitted(self, image: Size, masked: bool) -> Size:
         """The image's size, scaled down; each side from a quarter to twice the native one."""
-        scale = min(1.0, self.native / math.sqrt(image[0] * image[1]))
+        area = image[0] * image[1]
+        whole = masked and area <= _LARGE * self.native**2
+        scale = 1.0 if whole else min(1.0, self.native / math.sqrt(area))
         low, high = self.native / 4, self.native * 2
         width, height = (self._nearest(min(max(side * scale, low), high)) for side in image)
         return width, height

@@ -96,6 +96,13 @@ def test_a_crop_has_the_size_of_the_init_image_and_the_model_paints_at_its_own(p
     np.testing.assert_array_equal(pixels(result.images[0])[:, :400], pixels(photo)[:, :400])
 
 
+def test_a_masked_image_larger_than_the_trained_size_keeps_its_own(pipe):
+    wide = Image.effect_noise((384, 256), 40).convert("RGB")
+    mask = Image.new("L", wide.size)
+    made = pipe(PROMPT, wide, mask_image=mask, seed=1).images[0]
+    np.testing.assert_array_equal(pixels(made), pixels(wide))
+
+
 def test_settings_make_the_image_again(pipe, photo, mask):
     first = pipe(PROMPT, photo, mask_image=mask, padding_mask_crop=np.int64(3))
     assert first.settings["padding_mask_crop"] == 3
@@ -111,6 +118,16 @@ def test_latents_are_start_and_noise(pipe, photo, mask):
     call = {**OPTIONS, "strength": 1.0, "num_inference_steps": 1, "mask_image": mask}
     drawn, given = (pipe(PROMPT, photo, latents=each, **call) for each in (None, noise))
     np.testing.assert_array_equal(drawn.latents, given.latents)
+    kept = []
+
+    def see(_pipe, _step, _timestep, tensors):
+        kept.append(tensors["latents"][..., :6].copy())
+
+    two = {**call, "num_inference_steps": 2, "callback_on_step_end": see}
+    pipe(PROMPT, photo, latents=noise, **two)
+    second = pipe.scheduler.schedule(2)[1]
+    expected = pipe.scheduler.add_noise(pipe.encode_image(photo, (96, 64)), noise, second)
+    np.testing.assert_array_equal(kept[0], expected[..., :6])
 
 
 def test_strength_0_paints_nothing(pipe, photo, mask):

@@ -50,6 +50,21 @@ def test_sizes_far_above_the_trained_one_at_a_high_strength_are_warned_of(size, 
         assert "a strength of 0.5 or less, or a small image first and then img2img" in warning
 
 
+@pytest.mark.parametrize(
+    ("image", "size"),
+    [
+        ((640, 512), (640, 512)),
+        ((1024, 512), (1024, 512)),  # twice the area
+        ((1024, 576), (704, 384)),  # more: scaled down to the area of 512x512
+        ((600, 500), (576, 512)),
+        ((300, 200), (320, 192)),
+    ],
+)
+def test_a_masked_image_keeps_its_size_up_to_twice_the_trained_area(image, size):
+    assert SD15.choose(None, None, image, masked=True) == size
+    assert COMPILED.choose(None, None, image, masked=True) == (512, 384)
+
+
 @given(st.integers(1, 60_000), st.integers(1, 60_000))
 def test_any_image_fits(width, height):
     size = SD15.choose(None, None, (width, height))
