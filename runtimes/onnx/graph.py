@@ -158,6 +158,10 @@ class Graph:
         for value in values:
             self._proto.add("output", present[value] if isinstance(value, str) else value)
 
+    def forget_shapes(self) -> None:
+        """Drop what the file says of shapes between nodes: ONNX Runtime fails where it is wrong."""
+        self._proto.remove("value_info")
+
     def submodel(
         self, nodes: Sequence[Node], inputs: Sequence[ValueInfoProto], output: ValueInfoProto
     ) -> bytes:

@@ -86,7 +86,8 @@ class GraphProto(Message):
     """Operators in an order in which they can run, and the weights that they use."""
 
     NUMBERS: ClassVar = {
-        "node": 1, "name": 2, "initializer": 5, "input": 11, "output": 12, "sparse_initializer": 15,
+        "node": 1, "name": 2, "initializer": 5, "input": 11, "output": 12, "value_info": 13,
+        "sparse_initializer": 15,
     }  # fmt: skip
 
 

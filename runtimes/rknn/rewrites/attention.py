@@ -66,6 +66,7 @@ def downsample_keys(context: Context) -> str:
     changed = [attention for attention, count in pairs if count == highest]
     for attention in changed:
         _downsample(context, attention, size)
+    context.graph.forget_shapes()
     fewer = f"{_downsampled(size)} tokens instead of {highest}"
     return f"keys and values of {fewer}: {len(changed)} self-attentions"
 

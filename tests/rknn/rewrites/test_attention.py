@@ -118,6 +118,20 @@ def test_it_is_what_todo_defines(size: tuple[int, int], form: str, tmp_path: Pat
     assert relative_error(run(changed, inputs)[0], expected(path, size, inputs)) <= 1e-4
 
 
+@pytest.mark.parametrize("form", ["dynamo", "torchscript"])
+def test_shapes_that_the_file_tells_are_not_those_of_all_tokens(form: str, tmp_path: Path) -> None:
+    """torch's exporter writes them, and ONNX Runtime plans its memory by them."""
+    path = attention(tmp_path / "model.onnx", (8, 6), form)
+    told = onnx.shape_inference.infer_shapes(onnx.load(path))
+    assert len(told.graph.value_info) > 10
+    onnx.save(told, path)
+    changed, _ = rewritten(path, downsample_keys)
+    inputs = feed(path)
+    assert relative_error(run(changed, inputs)[0], expected(path, (8, 6), inputs)) <= 1e-4
+    told = onnx.load(changed)
+    onnx.shape_inference.infer_shapes(told, strict_mode=True)  # raises where they contradict
+
+
 def test_it_halves_the_latents_down_to_the_level_of_attention(tmp_path: Path) -> None:
     path = attention(tmp_path / "model.onnx", (5, 7), latents=(19, 27))  # 19 -> 10 -> 5
     changed, line = rewritten(path, downsample_keys)
