@@ -14,13 +14,15 @@ from PIL import Image, PngImagePlugin
 
 import lcmcore
 from lcmcore.errors import ImageError, reason_of
+from lcmcore.exif import exif_entries, has_exif
 from lcmcore.util.files import open_regular
 
 if TYPE_CHECKING:
     from lcmcore.call import Result
     from lcmcore.runtime_choice import RuntimeChoice
 
-SOFTWARE = "Software"  # the PNG specification's keyword for the program
+SOFTWARE = "Software"  # the PNG specification's keywords: for the program
+_DESCRIPTION = "Description"  # and for what the image is
 
 _WRITER = "lcmcore "  # and its version
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -82,6 +84,11 @@ def model_origin(
     }
 
 
+def derived_record(what: str) -> dict[str, str]:
+    """The record of what no command reproduces alone, such as a contact sheet."""
+    return {SOFTWARE: f"{_WRITER}{lcmcore.__version__}", _DESCRIPTION: what}
+
+
 def encode_png(image: Image.Image, record: Mapping[str, str]) -> bytes:
     """The image as PNG with each entry of the record as a text chunk (iTXt, UTF-8)."""
     chunks = PngImagePlugin.PngInfo()
@@ -93,14 +100,14 @@ def encode_png(image: Image.Image, record: Mapping[str, str]) -> bytes:
 
 
 def read_record(path: Path) -> dict[str, str]:
-    """The text chunks of a PNG that lcmcore made; raises ImageError for any other file.
+    """The record of an image that lcmcore made (PNG, JPEG, WebP); raises ImageError for any other.
 
     No pixels are decoded. Of two chunks with one keyword the first counts.
     """
     record: dict[str, str] = {}
     try:
         with open_regular(path) as file:
-            for keyword, text in _texts(file):
+            for keyword, text in _entries(file, path):
                 record.setdefault(keyword, text)
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file or folder") from None
@@ -108,7 +115,10 @@ def read_record(path: Path) -> dict[str, str]:
         raise ImageError(f"{path}: not an image that can be read: {reason_of(error)}") from error
     except ValueError as error:
         raise ImageError(f"{path}: {error}") from None
-    if not record.get(SOFTWARE, "").startswith(_WRITER) or "prompt" not in record:
+    ours = record.get(SOFTWARE, "").startswith(_WRITER)
+    if ours and _DESCRIPTION in record and "prompt" not in record:
+        raise ImageError(f"{path}: holds no record of how it was made: {record[_DESCRIPTION]}")
+    if not ours or "prompt" not in record:
         raise ImageError(f"{path}: holds no record of how it was made; lcmcore did not write it")
     return record
 
@@ -120,10 +130,17 @@ def is_ours(path: Path) -> bool:
     """
     try:
         with open_regular(path) as file:
-            writers = (text for keyword, text in _texts(file) if keyword == SOFTWARE)
+            writers = (text for keyword, text in _entries(file, path) if keyword == SOFTWARE)
             return next(writers, "").startswith(_WRITER)
-    except (OSError, ValueError):
+    except (OSError, ValueError, ImageError):
         return False
+
+
+def _entries(file: BinaryIO, path: Path) -> Iterator[tuple[str, str]]:
+    """What the file says of itself: the texts of a PNG, the record in a JPEG's or WebP's EXIF."""
+    head = file.read(16)
+    file.seek(0)
+    return exif_entries(file, str(path)) if has_exif(head) else _texts(file)
 
 
 # Pillow 13 has no reader for this: it finds the texts behind the pixels by decoding these, reads

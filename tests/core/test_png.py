@@ -155,6 +155,10 @@ def test_a_jpeg_is_not_ours(tmp_path):
     path = tmp_path / "a.png"
     Image.new("RGB", (2, 2)).save(path, "JPEG")
     assert not is_ours(path)
+    with pytest.raises(ImageError, match="holds no record of how it was made"):
+        read_record(path)
+    Image.new("RGB", (2, 2)).save(path, "GIF")
+    assert not is_ours(path)
     with pytest.raises(ImageError, match="not an image with a record"):
         read_record(path)
 
@@ -260,6 +264,8 @@ SETTINGS = {
     "latent_sampling": "mean",
     "fit": "stretch",
     "num_images_per_prompt": 2,
+    "width": 96,
+    "height": 64,
 }
 
 

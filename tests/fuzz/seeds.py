@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, features
 
+from lcmcore.exif import encode_with_exif
 from lcmcore.png import encode_png
 from tests.fuzz.items import Item, Link, read
 from tests.onnx.test_runtime import OUTSIDE, write_weighted
@@ -87,7 +88,7 @@ def images() -> list[Item]:
 
 
 def records() -> list[Item]:
-    """PNGs of ours, with an init image and without."""
+    """Images of ours, with an init image and without."""
     without = {key: text for key, text in RECORD.items() if key not in ("strength", "init")}
     hostile = {
         **RECORD,
@@ -95,7 +96,12 @@ def records() -> list[Item]:
         "negative-prompt": "-o",
         "model": "--help",
     }
-    return [{"image.png": encode_png(photo(), each)} for each in (RECORD, without, hostile)]
+    records = RECORD, without, hostile
+    pngs = [encode_png(photo(), each) for each in records]
+    others = [
+        encode_with_exif(photo(), each, suffix) for each in records for suffix in (".jpg", ".webp")
+    ]
+    return [{"image.png": content} for content in pngs + others]
 
 
 def _folder_of(names: list[str], root: Path) -> Item:

@@ -10,6 +10,7 @@ from typing import Any
 from hypothesis import strategies as st
 from PIL import Image
 
+from lcmcore.exif import SUFFIXES, encode_with_exif
 from lcmcore.jobs.job import Request
 from lcmcore.png import encode_png
 from lcmcore.scheduler import LCMScheduler
@@ -65,13 +66,17 @@ def images() -> Any:
 
 
 def records() -> Any:
-    """PNGs with a record of any texts."""
+    """PNGs, JPEGs and WebPs with a record of any texts."""
 
-    def encode(record: dict[str, str]) -> Item:
-        return {"image.png": encode_png(Image.new("RGB", (1, 1)), {**RECORD, **record})}
+    def encode(record: dict[str, str], suffix: str) -> Item:
+        image, record = Image.new("RGB", (1, 1)), {**RECORD, **record}
+        if suffix == ".png":
+            return {"image.png": encode_png(image, record)}
+        return {"image.png": encode_with_exif(image, record, suffix)}
 
     keys = st.sampled_from([key for key in RECORD if key != "Software"])
-    return st.dictionaries(keys, ANY_TEXT, max_size=6).map(encode)
+    suffixes = st.sampled_from((".png", *SUFFIXES))
+    return st.builds(encode, st.dictionaries(keys, ANY_TEXT, max_size=6), suffixes)
 
 
 def requests() -> Any:

@@ -73,7 +73,8 @@ def test_structured_formats_stay_whole_more_often_than_not():
             return False
         return content.startswith(b"\x89PNG") and chunks[-1:] == [(b"IEND", b"")]
 
-    items = [mutate(seeds.records(), random.Random(n), False) for n in range(200)]
+    pngs = seeds.records()[:3]  # the others are JPEGs and WebPs
+    items = [mutate(pngs, random.Random(n), False) for n in range(200)]
     images = [content for item in items for content in item.values()]
     assert sum(map(whole, images)) > 80
     items = [mutate(seeds.rknn_files(), random.Random(n), False) for n in range(100)]
