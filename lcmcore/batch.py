@@ -65,7 +65,7 @@ class Batch(NamedTuple):
             if count not in (0, 1, items):
                 raise ArgumentError(f"{count} {name} do not match a batch of {items}")
         whole_number("the number of images", items * repeats, 1, _MAX_BATCH)
-        seeds = _seeds(seed, items * repeats)
+        seeds = seeds_of(seed, items * repeats)
         return cls(items, repeats, prompts, negatives, images, seeds, masks)
 
     @property
@@ -85,8 +85,11 @@ def repeat_to(rows: Array, count: int) -> Array:
     return rows if len(rows) == count else np.repeat(rows, count // len(rows), axis=0)
 
 
-def _seeds(seed: int | Sequence[int] | None, count: int) -> list[int]:
-    """A seed for each image: an integer counts up from image to image, None draws the first."""
+def seeds_of(seed: int | Sequence[int] | None, count: int) -> list[int]:
+    """A seed for each image: an integer counts up from image to image, None draws the first.
+
+    Raises ArgumentError for one beyond those of torch, and for a list of another length.
+    """
     if seed is None:
         seed = int.from_bytes(os.urandom(4), "big")  # `secrets` takes 5 ms to import
     if isinstance(seed, (list, tuple)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -72,6 +72,7 @@ class Networks:
         self._inputs: dict[str, Sequence[TensorSpec]] = {}
         self.opening = dict.fromkeys(COMPONENTS, 0.0)  # seconds so far
         self.running = dict.fromkeys(COMPONENTS, 0.0)
+        self.on_turn: Callable[[str, str], None] = lambda what, component: None  # see `run`
         wanted = choice_per_component(bundle, runtime)
         entries = installed_runtimes()
         self._check_options(entries, wanted.values())
@@ -134,9 +135,12 @@ class Networks:
 
         Of several outputs it is the one of the usual name, else the first. Raises NetworkError
         when an input does not fit, the network fails, or returns something other than finite
-        numbers of the shape that it declares.
+        numbers of the shape that it declares. `on_turn` is called with "opening", and once the
+        network is open with "running", and the component.
         """
+        self.on_turn("opening", component)
         with self._residency.use(component) as network:
+            self.on_turn("running", component)
             specs = network.inputs
             if len(specs) == len(inputs) == 1:  # the only input, whatever its name
                 inputs = dict(zip([specs[0].name], inputs.values(), strict=True))

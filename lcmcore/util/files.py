@@ -19,15 +19,21 @@ _swept: set[Path] = set()  # folders that `write_whole` has cleared of leftovers
 
 
 def require_writable(path: Path) -> None:
-    """Raise OutputError if a file cannot be written there, before the work for it is done."""
+    """Raise OutputError if a file cannot be written there, before the work for it is done.
+
+    Folders on the way to it need not exist: `make_folder` makes them.
+    """
     if is_folder(path):
         raise OutputError(f"{path} is a folder: give the name of a file")
-    if not is_folder(path.parent):
-        raise OutputError(f"there is no folder {path.parent} to write {path.name} to")
-    if is_deleted(path.parent):
-        raise OutputError(f"folder {path.parent} was deleted: {path.name} cannot be written to it")
-    if not os.access(path.parent, os.W_OK):
-        raise OutputError(f"folder {path.parent} is not writable")
+    parent = path.parent
+    while not os.path.lexists(parent) and parent != parent.parent:
+        parent = parent.parent
+    if not is_folder(parent):
+        raise OutputError(f"{parent} is no folder: {path.name} cannot be written below it")
+    if is_deleted(parent):
+        raise OutputError(f"folder {parent} was deleted: {path.name} cannot be written to it")
+    if not os.access(parent, os.W_OK):
+        raise OutputError(f"folder {parent} is not writable")
 
 
 def is_folder(path: Path) -> bool:

@@ -15,6 +15,7 @@ from lcmcore.errors import OutputError, reason_of
 from lcmcore.util.printable import printable
 
 _CLEAR = "\x1b[K"  # to the end of the line
+_redrawn: list[TextIO | None] = []  # the stream whose last line is one of `redraw`
 
 
 def say(line: str) -> None:
@@ -38,13 +39,24 @@ def say(line: str) -> None:
 
 
 def tell(line: str, stream: TextIO | None = None) -> None:
-    """Write a message to stderr (or `stream`); where that is closed or full it is lost."""
-    _try_to_write(f"{printable(line)}\n", stream)
+    """Write a message to stderr (or `stream`); where that is closed or full it is lost.
+
+    It takes the place of a line of `redraw`, as a warning in the midst of work does.
+    """
+    start = ""
+    if (stream or sys.stderr) in _redrawn:
+        _redrawn.clear()
+        start = f"\r{_CLEAR}"
+    _try_to_write(f"{start}{printable(line)}\n", stream)
 
 
 def redraw(line: str, stream: TextIO | None = None) -> None:
-    """Replace the line of the cursor, on a terminal, and stay in it: for progress bars."""
-    _try_to_write(f"\r{printable(line)}{_CLEAR}", stream)
+    """Replace the line of the cursor, on a terminal, and stay in it: for progress bars.
+
+    What is wider than the terminal is cut off: of a line that wraps, a part would stay.
+    """
+    _redrawn[:] = [stream or sys.stderr] if line else []
+    _try_to_write(f"\r{printable(line)[: _columns(stream) - 1]}{_CLEAR}", stream)
 
 
 def is_terminal(stream: TextIO | None = None) -> bool:
@@ -64,6 +76,14 @@ def replace_closed_descriptors() -> None:
             os.fstat(number)
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest number
+
+
+def _columns(stream: TextIO | None) -> int:
+    """How wide the terminal is; 80 where that is not known."""
+    try:
+        return os.get_terminal_size((stream or sys.stderr).fileno()).columns or 80
+    except (AttributeError, OSError, ValueError):  # no stream, no terminal, a test's
+        return 80
 
 
 def _try_to_write(text: str, stream: TextIO | None) -> None:

@@ -125,11 +125,16 @@ def test_where_a_file_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyP
     require_writable(tmp_path / "new.png")
     with pytest.raises(OutputError, match="is a folder: give the name of a file"):
         require_writable(tmp_path)
-    with pytest.raises(OutputError, match=r"there is no folder .*missing to write new.png to"):
-        require_writable(tmp_path / "missing" / "new.png")
+    require_writable(tmp_path / "missing" / "too" / "new.png")
+    (tmp_path / "file").touch()
+    (tmp_path / "gone").symlink_to("nothing")
+    for name in ("file", "gone"):
+        with pytest.raises(OutputError, match=rf"{name} is no folder: new.png cannot be written"):
+            require_writable(tmp_path / name / "too" / "new.png")
     monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (tmp_path, os.W_OK))
-    with pytest.raises(OutputError, match="is not writable"):
-        require_writable(tmp_path / "new.png")
+    for name in ("new.png", "missing/too/new.png"):
+        with pytest.raises(OutputError, match=f"folder {tmp_path} is not writable"):
+            require_writable(tmp_path / name)
 
 
 def test_a_folder_that_was_deleted_has_no_name(tmp_path: Path) -> None:

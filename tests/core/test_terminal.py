@@ -1,12 +1,15 @@
 """The one place where text reaches a person, and that there is no other."""
 
 import ast
+import fcntl
 import io
 import logging
 import os
 import pty
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -48,10 +51,35 @@ def test_messages_to_another_stream(capsys):
     assert not is_terminal(stream)
 
 
+def test_a_message_takes_the_place_of_a_bar():
+    """Such as a warning in the log; one on another stream does not."""
+    stream, other = io.StringIO(), io.StringIO()
+    redraw("bar", stream)
+    tell("elsewhere", other)
+    redraw("bar", stream)
+    tell("warning", stream)
+    tell("another", stream)
+    redraw("bar", stream)
+    redraw("", stream)
+    tell("done", stream)
+    bar = "\rbar\x1b[K"
+    assert stream.getvalue() == f"{bar}{bar}\r\x1b[Kwarning\nanother\n{bar}\r\x1b[Kdone\n"
+    assert other.getvalue() == "elsewhere\n"
+
+
 def test_a_terminal_is_known():
     reader, writer = pty.openpty()
     with open(writer, "w") as stream:  # noqa: PTH123
         assert is_terminal(stream)
+    os.close(reader)
+
+
+def test_a_bar_is_no_wider_than_its_terminal():
+    reader, writer = pty.openpty()
+    fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 20, 0, 0))
+    with open(writer, "w") as stream:  # noqa: PTH123
+        redraw("a" * 30, stream)
+        assert os.read(reader, 100) == b"\r" + b"a" * 19 + b"\x1b[K"
     os.close(reader)
 
 
