@@ -1,4 +1,4 @@
-"""`lcm batch`: an image for each one in a folder, or for each line of a file of jobs."""
+"""`lcm batch`: an image for each init image, or for each line of a file of jobs."""
 
 from __future__ import annotations
 
@@ -7,21 +7,28 @@ import logging
 import pickle
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from lcmcore.bundle import Bundle, demo_dir
 from lcmcore.cli.batch_jobs import tasks_of_file
 from lcmcore.cli.batch_runner import Backend, Runner, Tally
-from lcmcore.cli.batch_tasks import Tasks, files_passed_over, passed_over, tasks_of_folder
+from lcmcore.cli.batch_tasks import Task, Tasks, files_passed_over, passed_over, tasks_of_inits
 from lcmcore.cli.generate import model_dir, request_of, runtime_choice, runtime_options
+from lcmcore.cli.grid import MAX_IMAGES, Captioned, save_sheet, shrunk
+from lcmcore.cli.output import output_file
 from lcmcore.cli.progress import Progress, count_of
 from lcmcore.cli.signals import GracefulShutdown
-from lcmcore.errors import LcmError
+from lcmcore.cli.summary import strength_notes
+from lcmcore.errors import ArgumentError, ImageError, LcmError
+from lcmcore.image import read_image
 from lcmcore.jobs.cluster import connect, run_on_worker
 from lcmcore.jobs.fingerprint import model_identity
 from lcmcore.jobs.pool import Pool
 from lcmcore.jobs.process import WorkerSpec
+from lcmcore.png import read_record
 from lcmcore.util.files import make_folder
 from lcmcore.util.terminal import tell
 
@@ -37,17 +44,23 @@ def generate_many(args: argparse.Namespace) -> int:
     with GracefulShutdown() as shutdown, Progress(args.quiet) as progress:
         try:
             tasks = _tasks(args, shutdown)
-            others = [] if args.jobs else files_passed_over(args.init_dir)
+            others = [] if args.jobs else files_passed_over(args.inits)
             for line in passed_over(others):
                 progress.say(line)
+            for line in _strength_notes(args):
+                progress.say(line)
+            sheet = _sheet_file(args.output, tasks) if args.grid else None
             tally = Tally(len(tasks))
             if not shutdown.requested():
                 make_folder(args.output)
+                progress.show("opening the model")
                 with _backend(args, progress, shutdown) as backend:
                     tally = Runner(tasks, backend, progress, shutdown.requested).run()
         except KeyboardInterrupt:
             progress.say("stopped at once: images in progress are discarded")
             return shutdown.status
+        if sheet is not None and not shutdown.requested():
+            progress.say(_write_sheet(sheet, tasks))
         progress.say(_summary(tally, len(others)))
     for name, reason in tally.failures:
         tell(f"lcm: failed: {name}: {reason}")
@@ -61,11 +74,47 @@ def generate_many(args: argparse.Namespace) -> int:
 
 
 def _tasks(args: argparse.Namespace, shutdown: GracefulShutdown) -> Tasks:
-    request = request_of(args)
+    request = replace(request_of(args), denoise_strength=args.strength)
     if args.jobs is not None:
-        inits = _folder_of(args.jobs) if args.init_dir is None else args.init_dir
+        inits = args.inits[0] if args.inits else _folder_of(args.jobs)
         return tasks_of_file(args.jobs, inits, args.output, request, shutdown.requested, args.mask)
-    return tasks_of_folder(args.init_dir, args.output, request, args.mask)
+    return tasks_of_inits(args.inits, args.output, request, args.mask)
+
+
+def _strength_notes(args: argparse.Namespace) -> Iterator[str]:
+    """What `lcm img2img` says of a strength for which the steps are too few.
+
+    The steps of a cluster's model, and strength and steps of a job's line, are not known here.
+    """
+    steps = 0
+    if args.scheduler is None and args.jobs is None:
+        bundle = Bundle.open(model_dir(args) or demo_dir(), args.config, args.tokenizer)
+        steps = bundle.settings.num_inference_steps
+    if args.jobs is None and (args.steps or steps) > 0 and 0 <= args.strength <= 1:
+        yield from strength_notes([args.strength], args, steps)
+
+
+def _sheet_file(folder: Path, tasks: Tasks) -> Path:
+    """The contact sheet to write; raises ArgumentError, OutputError if it would replace another."""
+    sheet = folder / "grid.png"
+    if any(isinstance(task, Task) and task.output == sheet for task in tasks):
+        raise ArgumentError(
+            f"{sheet} is the contact sheet of --grid, and an image's name: rename it"
+        )
+    return output_file(sheet, {})
+
+
+def _write_sheet(sheet: Path, tasks: Tasks) -> str:
+    """Write the contact sheet of the first images that are done, and say so; raises OutputError."""
+    made: list[Captioned] = []
+    for task in tasks:
+        if isinstance(task, Task) and len(made) < MAX_IMAGES:
+            with suppress(ImageError):  # of one that failed
+                made.append(Captioned(shrunk(read_image(task.output)), read_record(task.output)))
+    if not made:
+        return f"no {sheet}, for there are no images"
+    save_sheet(made, sheet, {})
+    return f"wrote {sheet}, a contact sheet of {count_of(len(made), 'image')}"
 
 
 def _folder_of(jobs: Path) -> Path:

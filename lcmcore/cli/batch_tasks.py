@@ -1,10 +1,10 @@
-"""The tasks of `lcm batch`, and those of a folder: one for each image."""
+"""The tasks of `lcm batch`, and those of folders and files: one for each image."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -48,30 +48,35 @@ class Tasks(Sized, Iterable["Task | BadTask"], Protocol):
     """What a Runner takes: a list, or something that reads each task when its turn comes."""
 
 
-def tasks_of_folder(
-    folder: Path, out: Path, request: Request, mask: Path | None = None
+def tasks_of_inits(
+    inits: Sequence[Path], out: Path, request: Request, mask: Path | None = None
 ) -> list[Task]:
-    """The same request and mask for every image in a folder, in the order of their names.
+    """The same request and mask for every init image: single files, and all in folders, by name.
 
-    Images are the files with the suffix of a format that is read. The output of NAME.SUFFIX is
-    NAME.png, or NAME.SUFFIX.png where two names differ in the suffix alone. Raises ImageError if
-    there are none, and ArgumentError if one would be overwritten.
+    Images of a folder are the files with the suffix of a format that is read. The output of
+    NAME.SUFFIX is NAME.png, or NAME.SUFFIX.png where two names differ in the suffix alone. Raises
+    ImageError for a folder without images, and ArgumentError if an init image would be overwritten,
+    or two have one name.
     """
-    paths, others = _images_and_others(folder)
-    if not paths:
-        raise ImageError("; ".join([f"{folder}: contains no images", *passed_over(others)]))
+    paths = []
+    for init in inits:
+        images, others = _images_and_others(init)
+        if not images:
+            raise ImageError("; ".join([f"{init}: contains no images", *passed_over(others)]))
+        paths += images
     names = _names(paths)
+    _require_distinct(paths, names)
     return _spare_init_images(
         [Task(request, path, out / name, mask) for path, name in zip(paths, names, strict=True)]
     )
 
 
-def files_passed_over(folder: Path) -> list[str]:
-    """Names of the files in a folder that `tasks_of_folder` does not take, but for hidden ones.
+def files_passed_over(inits: Sequence[Path]) -> list[str]:
+    """Names of the files in folders that `tasks_of_inits` does not take, but for hidden ones.
 
     Raises ImageError.
     """
-    return _images_and_others(folder)[1]
+    return [name for init in inits for name in _images_and_others(init)[1]]
 
 
 def passed_over(names: list[str]) -> list[str]:
@@ -100,7 +105,12 @@ def _list(names: list[str], noun: str) -> str:
 
 
 def _images_and_others(folder: Path) -> tuple[list[Path], list[str]]:
-    """Files with a suffix of an image in the order of their names, and the names of the others."""
+    """Files with a suffix of an image in the order of their names, and the names of the others.
+
+    A single file is taken whatever its name.
+    """
+    if is_file(folder):
+        return [folder], []
     try:
         paths = sorted(path for path in folder.iterdir() if path.name[0] != ".")
     except OSError as error:
@@ -126,6 +136,15 @@ def _names(paths: list[Path]) -> list[str]:
         f"{path.stem if alone else path.name}.png"
         for path, alone in zip(paths, unique, strict=True)
     ]
+
+
+def _require_distinct(paths: list[Path], names: list[str]) -> None:
+    """Raise ArgumentError for two init images of one name, from different folders."""
+    first: dict[str, Path] = {}
+    for path, name in zip(paths, names, strict=True):
+        other = first.setdefault(name.casefold(), path)
+        if other is not path:
+            raise ArgumentError(f"{other} and {path} would both be written to {name}: rename one")
 
 
 def _spare_init_images(tasks: list[Task]) -> list[Task]:

@@ -21,13 +21,14 @@ import numpy as np
 
 from lcmcore.bundle import COMPONENTS
 from lcmcore.cli.generate import open_pipeline
+from lcmcore.cli.pages import page_address
 from lcmcore.cli.progress import Progress
 from lcmcore.errors import LcmError
 from lcmcore.pipeline import Pipeline
 from lcmcore.runtime import foreign_errors
 from lcmcore.sizes import Size
 from lcmcore.util.closeable import Closeable
-from lcmcore.util.files import require_writable, write_whole
+from lcmcore.util.files import make_folder, require_writable, write_whole
 from lcmcore.util.memory import anonymous_bytes, peak_resident_bytes
 from lcmcore.util.terminal import say
 from lcmcore.util.validate import read_size, whole_number
@@ -56,6 +57,7 @@ def run(args: argparse.Namespace) -> None:
     rounds = whole_number("rounds", args.rounds, 1, 1000)
     size = read_size(args.size) if args.size else None
     with Progress() as progress, AnonymousMemory() as anonymous, open_pipeline(args) as pipe:
+        progress.show("measuring the first image")
         steps = pipe.default_steps if args.steps is None else args.steps
         measured = []
         for each in measure(pipe, rounds, size, steps):
@@ -69,8 +71,10 @@ def run(args: argparse.Namespace) -> None:
     say("peak memory: {:.0f} MB resident, {:.0f} MB anonymous".format(*(p / 1e6 for p in peaks)))
     if args.report is not None:
         content = json.dumps(_report(pipe, measured, steps, predictions), indent=2) + "\n"
+        make_folder(args.report.parent)
         write_whole(args.report, content.encode())
-        say(f"{args.report}: a report without names of files; docs/npu.md says where to send it")
+        where = page_address("docs/npu.md")
+        say(f"{args.report}: a report without names of files; where to send it: {where}")
 
 
 def measure(

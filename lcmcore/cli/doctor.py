@@ -27,14 +27,6 @@ from lcmcore.util.placeholder import EMPTY, Placeholder, is_unread, placeholder_
 from lcmcore.util.terminal import say
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of `lcm doctor`."""
-    parser.add_argument(
-        "--model", type=Path, metavar="DIR", help="default: $LCM_MODEL, else the demo model"
-    )
-    parser.set_defaults(run=run)
-
-
 def run(args: argparse.Namespace) -> None:
     """Print every finding with its remedy; raises LcmError if one of them is an error."""
     root = Path(args.model or os.environ.get("LCM_MODEL") or demo_dir())

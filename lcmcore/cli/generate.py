@@ -1,62 +1,86 @@
-"""`lcm img2img` and `lcm txt2img`: arguments to a PNG file."""
+"""`lcm img2img` and `lcm txt2img`: arguments to image files."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import time
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
+from lcmcore.batch import seeds_of
 from lcmcore.bundle import demo_dir
+from lcmcore.call import Callback
+from lcmcore.cli.grid import MAX_IMAGES, Captioned, save_sheet, shrunk
+from lcmcore.cli.output import beside, output_file, require_format, save
 from lcmcore.cli.progress import Progress
-from lcmcore.errors import ArgumentError, ImageError, OutputError, first_line
+from lcmcore.cli.summary import strength_notes, wrote
+from lcmcore.errors import ArgumentError, ImageError, first_line
+from lcmcore.image import to_pil
 from lcmcore.jobs.job import Request
 from lcmcore.pipeline import Pipeline, load
-from lcmcore.png import encode_png, is_ours, make_record, model_origin
-from lcmcore.util.files import is_file, require_writable, sha256, write_whole
-
-if TYPE_CHECKING:
-    from PIL import Image
+from lcmcore.png import derived_record, make_record, model_origin
+from lcmcore.util.files import is_file, sha256
+from lcmcore.util.validate import real_number, whole_number
 
 
 def generate(args: argparse.Namespace) -> None:
-    """Make the image that the arguments ask for; raises LcmError, and then writes nothing."""
-    if args.output.suffix.lower() != ".png":
-        raise ArgumentError(f"{args.output}: the image is a PNG: name it {args.output.stem}.png")
-    inputs = _inputs(args)
-    _output_file(args.output, inputs)
-    request = request_of(args)
+    """Make the images that the arguments ask for; raises LcmError, and leaves no half of one."""
+    require_format(args.output)
+    requests = _requests(args)
+    sheet = _sheet_file(args, len(requests))
+    for path in filter(None, [*requests, sheet]):
+        output_file(path, _inputs(args))
+    sources = _read_sources(args)
+    init = sources.images["image"]
+    made: list[Captioned] = []
+    start = time.perf_counter()
+    with Progress(args.quiet) as progress:
+        progress.show("opening the model")
+        with open_pipeline(args) as pipe:
+            pipe.networks.on_turn = progress.turn
+            for number, (output, request) in enumerate(requests.items(), 1):
+                progress.begin(number, len(requests))
+                follow = _on_step(progress, args, output)
+                result = pipe(
+                    args.prompt,
+                    **sources.images,
+                    callback_on_step_end=follow,
+                    **request.keywords(),
+                )
+                record = make_record(args.prompt, result, sources.origin)
+                save(result.images[0], record, output, _inputs(args))
+                seconds, start = time.perf_counter() - start, time.perf_counter()
+                progress.say(wrote(output, result, pipe, init, seconds))
+                made.append(Captioned(shrunk(result.images[0]), record))
+            strengths = [] if args.init is None else args.strength
+            for line in strength_notes(strengths, args, pipe.default_steps):
+                progress.say(line)
+        if sheet is not None:
+            columns = len(strengths) if 1 < len(strengths) < len(made) else None
+            save_sheet(made, sheet, _inputs(args), columns)
+            progress.say(f"wrote {sheet}, a contact sheet")
+
+
+class _Sources(NamedTuple):
+    """What images are made from: `image` and `mask_image` of a call, and where all came from."""
+
+    images: dict[str, Any]
+    origin: dict[str, Any]
+
+
+def _read_sources(args: argparse.Namespace) -> _Sources:
+    """Raises ImageError, and ArgumentError where the prompt was given in the image's place."""
+    inputs, request = _inputs(args), request_of(args)
+    if "init" in inputs and not os.path.lexists(args.init) and is_file(Path(args.prompt)):
+        raise ArgumentError(
+            f"no such file: {args.init}; INIT comes before PROMPT, which is {args.prompt} here"
+        )
     images = request.images(inputs.get("init"), inputs.get("mask"))
     digests = {f"{key}-sha256": _digest(path) for key, path in inputs.items()}
-    start = time.perf_counter()
-    with Progress(args.quiet) as progress, open_pipeline(args) as pipe:
-        result = pipe(
-            args.prompt,
-            **images,
-            callback_on_step_end=lambda _, step, __, tensors: progress.step(
-                step + 1, len(tensors["timesteps"])
-            ),
-            **request.keywords(),
-        )
-        origin = {**_origin(args), **inputs, **digests, **request.preparation()}
-        record = make_record(args.prompt, result, origin)
-        png = encode_png(result.images[0], record)
-        write_whole(_output_file(args.output, inputs), png)  # it may be another one by now
-        seconds = time.perf_counter() - start
-        progress.say(
-            f"wrote {args.output} with {pipe.bundle.paths.root},"
-            f" seed {result.seeds[0]}{_sizes(images['image'], result.images[0])},"
-            f" in {seconds:.1f} s"
-        )
-
-
-def _sizes(init: Image.Image | None, made: Image.Image) -> str:
-    """Of an init image and what was made of it, if they differ: ", 4000x3000 -> 512x384"."""
-    if init is None or init.size == made.size:
-        return ""
-    return f", {init.width}x{init.height} -> {made.width}x{made.height}"
+    origin = model_origin(model_dir(args), runtime_choice(args), args.config, args.tokenizer)
+    return _Sources(images, {**origin, **inputs, **digests, **request.preparation()})
 
 
 def _inputs(args: argparse.Namespace) -> dict[str, Path]:
@@ -65,40 +89,47 @@ def _inputs(args: argparse.Namespace) -> dict[str, Path]:
     return {key: path for key, path in given.items() if path is not None}
 
 
-def _output_file(output: Path, inputs: Mapping[str, Path]) -> Path:
-    """The file to write: `output`, or the one that it is a link to.
+def _requests(args: argparse.Namespace) -> dict[Path, Request]:
+    """What to make, by the file to write: an image for each seed and strength.
 
-    Raises OutputError unless lcmcore wrote the file that is there, or there is none. Init image and
-    mask are never overwritten, by whatever name; nor is a file made where a link points to nothing.
+    OUT is the only one, or OUT-SEED.png, OUT-STRENGTH.png, OUT-SEED-STRENGTH.png. Raises
+    ArgumentError.
     """
-    linked = os.path.islink(output)  # noqa: PTH114 - no error for a name too long
-    target = Path(os.path.realpath(output)) if linked else output
-    require_writable(target)
-    if not os.path.lexists(target):
-        if linked:
-            raise OutputError(
-                f"{output} is a link to {target}, where nothing is: remove it, or choose another"
-                " name"
+    request = request_of(args)
+    seeds = seeds_of(args.seed, whole_number("--count", args.count, 1, MAX_IMAGES))
+    strengths = [None] if args.init is None else args.strength
+    for strength in filter(None, strengths):
+        real_number("strength", strength, 0, 1)
+    requests = {}
+    for seed in seeds:
+        for strength in strengths:
+            words = [str(seed)] if len(seeds) > 1 else []
+            words += [f"{strength:g}"] if len(strengths) > 1 else []
+            requests[beside(args.output, *words)] = replace(
+                request, seed=seed, denoise_strength=strength
             )
-        return target
-    for key, path in inputs.items():
-        if _is_same(target, path):
-            what = "init image" if key == "init" else key
-            raise OutputError(f"{output} is the {what}, which would be lost: choose another name")
-    if not is_ours(target):
-        raise OutputError(
-            f"{output} already exists and was not written by lcmcore: choose another name,"
-            " or move it away"
-        )
-    return target
+    return requests
 
 
-def _is_same(one: Path, other: Path) -> bool:
-    """Whether both are one file, by whatever names, links or case of letters."""
-    try:
-        return one.samefile(other)
-    except OSError:
-        return False
+def _sheet_file(args: argparse.Namespace, images: int) -> Path | None:
+    if not args.grid:
+        return None
+    whole_number("the number of images of --grid", images, 2, MAX_IMAGES)
+    return beside(args.output, "grid").with_suffix(".png")
+
+
+def _on_step(progress: Progress, args: argparse.Namespace, output: Path) -> Callback:
+    """What a call does after each step: show progress and, with --preview, write an image."""
+
+    def follow(pipe: Pipeline, step: int, _: int, tensors: dict[str, Any]) -> None:
+        done, total = step + 1, len(tensors["timesteps"])
+        progress.step(done, total)
+        if args.preview and done < total:
+            (image,) = to_pil(pipe.decode(tensors["denoised"]))
+            record = derived_record(f"a preview: step {done} of {total} of {output.name}")
+            save(image, record, beside(output, f"step{done}"), _inputs(args))
+
+    return follow
 
 
 def open_pipeline(args: argparse.Namespace) -> Pipeline:
@@ -134,14 +165,13 @@ def runtime_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def request_of(args: argparse.Namespace) -> Request:
-    """What the options of generation ask for."""
+    """What the options of generation ask for, but for the strength."""
     return Request(
         prompt=args.prompt,
         size=args.size,
         num_inference_steps=args.steps,
         guidance_scale=args.guidance,
         seed=args.seed,
-        denoise_strength=getattr(args, "strength", None),
         negative_prompt=args.negative_prompt,
         strength_mode=getattr(args, "strength_mode", None),
         latent_sampling=getattr(args, "latent_sampling", None),
@@ -163,8 +193,3 @@ def _digest(image: Path) -> str | None:
         return sha256(image) if is_file(image) else None
     except OSError as error:
         raise ImageError(f"{image}: cannot be read: {first_line(error)}") from error
-
-
-def _origin(args: argparse.Namespace) -> dict[str, Any]:
-    """Where the model came from, for the record."""
-    return model_origin(model_dir(args), runtime_choice(args), args.config, args.tokenizer)

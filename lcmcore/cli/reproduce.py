@@ -37,8 +37,11 @@ def command_of(record: Mapping[str, str], output: str) -> list[str]:
 
     A worker gets init image and mask as bytes and does not know their paths: then the command says
     INIT and MASK.
-    The record may be a stranger's: whatever it holds, the command only writes `output`.
+    The record may be a stranger's: whatever it holds, the command only writes `output`. Raises
+    ArgumentError for several strengths, of which each would be written to a file of its own.
     """
+    if "," in record.get("strength", ""):
+        raise ArgumentError("its strength is not that of one image")
     from_image = "strength" in record
     words = ["lcm", "img2img" if from_image else "txt2img"]
     words += [f"--output={output}"] if output.startswith("-") else ["-o", output]

@@ -49,9 +49,16 @@ _ANY_SIZE = "free"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `lcm build onnx`."""
-    parser.add_argument("checkpoint", type=Path, help="folder in diffusers' layout")
-    parser.add_argument("out", type=Path, help="bundle to write")
-    parser.add_argument("--size", metavar="WxH", help="fix the graphs to this size (default: any)")
+    parser.usage = "lcm build onnx CHECKPOINT OUT [OPTION ...]"
+    parser.epilog = """examples:
+  lcm build onnx CHECKPOINT MODEL
+  lcm build onnx CHECKPOINT MODEL --size 512x512
+  lcm info MODEL"""
+    add = parser.add_argument
+    add("checkpoint", metavar="CHECKPOINT", type=Path, help="folder in diffusers' layout")
+    add("out", metavar="OUT", type=Path, help="bundle to write")
+    add("--size", metavar="WxH",
+        help="fix the graphs to this width and height in pixels (default: any)")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> None:

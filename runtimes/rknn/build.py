@@ -117,27 +117,35 @@ class Target(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `lcm build rknn`."""
+    parser.usage = "lcm build rknn ONNX_DIR OUT --platform SOC --size WxH [OPTION ...]"
+    parser.epilog = """examples:
+  lcm build rknn MODEL BOARD --platform rk3588 --size 512x512
+  lcm build rknn MODEL BOARD --platform rk3588 --size 512x512 --components vae_encoder
+  lcm build rknn MODEL BOARD --platform rk3588 --size 512x512 --tile vae_decoder=512x216"""
     add = parser.add_argument
-    add("onnx_dir", type=Path, help="bundle with a model.onnx for each network")
-    add("out", type=Path, help="bundle to write, or to add to")
+    add("onnx_dir", metavar="ONNX_DIR", type=Path, help="bundle with a model.onnx for each network")
+    add("out", metavar="OUT", type=Path, help="bundle to write, or to add to")
     add("--platform", required=True, choices=PLATFORMS, help="the board's SoC")
-    add("--size", required=True, metavar="WxH", help="size of the images; a bundle has one")
+    add("--size", required=True, metavar="WxH",
+        help="width and height of the images in pixels; a bundle has one size")  # fmt: skip
     add("--tile", action="append", default=[], metavar="COMPONENT=WxH",
         help="compile the VAE for tiles of a size, e.g. vae_decoder=512x216; for several components"
-             " it is repeated")  # fmt: skip
-    add("--components", metavar="A,B", help="only these networks, e.g. vae_encoder")
+             " it is repeated (default: the whole image)")  # fmt: skip
+    add("--components", metavar="A,B",
+        help="only these networks, e.g. vae_encoder (default: all)")  # fmt: skip
     add("--quantize", type=Path, metavar="DATASET",
         help="int8 for one component: a text file with a line for each sample, the .npy files of"
-             " its inputs in their order, NCHW")  # fmt: skip
+             " its inputs in their order, NCHW (default: half precision)")  # fmt: skip
     add("--calibrate", type=Path, metavar="DIR",
         help="images on which activations are measured (default: drawn ones)")  # fmt: skip
     add("--cores", type=int, choices=(1, *MASKS_OF_CORES), default=1,
         help="cores of the NPU that one run of a network may use (default: 1)")  # fmt: skip
     add("--downsample-keys", action="store_true",
         help="keys and values of a quarter of the tokens, in the UNet's self-attention of the"
-             " highest resolution (ToDo): much faster at 512x512, and another image")  # fmt: skip
+             " highest resolution (ToDo): much faster at 512x512, and another image"
+             " (default: no)")  # fmt: skip
     add("--no-rewrites", action="store_true",
-        help="compile the graphs as they are, slower and larger")  # fmt: skip
+        help="compile the graphs as they are, slower and larger (default: no)")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> None:

@@ -189,8 +189,8 @@ def test_jobs_from_a_pipe(photos, out):
     ("words", "status", "message"),
     [
         ([], 2, "the following arguments are required: -o"),
-        (["-o", "out"], 2, "INIT_DIR and PROMPT are required"),
-        (["photos", "-o", "out"], 2, "INIT_DIR and PROMPT are required"),
+        (["-o", "out"], 2, "INIT and PROMPT are required"),
+        (["photos", "-o", "out"], 2, "INIT and PROMPT are required"),
         (["photos", "x", "-o", "out", "--workers", "2", "--scheduler", "y"], 2, "not allowed"),
         (["photos", "x", "-o", "out", "--workers", "0"], 1, "workers must be from 1"),
         (["photos", "x", "-o", "out", "--model", "none"], 1, "no model directory"),

@@ -15,7 +15,7 @@ from PIL import Image
 import lcmcore
 from lcmcore.cli import batch_runner as runner
 from lcmcore.cli.batch_runner import Backend, Runner, Tally
-from lcmcore.cli.batch_tasks import BadTask, Task, tasks_of_folder
+from lcmcore.cli.batch_tasks import BadTask, Task, tasks_of_inits
 from lcmcore.cli.progress import Progress, duration
 from lcmcore.fake import FakeRuntime
 from lcmcore.jobs.fingerprint import fingerprint
@@ -52,7 +52,7 @@ def run(tasks, backend, stopped=lambda: False, stream=None):
 
 @pytest.fixture
 def tasks(photos, tmp_path):
-    return tasks_of_folder(photos, tmp_path / "out", REQUEST)
+    return tasks_of_inits([photos], tmp_path / "out", REQUEST)
 
 
 def test_all_are_generated_then_skipped(tasks, backend, tmp_path):
@@ -321,10 +321,10 @@ def test_log_has_a_line_for_each(tasks, backend):
 def test_bar_has_rate_and_time_left(tasks, backend):
     stream = Terminal()
     run(tasks, backend, stream=stream)
-    bars = stream.getvalue().split("\r")
-    assert bars[-1].startswith(f"[{'#' * 24}] 8/8 ")
-    assert "/s, " in bars[-1] and "0 s left" in bars[-1]
-    assert bars[-1].endswith("\n")
+    *_, bar, cleared = stream.getvalue().split("\r")
+    assert bar.startswith(f"[{'#' * 24}] 8/8 ")
+    assert "/s, " in bar and "0 s left" in bar
+    assert cleared == "\x1b[K"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import lcmcore
 from lcmcore.cli import batch_jobs, batch_tasks
 from lcmcore.cli.batch_jobs import ignores_case, tasks_of_file
-from lcmcore.cli.batch_tasks import BadTask, Task, files_passed_over, passed_over, tasks_of_folder
+from lcmcore.cli.batch_tasks import BadTask, Task, files_passed_over, passed_over, tasks_of_inits
 from lcmcore.jobs.fingerprint import fingerprint
 from lcmcore.jobs.job import Request
 
@@ -54,7 +54,7 @@ def bad(tasks):
 def test_folder_takes_the_images_by_name(tmp_path):
     folder = folder_of(tmp_path, "b.jpg", "a.PNG", "notes.txt", ".hidden.png", "c.webp", "d")
     (tmp_path / "sub.png").mkdir()
-    tasks = tasks_of_folder(folder, OUT, ALL)
+    tasks = tasks_of_inits([folder], OUT, ALL)
     assert outputs(tasks) == {"a.PNG": "a.png", "b.jpg": "b.png", "c.webp": "c.png"}
     assert {task.request for task in tasks} == {ALL}
     assert [task.name for task in tasks] == [
@@ -73,7 +73,7 @@ def test_folder_takes_the_images_by_name(tmp_path):
     ],
 )
 def test_names_that_differ_in_the_suffix_only_keep_it(tmp_path, names):
-    found = outputs(tasks_of_folder(folder_of(tmp_path, *names), OUT, ALL))
+    found = outputs(tasks_of_inits([folder_of(tmp_path, *names)], OUT, ALL))
     assert set(found) == set(names)
     assert len({name.casefold() for name in found.values()}) == len(names)
     assert found.get("b.jpg", "b.png") == "b.png"
@@ -82,12 +82,12 @@ def test_names_that_differ_in_the_suffix_only_keep_it(tmp_path, names):
 @pytest.mark.parametrize("names", [(), ("notes.txt",)])
 def test_folder_without_images(tmp_path, names):
     with pytest.raises(lcmcore.ImageError, match="contains no images"):
-        tasks_of_folder(folder_of(tmp_path, *names), OUT, ALL)
+        tasks_of_inits([folder_of(tmp_path, *names)], OUT, ALL)
 
 
 def test_folder_without_images_says_what_it_has(tmp_path, no_heic):
     with pytest.raises(lcmcore.ImageError, match=r"contains no images; passed over 1 HEIC im"):
-        tasks_of_folder(folder_of(tmp_path, "a.HEIC"), OUT, ALL)
+        tasks_of_inits([folder_of(tmp_path, "a.HEIC")], OUT, ALL)
 
 
 @pytest.fixture
@@ -105,12 +105,12 @@ def test_files_that_are_passed_over(tmp_path, no_heic):
     (tmp_path / "loop.png").symlink_to("loop.png")
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "link.png").symlink_to("a.jpg")
-    others = files_passed_over(folder)
+    others = files_passed_over([folder])
     assert others == [
         *("DCIM0002", "IMG_2.HEIC", "broken.png", "img_1.heif"),
         *("loop.png", "notes.txt", "pipe.jpg"),
     ]
-    assert outputs(tasks_of_folder(folder, OUT, ALL)) == {"a.jpg": "a.png", "link.png": "link.png"}
+    assert outputs(tasks_of_inits([folder], OUT, ALL)) == {"a.jpg": "a.png", "link.png": "link.png"}
     assert passed_over(others) == [
         "passed over 2 HEIC images (IMG_2.HEIC, img_1.heif): install Pillow's plugin for them"
         " (pip install pillow-heif), or convert them to JPEG",
@@ -133,14 +133,17 @@ def test_heic_is_taken_where_it_can_be_read(tmp_path, monkeypatch):
     monkeypatch.setattr(batch_tasks, "image_suffixes", lambda: frozenset({".heic"}))
     folder = folder_of(tmp_path, "a.heic", "b.HEIC")
     os.mkfifo(tmp_path / "c.heic")
-    assert len(tasks_of_folder(folder, OUT, ALL)) == 2
-    assert passed_over(files_passed_over(folder))[0].startswith("passed over 1 file (c.heic)")
+    assert len(tasks_of_inits([folder], OUT, ALL)) == 2
+    assert passed_over(files_passed_over([folder]))[0].startswith("passed over 1 file (c.heic)")
 
 
 def test_missing_folder(tmp_path):
     folder = tmp_path / "none"
     message = f"^{folder}: cannot be read: No such file or directory$"
-    for function in (lambda: tasks_of_folder(folder, OUT, ALL), lambda: files_passed_over(folder)):
+    for function in (
+        lambda: tasks_of_inits([folder], OUT, ALL),
+        lambda: files_passed_over([folder]),
+    ):
         with pytest.raises(lcmcore.ImageError, match=message):
             function()
 
@@ -150,15 +153,15 @@ def test_init_image_behind_a_link_is_not_written_over(tmp_path):
     photos.mkdir()
     (tmp_path / "out").symlink_to("photos")
     with pytest.raises(lcmcore.ArgumentError, match="would be overwritten: choose another output"):
-        tasks_of_folder(folder_of(photos, "a.png"), tmp_path / "out", ALL)
+        tasks_of_inits([folder_of(photos, "a.png")], tmp_path / "out", ALL)
     (photos / "a.png").rename(photos / "a.jpg")
-    assert len(tasks_of_folder(photos, tmp_path / "out", ALL)) == 1
+    assert len(tasks_of_inits([photos], tmp_path / "out", ALL)) == 1
 
 
 def test_init_images_are_not_written_over(tmp_path):
     folder = folder_of(tmp_path, "a.png")
     with pytest.raises(lcmcore.ArgumentError, match="would be overwritten"):
-        tasks_of_folder(folder, folder, ALL)
+        tasks_of_inits([folder], folder, ALL)
 
 
 def test_lines_override_the_command_line(tmp_path):
@@ -258,7 +261,7 @@ def test_masks_of_lines_and_of_all_init_images(tmp_path):
     tasks = tasks_of_file(path, tmp_path, OUT, ALL, mask=Path("all.png"))
     assert [task.mask for task in tasks] == [Path("all.png"), tmp_path / "m.png", None]
     (folder := tmp_path / "photos").mkdir()
-    tasks = tasks_of_folder(folder_of(folder, "a.png"), OUT, ALL, Path("all.png"))
+    tasks = tasks_of_inits([folder_of(folder, "a.png")], OUT, ALL, Path("all.png"))
     assert [task.mask for task in tasks] == [Path("all.png")]
 
 
@@ -268,7 +271,7 @@ def test_masks_are_not_written_over(tmp_path):
     assert "is the init image or mask of a job and would be overwritten" in found[0]
     (tmp_path / "a.png").touch()
     with pytest.raises(lcmcore.ArgumentError, match=r"^out/a\.png would be overwritten"):
-        tasks_of_folder(tmp_path, OUT, ALL, OUT / "a.png")
+        tasks_of_inits([tmp_path], OUT, ALL, OUT / "a.png")
 
 
 def test_line_without_any_prompt(tmp_path):

@@ -134,8 +134,9 @@ def test_a_prediction_that_fails_is_none(tmp_path, monkeypatch, capfd):
 
 
 def test_a_report_that_cannot_be_written_is_refused_before_the_work(tmp_path, capfd):
-    assert main(["bench", f"--report={tmp_path / 'missing' / 'report.json'}"]) == 1
-    assert "there is no folder" in capfd.readouterr().err
+    (tmp_path / "file").touch()
+    assert main(["bench", f"--report={tmp_path / 'file' / 'report.json'}"]) == 1
+    assert "file is no folder: report.json cannot be written" in capfd.readouterr().err
 
 
 def test_invalid_number_of_rounds(capfd):

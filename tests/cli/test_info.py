@@ -203,7 +203,7 @@ def test_a_component_that_cannot_be_read(capfd, monkeypatch):
         ["txt2img", "a", "-o", "o.png", "--memory=\nx\x1b[2J"],
         ["txt2img", "a", "-o", "o.png", "--component-runtime=\nx\x1b[2J"],
         ["info", "no\nthing\x1b[2J\u202e"],
-        ["txt2img", "a", "-o", "o\n\x1b[2J.jpg"],
+        ["txt2img", "a", "-o", "o\n\x1b[2J.gif"],
         ["txt2img", "a", "-o", "o.png", "--model=\nx\x1b[2J"],
         ["doctor", "--model=\nx\x1b[2J"],
         ["img2img", "\nx\x1b[2J.png", "a", "-o", "o.png"],
@@ -228,7 +228,7 @@ def test_a_traceback_is_escaped(capfd, monkeypatch):
     def broken(path):
         raise ZeroDivisionError("a\x1b[2J\nlcm: error: forged")
 
-    monkeypatch.setattr("lcmcore.cli.main.describe", broken)
+    monkeypatch.setattr("lcmcore.cli.parser.describe", broken)
     monkeypatch.setenv("LCM_TRACEBACK", "1")
     assert main(["info", "a"]) == 1
     *lines, end = capfd.readouterr().err.split("\n")
@@ -248,5 +248,5 @@ def test_the_note_of_an_image_is_escaped():
     ended = subprocess.run(run, capture_output=True, text=True, check=True)
     assert Path(name).exists()
     _, line, end = ended.stderr.split("\n")
-    assert line.startswith(r"wrote a\nwrote b.png\x1b[2J.png with ")
+    assert line.startswith(r"wrote a\nwrote b.png\x1b[2J.png (64x64, 1 step, seed ")
     assert end == ""

@@ -62,14 +62,19 @@ def test_img2img(lcm, photo_file, monkeypatch):
     assert (status, out) == (0, "")
     assert pixels("out.png").shape == (64, 96, 3)
     assert re.fullmatch(
-        r"(step \d/3, [\d.]+ s\n){3}wrote out\.png with .*demo, seed 7, in .* s\n", err
+        r"(step \d/3, [\d.]+ s\n){3}"
+        r"wrote out\.png \(96x64, 3 of 4 steps, seed 7\) with .*demo, in [\d.]+ s\n",
+        err,
     )
     assert files() == [Path("out.png"), Path("photo.png")]
 
 
 def test_img2img_reports_a_size_that_changes_and_warns_of_a_large_one(lcm, photo_file, caplog):
     command = ["img2img", photo_file, "a lake", "-o", "out.png", *SMALL[1:]]
-    assert ", seed 7, 96x64 -> 64x64, in " in lcm(*command, "--size=64x64")[2]
+    assert (
+        "wrote out.png (96x64 -> 64x64, 1 of 1 step, seed 7) with "
+        in lcm(*command, "--size=64x64")[2]
+    )
     assert " -> " not in lcm(*command, "--size=96x64")[2]
     assert lcm(*command, "--size=128x128", "--strength=0.5")[0] == 0
     assert not caplog.messages
@@ -108,7 +113,8 @@ def test_a_long_file_name_in_any_script(lcm):
 
 
 @pytest.mark.slow
-def test_a_progress_bar_on_a_terminal(photo_file):
+def test_what_is_being_done_on_a_terminal(photo_file):
+    """Each line takes the place of the one before; the last is cleared, and no full bar stands."""
     terminal, stderr = pty.openpty()
     run = [LCM, "img2img", photo_file, "a lake", "-o", "out.png", *SMALL[1:], "--strength=1"]
     with subprocess.Popen(run, stderr=stderr, stdin=subprocess.DEVNULL):
@@ -120,9 +126,22 @@ def test_a_progress_bar_on_a_terminal(photo_file):
             except OSError:  # Linux's end of a pty
                 break
     os.close(terminal)
-    assert re.search(
-        rb"\r\[#{24}\] 1/1 steps, [\d.]+ s(\x1b\[K)?\r\nwrote out\.png with ", reported
-    )
+    *lines, last = reported.decode().removesuffix("\r\n").split("\x1b[K")
+    assert last.startswith("wrote out.png (96x64 -> 80x48, 1 of 1 step, ")
+    lines = [line.removeprefix("\r") for line in lines]
+    assert lines.pop() == ""
+    assert lines.pop(-3).startswith(f"[{'#' * 24}] 1/1 steps, ")
+    assert [re.sub(r" \([\d.]+ s\)$", "", line) for line in lines] == [
+        "opening the model",
+        "opening text_encoder",
+        "encoding the prompt",
+        "opening vae_encoder",
+        "encoding the init image",
+        "opening unet",
+        "running the first step",
+        "opening vae_decoder",
+        "decoding",
+    ]
 
 
 @pytest.mark.slow
@@ -303,7 +322,6 @@ def test_an_init_image_from_a_pipe(lcm, photo_file):
 
 
 USAGE = [
-    [],
     ["draw"],
     ["img2img", "in.png"],
     ["txt2img", "a"],
@@ -369,12 +387,19 @@ OPTIONS = [
     (["--config=photo.png"], "photo.png: "),
     (["--tokenizer=nowhere"], "no tokenizer at nowhere"),
     (["--tokenizer=."], "no such file: vocab.json"),
-    (["-o", "nowhere/out.png"], "there is no folder nowhere"),
-    (["-o", "photo.png/out.png"], "there is no folder photo.png"),
-    (["-o", "."], "is a PNG"),
+    (["-o", "photo.png/out.png"], "photo.png is no folder: out.png cannot be written below it"),
+    (["-o", "photo.png/a/b/out.png"], "photo.png is no folder"),
+    (["-o", "."], ". is a folder: give the name of a file"),
     (["-o", "folder.png"], "folder.png is a folder"),
-    (["-o", "out.jpg"], "the image is a PNG: name it out.png"),
+    (["-o", "out.gif"], "out.gif: name it out.png, or with one of .jpg, .jpeg, .webp"),
     (["-o", "out"], "name it out.png"),
+    (["--count=0"], "--count must be from 1 to 100, not 0"),
+    (["--count=101"], "--count must be from 1 to 100, not 101"),
+    (["--count=2", f"--seed={2**64 - 1}"], "seed must be from"),
+    (["--strength=0.5,2"], "strength must be from 0 to 1, not 2"),
+    (["--strength=750%"], "strength must be from 0 to 1, not 7.5"),
+    (["--grid"], "the number of images of --grid must be from 2 to 100, not 1"),
+    (["--grid", "--count=60", "--strength=0.2,0.4"], "must be from 2 to 100, not 120"),
     (["-o", f"{'n' * 300}.png"], "cannot be written"),
     (["-o", "/proc/out.png"], "/proc"),
 ]
@@ -411,6 +436,13 @@ def test_init_images_that_cannot_be_read(content, words, lcm, photo_file):
     before = files()
     fails(lcm("img2img", init, "a lake", "-o", "out.png"), f"init.png: {words}")
     assert files() == before
+
+
+def test_init_image_and_prompt_in_the_wrong_order(lcm, photo_file):
+    fails(
+        lcm("img2img", "a lake", photo_file, "-o", "out.png"),
+        "no such file: a lake; INIT comes before PROMPT, which is ",
+    )
 
 
 def swap(one, other):
@@ -532,7 +564,7 @@ def test_a_bug_in_lcmcore_is_reported_in_one_line(lcm, monkeypatch):
     def broken(args):
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr("lcmcore.cli.main.generate", broken)
+    monkeypatch.setattr("lcmcore.cli.parser.generate", broken)
     status, _, err = lcm("txt2img", "a", "-o", "out.png")
     assert status == 1
     assert re.fullmatch(r"lcm: error: ZeroDivisionError: division by zero \(a bug in .*\)\n", err)
@@ -544,7 +576,7 @@ def test_out_of_memory(lcm, monkeypatch):
     def hungry(args):
         raise MemoryError
 
-    monkeypatch.setattr("lcmcore.cli.main.generate", hungry)
+    monkeypatch.setattr("lcmcore.cli.parser.generate", hungry)
     fails(lcm("txt2img", "a", "-o", "out.png"), "out of memory")
 
 

@@ -139,7 +139,10 @@ def test_a_link_to_nothing_makes_no_file(refused):
 
 def test_a_link_into_a_folder_that_is_not_there(refused):
     link("out.png", "folder/nothing.png")
-    words = f"there is no folder {Path.cwd() / 'folder'} to write nothing.png to"
+    words = (
+        f"out.png is a link to {Path.cwd() / 'folder/nothing.png'}, where nothing is: remove it, or"
+        " choose another name"
+    )
     refused(words, "txt2img", "a lake", "-o", "out.png", *SMALL)
 
 
@@ -204,7 +207,7 @@ def test_it_is_looked_at_again_when_the_image_is_done(init, photo_file, capfd, m
         return encode_png(image, record)
 
     before = photo_file.read_bytes()
-    monkeypatch.setattr("lcmcore.cli.generate.encode_png", encode)
+    monkeypatch.setattr("lcmcore.cli.output.encode_png", encode)
     assert main(["img2img", "photo.png", "a lake", "-o", "out.png", *SMALL]) == 1
     assert capfd.readouterr().err == f"lcm: error: out.png {INIT if init else ANOTHER}\n"
     assert not is_ours(Path("out.png"))

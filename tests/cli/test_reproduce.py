@@ -7,11 +7,12 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lcmcore import ArgumentError
-from lcmcore.cli.main import _parser
+from lcmcore.cli.generate import _requests
+from lcmcore.cli.parser import make_parser
 from lcmcore.cli.reproduce import _OPTIONS, command_of, quote
 
 # bash is everywhere where this is developed; of the others those that are installed.
@@ -66,12 +67,15 @@ def test_every_record_becomes_one_line_that_a_shell_reads_as_meant(record, name,
 
 
 @given(record=RECORDS, name=NAMES)
+@example(record={"prompt": "a lake", "strength": "0.3,0.5"}, name="a.png")
 def test_no_record_makes_the_command_write_elsewhere(record, name):
     """Read as `lcm` itself reads it: the output is what the caller of `lcm info` named."""
     try:
-        args = _parser(builders=False).parse_args(command_of(record, name)[1:])
-    except SystemExit:  # a size that is none, and the like: wrong usage, and nothing is done
+        args = make_parser(builders=False).parse_args(command_of(record, name)[1:])
+        outputs = [*_requests(args)]
+    except (SystemExit, ArgumentError):  # a size that is none, and the like: nothing is done
         return
+    assert outputs == [Path(name)]
     assert args.run.__name__ == "generate"
     assert args.output == Path(name)
     assert args.prompt == record["prompt"]

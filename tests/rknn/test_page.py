@@ -19,7 +19,8 @@ from PIL import Image
 
 import lcmcore
 from lcmcore.bundle import Settings
-from lcmcore.cli.main import _parser, main
+from lcmcore.cli.main import main
+from lcmcore.cli.parser import make_parser
 from runtimes.rknn import RknnRuntime, board, diagnosis, toolkit
 from tests.rknn import fixtures
 from tests.rknn.conftest import Calls, Npu
@@ -69,7 +70,7 @@ def test_commands_are_of_a_shell_and_those_of_lcm_parse(line: str) -> None:
     subprocess.run(["bash", "-n", "-c", line], check=True)
     words = lcm_words(line)
     if words is not None:
-        _parser(builders=words[0] == "build").parse_args(words)
+        make_parser(builders=words[0] == "build").parse_args(words)
 
 
 def test_every_step_has_a_command() -> None:
