@@ -84,7 +84,8 @@ def test_lcm_commands_run_in_the_order_of_the_page(page, desk):
         assert done.returncode == 0, (words, done.stderr)
         if "-o" in words:
             made = desk / words[words.index("-o") + 1]
-            pictures = [*made.rglob("*.png")] if made.is_dir() else [made]
+            several = made.parent.glob(f"{made.stem}-*{made.suffix}")  # of --count
+            pictures = [made] if made.is_file() else [*made.rglob("*.png"), *several]
             assert pictures
             assert min(path.stat().st_size for path in pictures) > 1000
 
