@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -12,7 +13,7 @@ from PIL import Image
 from lcmcore.errors import ArgumentError
 from lcmcore.image import ImageLike, read_images
 from lcmcore.masks import read_masks
-from lcmcore.noise import TorchGenerator, checked_seed
+from lcmcore.noise import TorchGenerator, checked_seed, seed_of
 from lcmcore.util.arrays import Array, Floats
 from lcmcore.util.validate import texts, whole_number
 
@@ -44,6 +45,7 @@ class Batch(NamedTuple):
         seed: int | Sequence[int] | None,
         repeats: int,
         mask_image: ImageLike | Sequence[ImageLike] | None = None,
+        generator: Any = None,
     ) -> Batch:
         """From the arguments of a call; raises ArgumentError if their lengths do not match."""
         repeats = whole_number("num_images_per_prompt", repeats, 1, _MAX_BATCH)
@@ -65,6 +67,8 @@ class Batch(NamedTuple):
             if count not in (0, 1, items):
                 raise ArgumentError(f"{count} {name} do not match a batch of {items}")
         whole_number("the number of images", items * repeats, 1, _MAX_BATCH)
+        if generator is not None:
+            seed = _seed_of(generator, seed, items * repeats)
         seeds = seeds_of(seed, items * repeats)
         return cls(items, repeats, prompts, negatives, images, seeds, masks)
 
@@ -83,6 +87,22 @@ def repeat_to(rows: Array, count: int) -> Array:
     if not len(rows) or count % len(rows):
         raise ArgumentError(f"{len(rows)} rows do not match {count} images")
     return rows if len(rows) == count else np.repeat(rows, count // len(rows), axis=0)
+
+
+def _seed_of(generator: Any, seed: int | Sequence[int] | None, count: int) -> int | Sequence[int]:
+    """The `seed` that diffusers' argument `generator` stands for."""
+    if seed is not None:
+        raise ArgumentError("give either a seed or a generator")
+    if isinstance(generator, (list, tuple)):
+        if len(generator) != count:
+            raise ArgumentError(f"{len(generator)} generators do not match {count} images")
+        return [seed_of(each) for each in generator]
+    if count > 1 and not isinstance(generator, numbers.Integral):
+        raise ArgumentError(
+            f"{count} images need a list of {count} generators: here each image has noise of its"
+            " own, and one generator makes the first image's only"
+        )
+    return seed_of(generator)
 
 
 def seeds_of(seed: int | Sequence[int] | None, count: int) -> list[int]:

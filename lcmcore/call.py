@@ -29,6 +29,7 @@ class CallOptions(TypedDict, total=False):
     original_inference_steps: int | None
     latents: Floats | None
     prompt_embeds: Floats | None
+    generator: Any
     callback_on_step_end: Callback | None
 
 
@@ -51,8 +52,9 @@ class Result(Generic[ImagesT]):
     `images` are Pillow images, an array [batch, height, width, 3] in [0, 1], or the latents, as
     `output_type` asked. `seeds` reproduce each image alone, `latents` are those decoded, `timings`
     are seconds by stage. `settings` are the call's keywords with nothing left to a default: all but
-    prompt, image, mask, seed and the arrays `latents` and `prompt_embeds`. With these as in the
-    call, and `seed=result.seeds`, `pipe(..., **result.settings)` reproduces the images.
+    prompt, image, mask, seed, generator and the arrays `latents` and `prompt_embeds`. With these as
+    in the call, and `seed=result.seeds`, `pipe(..., **result.settings)` reproduces the images.
+    `runtimes` names the runtime of each network that the call needed.
     """
 
     images: ImagesT
@@ -60,3 +62,4 @@ class Result(Generic[ImagesT]):
     latents: Floats
     timings: dict[str, float]
     settings: dict[str, Any]
+    runtimes: dict[str, str]

@@ -113,6 +113,10 @@ class Networks:
         self._residency.release()
         self._release_memory()
 
+    def names(self, components: Sequence[str]) -> dict[str, str]:
+        """The name of the runtime of each component."""
+        return {component: self.runtimes[component].name for component in components}
+
     def inputs(self, component: str) -> Sequence[TensorSpec]:
         """What the network takes, remembered; opened to know, if its runtime cannot say without.
 

@@ -8,13 +8,15 @@ units that torch uses round sine, cosine and logarithm a little differently.
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lcmcore.errors import ArgumentError
 from lcmcore.util.arrays import Floats
-from lcmcore.util.validate import whole_number
+from lcmcore.util.validate import shown, whole_number
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,6 +33,39 @@ def checked_seed(seed: Any) -> int:
     return whole_number("seed", seed, -(2**63), 2**64 - 1)
 
 
+def seed_of(generator: Any) -> int:
+    """The seed of a TorchGenerator, a torch.Generator of the CPU, or an integer.
+
+    torch is not imported: its generator is known by `initial_seed`. One of another device, and one
+    that was drawn from, has other noise than its seed, and is refused. Raises ArgumentError.
+    """
+    if isinstance(generator, TorchGenerator):
+        seed, is_used = generator.seed, generator.is_used
+    elif hasattr(generator, "initial_seed") and hasattr(generator, "get_state"):
+        device = getattr(generator.device, "type", generator.device)
+        if device != "cpu":
+            raise ArgumentError(
+                f"generator is of the device {device}, whose noise only that device makes: pass"
+                " torch.Generator('cpu').manual_seed(N), or seed=N"
+            )
+        seed = generator.initial_seed()
+        fresh = type(generator)(device="cpu").manual_seed(seed)
+        is_used = bytes(generator.get_state().tolist()) != bytes(fresh.get_state().tolist())
+    elif isinstance(generator, numbers.Integral):
+        return checked_seed(generator)
+    else:
+        raise ArgumentError(
+            "generator must be an integer, a torch.Generator of the CPU, a"
+            f" lcmcore.noise.TorchGenerator, or a list of them, not {shown(generator)}"
+        )
+    if is_used:
+        raise ArgumentError(
+            "generator was drawn from before, so that its seed no longer makes its noise: pass a"
+            " new one for each call, or seed=N"
+        )
+    return checked_seed(seed)
+
+
 class TorchGenerator:
     """`torch.Generator("cpu").manual_seed(seed)`: the same seed gives the same noise everywhere.
 
@@ -42,6 +77,13 @@ class TorchGenerator:
         # torch's Mersenne Twister, seeded by init_genrand, is numpy's legacy stream.
         self._stream = np.random.RandomState(self.seed & 0xFFFFFFFF)
         self._cached_gaussian: float | None = None
+
+    @property
+    def is_used(self) -> bool:
+        """Whether anything was drawn since it was seeded."""
+        state = self._stream.get_state(legacy=False)["state"]
+        fresh = np.random.RandomState(self.seed & 0xFFFFFFFF).get_state(legacy=False)["state"]
+        return state["pos"] != fresh["pos"] or not np.array_equal(state["key"], fresh["key"])
 
     def randn(self, shape: Sequence[int]) -> Floats:
         """`torch.randn(shape, generator=self)`, float32; draws continue where the last ended."""

@@ -180,6 +180,7 @@ class Pipeline(Closeable):
         original_inference_steps: int | None = None,
         latents: Floats | None = None,
         prompt_embeds: Floats | None = None,
+        generator: Any = None,
         output_type: str = OUTPUT_TYPES[0],
         callback_on_step_end: Callback | None = None,
     ) -> Result[Any]:
@@ -194,6 +195,8 @@ class Pipeline(Closeable):
         the call's size, and laid over the image. `latents` [batch, 4, height / 8, width / 8]
         replace the noise (with an image: the noised start), `prompt_embeds` [batch, 77, width] the
         prompt.
+        `generator`, as in diffusers, takes the place of `seed`: a new torch.Generator of the CPU,
+        a TorchGenerator or an integer, or a list with one for each image.
         `callback_on_step_end(pipe, step, timestep, {"latents": ..., "denoised": ...,
         "timesteps": ...})`, the last being all timesteps of this call, may return a dict with
         other latents, or False to stop.
@@ -208,7 +211,14 @@ class Pipeline(Closeable):
         if prompt_embeds is not None:
             prompt_embeds = _embeds(prompt_embeds)
         batch = Batch.of_call(
-            prompt, negative_prompt, image, prompt_embeds, seed, num_images_per_prompt, mask_image
+            prompt,
+            negative_prompt,
+            image,
+            prompt_embeds,
+            seed,
+            num_images_per_prompt,
+            mask_image,
+            generator,
         )
         settings: dict[str, Any] = {
             "num_inference_steps": _or(num_inference_steps, self.default_steps),
@@ -276,7 +286,9 @@ class Pipeline(Closeable):
                 final = self._follow(steps, start, timesteps, callback_on_step_end, needed)
             with stage("vae_decoder"):
                 images = self._finish(final, output_type, inpainting if overlay else None)
-        return Result(images, batch.seeds, final, stage.seconds, settings)
+        return Result(
+            images, batch.seeds, final, stage.seconds, settings, self.networks.names(needed)
+        )
 
     def encode_prompt(self, prompt: str | Sequence[str]) -> Floats:
         """The text encoder's last hidden state, [batch, 77, width].

@@ -600,3 +600,13 @@ def test_every_error_is_an_lcm_error():
         kind = getattr(lcmcore, name)
         if isinstance(kind, type) and issubclass(kind, Exception):
             assert issubclass(kind, LcmError)
+
+
+def test_the_runtime_of_each_network_that_the_call_needed(fake, photo):
+    pipe = fake()
+    from_image = pipe("a lake", photo, strength=0, num_inference_steps=1, seed=1)
+    assert from_image.runtimes == dict.fromkeys(
+        ["text_encoder", "vae_encoder", "vae_decoder"], "fake"
+    )
+    latents = pipe("a lake", seed=1, num_inference_steps=1, output_type="latent")
+    assert latents.runtimes == dict.fromkeys(["text_encoder", "unet"], "fake")

@@ -273,7 +273,7 @@ def test_a_record_names_everything_as_the_command_does():
     """Of the first image; what the command has no option for is left out, and what is None."""
     images = [Image.new("RGB", (96, 64)), Image.new("RGB", (8, 8))]
     latents = np.zeros((2, 4, 8, 12), np.float32)
-    result = Result(images, [7, 8], latents, {}, {**SETTINGS, "fit": None})
+    result = Result(images, [7, 8], latents, {}, {**SETTINGS, "fit": None}, {})
     assert make_record("a lake", result, {"model": Path("m"), "config": None}) == {
         "Software": f"lcmcore {lcmcore.__version__}",
         "prompt": "a lake",
@@ -287,7 +287,7 @@ def test_a_record_names_everything_as_the_command_does():
         "latent-sampling": "mean",
         "model": "m",
     }
-    result = Result(images, [7, 8], latents, {}, SETTINGS)
+    result = Result(images, [7, 8], latents, {}, SETTINGS, {})
     assert make_record("a lake", result, {})["fit"] == "stretch"
 
 

@@ -56,6 +56,7 @@ def draw() -> None:
         result = pipe("a lake", image="scribble.png", strength=0.6, seed=7)
         assert_type(result.images, list[Image.Image])
         assert_type(result.seeds, list[int])
+        assert_type(result.runtimes, dict[str, str])
         assert_type(result.latents, NDArray[np.float32])
         result.images[0].save("lake.png")
 
@@ -63,7 +64,7 @@ def draw() -> None:
         assert_type(several.images, list[Image.Image])
         arrays = pipe("a lake", height=64, width=64, output_type="np")
         assert_type(arrays.images, NDArray[np.float32])
-        latents = pipe("a lake", output_type="latent")
+        latents = pipe("a lake", output_type="latent", generator=7)
         assert_type(latents.images, NDArray[np.float32])
 
         again = pipe("a lake", latents=latents.images, callback_on_step_end=stop)
