@@ -7,7 +7,7 @@ inferred.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 COMPONENTS = ("text_encoder", "unet", "vae_encoder", "vae_decoder")
 MEMORY_MODES = ("auto", "low", "high")  # which networks are in memory: one, or all
-_TOP_LEVEL = ("runtime", "memory", "scaling_factor", "size_multiple")
+_TOP_LEVEL = ("runtime", "memory", "scaling_factor", "size_multiple", "words")
 _MAX_LEVELS = 8
 _SCALING_FACTOR, _VAE_CHANNELS = 0.18215, (128, 256, 512, 512)  # Stable Diffusion's
 _DEFAULTS = ("num_inference_steps", "guidance_scale")
@@ -88,6 +88,7 @@ class Settings(NamedTuple):
     guidance_scale: float | None = None
     scaling_factor: float | None = None
     size_multiple: int | None = None
+    words: Sequence[str] = ()  # those that the model was trained on, if they are few
     components: Mapping[str, Mapping[str, Any]] = {}
 
     def runtime_of(self, component: str) -> str:
@@ -132,6 +133,8 @@ class Settings(NamedTuple):
         for key in ("num_inference_steps", "size_multiple"):
             if key in settings:
                 whole_number(key, settings[key], 1, 1_000_000)
+        if not _are_texts(settings.get("words", [])):
+            raise ArgumentError(f"words must be a list of texts, not {shown(settings['words'])}")
         for key, low in (("guidance_scale", 0), ("scaling_factor", 1e-6)):
             if key in settings:
                 real_number(key, settings[key], low, 1000)
@@ -184,6 +187,12 @@ class Bundle:
                 " merges.txt with --tokenizer DIR (in Python: tokenizer=DIR)"
             )
         return CLIPTokenizer.from_dir(self.tokenizer_dir)
+
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """The words that the model knows, as the tokenizer writes them; empty if not listed."""
+        listed = self.settings.words
+        return frozenset(word for text in listed for word in self.tokenizer.words(text))
 
     def folder(self, component: str) -> Path:
         """The folder of one of COMPONENTS."""
@@ -349,6 +358,10 @@ def _table(table: Mapping[str, Any], key: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ArgumentError(f"{key} must be a table [{key}], not {shown(value)}")
     return value
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
 def _list(config: Mapping[str, Any], key: str) -> list[Any]:

@@ -296,12 +296,15 @@ class Pipeline(Closeable):
         A textual inversion of several vectors is named by its first token, as in diffusers.
         """
         tokenizer = self.bundle.tokenizer
-        ids = tokenizer(tokenizer.expand(prompt))
-        return self._encoder_cache.get("text_encoder", ids, lambda: self._embed(ids))
+        prompts = tokenizer.expand(prompt)
+        ids = tokenizer(prompts)
+        return self._encoder_cache.get("text_encoder", ids, lambda: self._embed(prompts, ids))
 
-    def _embed(self, ids: Integers) -> Floats:
+    def _embed(self, prompts: Sequence[str], ids: Integers) -> Floats:
         """Runtimes report an id beyond the embeddings as a bad index, or not at all."""
         tokenizer, rows = self.bundle.tokenizer, self.bundle.vocab_size
+        if self.bundle.words:
+            tokenizer.warn_of_unknown_words(prompts, self.bundle.words)
         warning = tokenizer.warn_beyond_embeddings(ids, rows)
         try:
             return self.networks.run("text_encoder", input_ids=ids)

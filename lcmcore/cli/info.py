@@ -23,6 +23,7 @@ FileDescriber = Callable[[Runtime, Path], Iterator[str]]  # lines about a model 
 _MEBI = 2**20
 _HEADING = "command to reproduce it:"
 _SHOWN = 8  # added tokens
+_SHOWN_WORDS = 200
 
 
 def describe(path: Path, check: bool = False, cost: bool = False) -> Iterator[str]:
@@ -89,6 +90,8 @@ def _describe_bundle(path: Path, describer: FileDescriber) -> Iterator[str]:
     yield f"  defaults: {steps} steps, guidance {guided}"
     yield f"  scheduler: {_or_error(_scheduler, bundle)}"
     yield f"  tokenizer: {_or_error(_tokenizer, bundle)}"
+    if bundle.settings.words:
+        yield f"  words: {_or_error(_words, bundle)}"
     for component in COMPONENTS:
         try:
             yield from _describe_component(bundle, component, describer)
@@ -120,6 +123,12 @@ def _tokenizer(bundle: Bundle) -> str:
     return f"{len(tokenizer.vocab)} tokens, {tokenizer.length} a prompt, padded with {pad!r}" + (
         f", added: {', '.join(added[:_SHOWN])}{more}" if added else ""
     )
+
+
+def _words(bundle: Bundle) -> str:
+    words = sorted(bundle.words)
+    more = f" and {len(words) - _SHOWN_WORDS} more" if len(words) > _SHOWN_WORDS else ""
+    return f"{len(words)} known: {' '.join(words[:_SHOWN_WORDS])}{more}"
 
 
 def _describe_component(bundle: Bundle, component: str, describer: FileDescriber) -> Iterator[str]:

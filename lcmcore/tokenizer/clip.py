@@ -6,10 +6,10 @@ The reference implementation is `CLIPTokenizer` of transformers 5 (`CLIPTokenize
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import takewhile
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 from lcmcore.tokenizer.added_tokens import AddedToken, Finder
 from lcmcore.tokenizer.byte_pairs import WORD_END, Ranks, first_tokens, tokens_of
 from lcmcore.tokenizer.files import END, START, read_folder
-from lcmcore.tokenizer.words import beginning, normalize, split
+from lcmcore.tokenizer.words import beginning, normalize, plain_words, split
 from lcmcore.util.validate import texts
 
 log = logging.getLogger(__name__)
 
 _LENGTH = 77
 _LONG = 1000  # of texts, and of words, that are longer not all is needed
+_SHOWN_WORDS, _SHOWN_LETTERS = 12, 40  # in a message
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,28 @@ class CLIPTokenizer:
         )
         log.warning("text_encoder: %s", message)
         return message
+
+    def words(self, prompt: str) -> Iterator[str]:
+        """The words of a prompt as people count them, in lower case: no signs, no added tokens."""
+        for part in self._parts(beginning(prompt, self._enough)):
+            if isinstance(part, str):
+                yield from plain_words(part)
+
+    def warn_of_unknown_words(self, prompts: Sequence[str], known: Collection[str]) -> None:
+        """Log, in one warning, the words of the prompts that are not among the known ones."""
+        unknown = dict.fromkeys(
+            word for prompt in prompts for word in self.words(prompt) if word not in known
+        )
+        if unknown:
+            shown = ", ".join(word[:_SHOWN_LETTERS] for word in islice(unknown, _SHOWN_WORDS))
+            more = f" and {len(unknown) - _SHOWN_WORDS} more" if len(unknown) > _SHOWN_WORDS else ""
+            log.warning(
+                "the model does not know these words, and draws anything for them: %s%s (lcm info"
+                " lists the %d that it knows)",
+                shown,
+                more,
+                len(known),
+            )
 
     def _row(self, text: str) -> list[int]:
         head = beginning(text, self._enough)

@@ -14,6 +14,7 @@ _VISIBLE_RUN = re.compile(f"[^{SPACES}]+")
 # What CLIP's pattern matches before runs: a special token that only lower-casing produced (which is
 # not special any more, but split in three), and contractions.
 _LITERAL = re.compile(r"(<\|)(startoftext|endoftext)(\|>)|'s|'t|'re|'ve|'m|'ll|'d")
+_PLAIN_WORD = re.compile(r"([^\W_]+)(?:'[^\W_]+)?")  # without the 's of "lake's"
 # unicodedata takes the square of the number of marks in a row, unless they are in order.
 _MANY_MARKS = 32
 _MARKS_IN_ONE = ("\u0f73", "\u0f75", "\u0f81")  # no marks, but made of marks alone
@@ -79,6 +80,11 @@ def normalize(text: str) -> str:
     text = _SPACE_RUN.sub(" ", text)
     text = unicodedata.normalize("NFC", _order_marks(text, _MANY_MARKS, len(text)))
     return "".join(map(str.lower, text))
+
+
+def plain_words(text: str) -> Iterator[str]:
+    """The runs of letters and digits in a normalized text: 8k, too, which CLIP's pattern cuts."""
+    return (match[1] for match in _PLAIN_WORD.finditer(text))
 
 
 def split(text: str) -> Iterator[str]:
