@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 COMPONENTS = ("text_encoder", "unet", "vae_encoder", "vae_decoder")
 MEMORY_MODES = ("auto", "low", "high")  # which networks are in memory: one, or all
+DEMO = "demo"  # the demo bundle's name, for the command and for records
 _TOP_LEVEL = ("runtime", "memory", "scaling_factor", "size_multiple", "words")
 _MAX_LEVELS = 8
 _SCALING_FACTOR, _VAE_CHANNELS = 0.18215, (128, 256, 512, 512)  # Stable Diffusion's
@@ -164,8 +165,7 @@ class Bundle:
         Raises BundleError if it is not a directory, or lcm.toml is invalid.
         """
         paths = ModelPaths(root)
-        if not is_folder(paths.root):
-            raise BundleError(f"no model directory at {paths.root}")
+        require_model_dir(paths.root)
         settings, file = Settings(), paths.settings if config is None else Path(config)
         if config is not None or os.path.lexists(file):
             settings = Settings.read(file)
@@ -332,6 +332,16 @@ def demo_dir() -> Path:
         if folder.is_dir():
             return folder
     raise BundleError(f"the demo bundle is missing: no folder {candidates[0]}")
+
+
+def require_model_dir(root: Path) -> None:
+    """Raise BundleError where there is no folder; for OWNER/NAME it says how to fetch that."""
+    if is_folder(root):
+        return
+    from lcmcore.hub import how_to_fetch  # only here
+
+    remedy = how_to_fetch(root.as_posix())
+    raise BundleError(f"no model directory at {root}" + (f": {remedy}" if remedy else ""))
 
 
 def _may_belong_to(filename: str, path: Path, folder: Path) -> bool:

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from PIL import Image, PngImagePlugin
 
 import lcmcore
-from lcmcore.errors import ImageError, reason_of
+from lcmcore.bundle import DEMO, demo_dir
+from lcmcore.errors import BundleError, ImageError, reason_of
 from lcmcore.exif import exif_entries, has_exif
+from lcmcore.model_digest import model_digest
 from lcmcore.util.files import open_regular
 
 if TYPE_CHECKING:
@@ -71,14 +73,18 @@ def model_origin(
     config: str | Path | None = None,
     tokenizer: str | Path | None = None,
 ) -> dict[str, Any]:
-    """The entries of a record that name the model and its runtimes."""
+    """The entries of a record that name the model and its runtimes, from any folder.
+
+    The demo model, None or its folder, goes by its name.
+    """
     choice = dict(runtime) if isinstance(runtime, Mapping) else {"default": runtime}
     names = {key: each if isinstance(each, str) else each.name for key, each in choice.items()}
     default = names.pop("default", "auto")
     return {
-        "model": model,
-        "config": config,
-        "tokenizer": tokenizer,
+        "model": DEMO if model is None or Path(model) == demo_dir() else absolute(model),
+        "model-digest": _digest(model, config, tokenizer),
+        "config": config and absolute(config),
+        "tokenizer": tokenizer and absolute(tokenizer),
         "runtime": None if default == "auto" else default,
         "component-runtime": " ".join(map("=".join, names.items())) or None,
     }
@@ -87,6 +93,21 @@ def model_origin(
 def derived_record(what: str) -> dict[str, str]:
     """The record of what no command reproduces alone, such as a contact sheet."""
     return {SOFTWARE: f"{_WRITER}{lcmcore.__version__}", _DESCRIPTION: what}
+
+
+def absolute(path: str | Path) -> str:
+    """A path that is right in any folder, its links as they are."""
+    return os.path.abspath(path)  # noqa: PTH100 - which resolves no link
+
+
+def _digest(
+    model: str | Path | None, config: str | Path | None, tokenizer: str | Path | None
+) -> str | None:
+    """None where a file cannot be read, which the image may not have needed."""
+    try:
+        return model_digest(model, config, tokenizer)
+    except BundleError:
+        return None
 
 
 def encode_png(image: Image.Image, record: Mapping[str, str]) -> bytes:

@@ -25,9 +25,9 @@ from lcmcore.cli.summary import strength_notes
 from lcmcore.errors import ArgumentError, ImageError, LcmError
 from lcmcore.image import read_image
 from lcmcore.jobs.cluster import connect, run_on_worker
-from lcmcore.jobs.fingerprint import model_identity
 from lcmcore.jobs.pool import Pool
 from lcmcore.jobs.process import WorkerSpec
+from lcmcore.model_digest import model_identity
 from lcmcore.png import read_record
 from lcmcore.util.files import make_folder
 from lcmcore.util.terminal import tell

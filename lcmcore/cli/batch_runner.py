@@ -23,6 +23,7 @@ from lcmcore.image_files.opening import MAX_BYTES
 from lcmcore.jobs.fingerprint import RECORD_KEY, fingerprint, is_done
 from lcmcore.jobs.job import Job
 from lcmcore.jobs.worker import EncodedImage
+from lcmcore.png import absolute
 from lcmcore.util.files import read_regular, write_whole
 
 _POLL_SECONDS = 0.5  # between looks at whether to stop
@@ -120,7 +121,7 @@ class Runner:
                 self._show(None)
                 return
             files = {"init": task.init, "mask": task.mask}
-            record = {key: str(path) for key, path in files.items() if path is not None}
+            record = {key: absolute(path) for key, path in files.items() if path is not None}
             self._start = self._start or time.perf_counter()
             future = self._backend.submit(
                 Job(task.request, init, {**record, RECORD_KEY: mark}, mask)

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import lcmcore
 from lcmcore.bundle import COMPONENTS, Bundle, demo_dir
+from lcmcore.cli.generate import model_dir
 from lcmcore.cli.progress import count_of
 from lcmcore.errors import LcmError, first_line
+from lcmcore.hub import how_to_fetch
 from lcmcore.runtime import (
     Finding,
     Runtime,
@@ -29,7 +31,7 @@ from lcmcore.util.terminal import say
 
 def run(args: argparse.Namespace) -> None:
     """Print every finding with its remedy; raises LcmError if one of them is an error."""
-    root = Path(args.model or os.environ.get("LCM_MODEL") or demo_dir())
+    root = Path(model_dir(args) or demo_dir())
     errors = 0
     for level, text, remedy in findings(root):
         say(f"{level:8} {text}")
@@ -98,7 +100,8 @@ def _guarded(runtime: Runtime, root: Path) -> Iterator[Finding]:
 def _model(root: Path, named: Sequence[str]) -> Iterator[Finding]:
     """What is wrong with the model directory, but for the errors that runtimes have named."""
     if not is_folder(root):
-        yield "error", f"no model directory at {root}", "set one with --model DIR or $LCM_MODEL"
+        remedy = how_to_fetch(str(root)) or "set one with --model DIR or $LCM_MODEL"
+        yield "error", f"no model directory at {root}", remedy
         return
     unfetched = dict(_unfetched(root))
     for path, found in unfetched.items():

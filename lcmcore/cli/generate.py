@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import time
 from dataclasses import replace
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lcmcore.batch import seeds_of
-from lcmcore.bundle import demo_dir
+from lcmcore.bundle import DEMO, demo_dir
 from lcmcore.call import Callback
 from lcmcore.cli.grid import MAX_IMAGES, Captioned, save_sheet, shrunk
 from lcmcore.cli.output import beside, output_file, require_format, save
@@ -20,9 +21,11 @@ from lcmcore.errors import ArgumentError, ImageError, first_line
 from lcmcore.image import to_pil
 from lcmcore.jobs.job import Request
 from lcmcore.pipeline import Pipeline, load
-from lcmcore.png import derived_record, make_record, model_origin
-from lcmcore.util.files import is_file, sha256
+from lcmcore.png import absolute, derived_record, make_record, model_origin
+from lcmcore.util.files import is_file, is_folder, sha256
 from lcmcore.util.validate import real_number, whole_number
+
+log = logging.getLogger(__name__)
 
 
 def generate(args: argparse.Namespace) -> None:
@@ -39,6 +42,8 @@ def generate(args: argparse.Namespace) -> None:
     with Progress(args.quiet) as progress:
         progress.show("opening the model")
         with open_pipeline(args) as pipe:
+            origin = {**_model_origin(args, pipe), **sources.origin}
+            _compare_digest(args.model_digest, origin["model-digest"], pipe.bundle.paths.root)
             pipe.networks.on_turn = progress.turn
             for number, (output, request) in enumerate(requests.items(), 1):
                 progress.begin(number, len(requests))
@@ -49,7 +54,7 @@ def generate(args: argparse.Namespace) -> None:
                     callback_on_step_end=follow,
                     **request.keywords(),
                 )
-                record = make_record(args.prompt, result, sources.origin)
+                record = make_record(args.prompt, result, origin)
                 save(result.images[0], record, output, _inputs(args))
                 seconds, start = time.perf_counter() - start, time.perf_counter()
                 progress.say(wrote(output, result, pipe, init, seconds))
@@ -64,7 +69,7 @@ def generate(args: argparse.Namespace) -> None:
 
 
 class _Sources(NamedTuple):
-    """What images are made from: `image` and `mask_image` of a call, and where all came from."""
+    """What images are made from: `image` and `mask_image` of a call, and where both came from."""
 
     images: dict[str, Any]
     origin: dict[str, Any]
@@ -79,8 +84,8 @@ def _read_sources(args: argparse.Namespace) -> _Sources:
         )
     images = request.images(inputs.get("init"), inputs.get("mask"))
     digests = {f"{key}-sha256": _digest(path) for key, path in inputs.items()}
-    origin = model_origin(model_dir(args), runtime_choice(args), args.config, args.tokenizer)
-    return _Sources(images, {**origin, **inputs, **digests, **request.preparation()})
+    files = {key: absolute(path) for key, path in inputs.items()}
+    return _Sources(images, {**files, **digests, **request.preparation()})
 
 
 def _inputs(args: argparse.Namespace) -> dict[str, Path]:
@@ -144,8 +149,15 @@ def open_pipeline(args: argparse.Namespace) -> Pipeline:
 
 
 def model_dir(args: argparse.Namespace) -> str | None:
-    """The model directory of the options, None for the demo bundle."""
-    return str(args.model) if args.model else os.environ.get("LCM_MODEL") or None
+    """The model directory of the options, None for the demo bundle, which is called demo."""
+    name: str | None = args.model
+    if name is None:
+        name = os.environ.get("LCM_MODEL") or DEMO
+    if name != DEMO:
+        return name or os.curdir  # as pathlib reads an empty one
+    if args.model and is_folder(Path(DEMO)):
+        log.warning("--model demo is the demo model; the folder of that name is ./demo")
+    return None
 
 
 def runtime_choice(args: argparse.Namespace) -> dict[str, str]:
@@ -193,3 +205,20 @@ def _digest(image: Path) -> str | None:
         return sha256(image) if is_file(image) else None
     except OSError as error:
         raise ImageError(f"{image}: cannot be read: {first_line(error)}") from error
+
+
+def _model_origin(args: argparse.Namespace, pipe: Pipeline) -> dict[str, Any]:
+    """Where the model came from, for the record."""
+    model = pipe.bundle.paths.root
+    return model_origin(model, runtime_choice(args), args.config, args.tokenizer)
+
+
+def _compare_digest(wanted: str | None, found: str | None, model: Path) -> None:
+    """Warn if the model is another one than that of the command that `lcm info` printed."""
+    if wanted is not None and wanted != found:
+        log.warning(
+            "the model at %s is not the one that made the image: its digest is %s, not %s",
+            model,
+            found or "unknown",
+            wanted,
+        )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from lcmcore.bundle import COMPONENTS, TILED, Bundle
+from lcmcore.bundle import COMPONENTS, DEMO, TILED, Bundle
 from lcmcore.cli.output import has_format
 from lcmcore.cli.progress import count_of
 from lcmcore.cli.reproduce import ANSI_C, command_of, quote
 from lcmcore.errors import ArgumentError, BundleError, LcmError, first_line, reason_of
 from lcmcore.image_files.opening import MAX_BYTES
+from lcmcore.model_digest import model_digest
 from lcmcore.png import SOFTWARE, read_record
 from lcmcore.runtime import Runtime, describe_file, foreign_errors, importable_runtimes
 from lcmcore.tiling import place_tiles
@@ -46,6 +47,8 @@ def _describe_image(path: Path) -> Iterator[str]:
     for key, what in (("init", "init image"), ("mask", "mask")):
         if key in record and f"{key}-sha256" in record:
             yield _no_heading(_compare(what, record[key], record[f"{key}-sha256"]))
+    if "model" in record and "model-digest" in record:
+        yield _no_heading(_compare_model(record))
     name = path.name if has_format(path) else f"{path.name}.png"
     try:
         words = [quote(word) for word in command_of(record, name)]
@@ -76,6 +79,21 @@ def _compare(what: str, name: str, wanted: str) -> str:
     if digest == wanted:
         return f"{what} matches its SHA-256: {name}"
     return f"{what} DIFFERS from the one used, by its SHA-256: {name}"
+
+
+def _compare_model(record: Mapping[str, str]) -> str:
+    """Whether the folder that the record names still holds the model."""
+    name = record["model"]
+    if name != DEMO and not is_folder(Path(name)):
+        return f"model is MISSING: no such folder: {name}"
+    where = None if name == DEMO else name
+    try:
+        found = model_digest(where, record.get("config"), record.get("tokenizer"))
+    except (BundleError, ValueError) as error:
+        return f"model is NOT COMPARED with its digest: {first_line(error)}"
+    if found == record["model-digest"]:
+        return f"model matches its digest: {name}"
+    return f"model DIFFERS from the one used, by its digest: {name}"
 
 
 def _describe_bundle(path: Path, describer: FileDescriber) -> Iterator[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lcmcore
-from lcmcore.bundle import COMPONENTS, MEMORY_MODES
+from lcmcore.bundle import COMPONENTS, DEMO, MEMORY_MODES, demo_dir
 from lcmcore.cli import bench, doctor
 from lcmcore.cli.generate import generate
 from lcmcore.cli.info import describe
@@ -104,7 +104,7 @@ def _add_img2img(commands: Any) -> None:
     _add_generation(parser)
     _add_several(parser)
     _add_image_options(parser, _strengths, "F[,F...]", "; several, with commas, make an image each")
-    _add_models(parser)
+    _add_model_digest(_add_models(parser))
 
 
 def _add_txt2img(commands: Any) -> None:
@@ -125,7 +125,7 @@ def _add_txt2img(commands: Any) -> None:
     _add_aliases(parser, prompt="PROMPT")
     _add_generation(parser)
     _add_several(parser)
-    _add_models(parser)
+    _add_model_digest(_add_models(parser))
 
 
 def _add_batch(commands: Any) -> None:
@@ -216,7 +216,8 @@ def _add_bench(commands: Any) -> None:
 
 def _add_info(commands: Any) -> None:
     def run(args: argparse.Namespace) -> None:
-        for line in describe(args.path, args.check, args.cost):
+        is_name = args.path == Path(DEMO) and not os.path.lexists(args.path)
+        for line in describe(demo_dir() if is_name else args.path, args.check, args.cost):
             say(line)
 
     parser = _add_command(
@@ -243,7 +244,7 @@ def _add_doctor(commands: Any) -> None:
         ["lcm doctor", "lcm doctor --model MODEL", "LCM_MODEL=MODEL lcm doctor"],
         doctor.run,
     )
-    parser.add_argument("--model", type=Path, metavar="DIR", help=_MODEL_HELP)
+    parser.add_argument("--model", metavar="DIR", help=_MODEL_HELP)
 
 
 def _add_build(commands: Any, builders: bool) -> None:
@@ -297,7 +298,7 @@ def _add_completion(commands: Any) -> None:
 
 
 _PROMPT_HELP = 'what the image shall show, quoted: "a snowy lake"'
-_MODEL_HELP = "a model directory (default: $LCM_MODEL, else the demo model)"
+_MODEL_HELP = "a model directory, or demo, the demo model (default: $LCM_MODEL, else demo)"
 
 
 def _add_aliases(parser: argparse.ArgumentParser, **places: str) -> None:
@@ -354,9 +355,10 @@ def _add_steps_and_size(parser: argparse.ArgumentParser) -> None:
         " model's)")  # fmt: skip
 
 
-def _add_models(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("model and runtime").add_argument
-    add("--model", type=Path, metavar="DIR", help=_MODEL_HELP)
+def _add_models(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    group = parser.add_argument_group("model and runtime")
+    add = group.add_argument
+    add("--model", metavar="DIR", help=_MODEL_HELP)
     add("--config", type=Path, metavar="FILE", help="an lcm.toml (default: the model's)")
     add("--tokenizer", type=Path, metavar="DIR", help="a tokenizer (default: the model's)")
     add("--runtime", default="auto", metavar="NAME",
@@ -375,6 +377,13 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
         " Runtime)")  # fmt: skip
     add("--no-graph-cache", dest="graph_cache", action="store_false", default=None,
         help="keep no optimized ONNX graphs on the disk (default: keep them)")  # fmt: skip
+    return group
+
+
+def _add_model_digest(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--model-digest", metavar="HEX",
+                       help="of the expected model, from lcm info: another one is warned of"
+                       " (default: any)")  # fmt: skip
 
 
 def _add_image_options(

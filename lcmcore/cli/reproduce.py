@@ -23,6 +23,7 @@ _OPTIONS = (
     "expand",
     "negative-prompt",
     "model",
+    "model-digest",
     "config",
     "tokenizer",
     "runtime",

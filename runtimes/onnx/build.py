@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lcmcore.bundle import COMPONENTS
+from lcmcore.bundle import COMPONENTS, require_model_dir
 from lcmcore.cli.progress import Progress
 from lcmcore.errors import (
     ArgumentError,
@@ -72,6 +72,8 @@ def run(args: argparse.Namespace) -> None:
         raise RuntimeUnavailableError(
             f"not installed: {', '.join(missing)}: pip install 'lcmcore[build,onnx]'"
         )
+    if not args.checkpoint.exists():
+        require_model_dir(args.checkpoint)
     for folder in ("text_encoder", "unet", "vae"):
         if not (args.checkpoint / folder / "config.json").is_file():
             raise BundleError(

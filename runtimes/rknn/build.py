@@ -16,11 +16,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lcmcore.bundle import COMPONENTS
+from lcmcore.bundle import COMPONENTS, require_model_dir
 from lcmcore.cli.progress import Progress
 from lcmcore.errors import (
     ArgumentError,
-    BundleError,
     NetworkError,
     RuntimeUnavailableError,
     first_line,
@@ -203,8 +202,7 @@ def _require_tools() -> None:
 
 def _components(asked: str | None, source: Path) -> list[str]:
     """The components asked for, default all; raises NetworkError if one has no ONNX file."""
-    if not source.is_dir():
-        raise BundleError(f"no model directory at {source}")
+    require_model_dir(source)
     names = asked.split(",") if asked else list(COMPONENTS)
     for name in names:
         if name not in COMPONENTS:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from lcmcore.cli.info import describe
 from lcmcore.cli.main import main
+from lcmcore.model_digest import model_digest
 from lcmcore.png import encode_png
 from lcmcore.util.printable import printable
 from tests.parity.bundles import TINY
@@ -158,6 +159,46 @@ def test_nothing_is_compared_where_no_digest_or_no_name_was_recorded(info):
     Path("init.jpg").write_bytes(b"pixels")
     for record in ({"init": "init.jpg"}, {"init-sha256": SHA256}):
         assert not [line for line in info(record) if line.startswith("init image")]
+
+
+@pytest.fixture
+def model(tmp_path):
+    return Path(shutil.copytree(TINY / "lcm", tmp_path / "model"))
+
+
+def compared(lines):
+    (line,) = (line for line in lines if line.startswith("model "))
+    return line
+
+
+def test_the_model_is_compared_with_its_digest(model, info):
+    record = {"model": str(model), "model-digest": model_digest(model, None, None)}
+    assert compared(info(record)) == f"model matches its digest: {model}"
+    (model / "unet" / "config.json").write_text("{}")
+    assert compared(info(record)) == f"model DIFFERS from the one used, by its digest: {model}"
+    shutil.rmtree(model)
+    assert compared(info(record)) == f"model is MISSING: no such folder: {model}"
+
+
+def test_the_demo_model_is_compared_by_its_name(info):
+    record = {"model": "demo", "model-digest": model_digest(None, None, None)}
+    lines = info(record)
+    assert compared(lines) == "model matches its digest: demo"
+    assert f"--model=demo --model-digest={record['model-digest']}" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        ({"config": "none.toml"}, "No such file"),
+        ({"config": "/dev/zero"}, "not a regular file"),
+        ({"config": "a\0b"}, "embedded null"),
+    ],
+)
+def test_a_model_that_cannot_be_read_is_not_compared(record, words, model, info):
+    line = compared(info({"model": str(model), "model-digest": "0", **record}))
+    assert line.startswith("model is NOT COMPARED with its digest: ")
+    assert words in line
 
 
 def test_weights_in_a_folder_below_count_in_the_size(tmp_path):

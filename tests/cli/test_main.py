@@ -4,6 +4,8 @@ import os
 import pty
 import re
 import select
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -605,3 +607,58 @@ def test_an_interrupt_leaves_nothing():
     assert rest.endswith("lcm: interrupted\n")
     assert "Traceback" not in rest
     assert files() == []
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    return Path(shutil.copytree(TINY / "lcm", tmp_path / "bundle"))
+
+
+@pytest.mark.parametrize("model", ["demo", "bundle"])
+def test_the_printed_command_works_from_another_folder(
+    model, bundle, lcm, photo_file, tmp_path, monkeypatch
+):
+    """Whatever $LCM_MODEL says there; and it makes the same image."""
+    made = lcm("img2img", photo_file.name, "a lake", "-o", "out.png", "--model", model, *SMALL)
+    assert made[0] == 0
+    before = pixels("out.png")
+    there = tmp_path / "there"
+    there.mkdir()
+    monkeypatch.chdir(there)
+    monkeypatch.setenv("LCM_MODEL", "nowhere")
+    printed = lcm("info", "../out.png")[1].splitlines()[-1]
+    status, _, err = lcm(*shlex.split(printed)[1:], "--quiet")
+    assert (status, err) == (0, "")
+    np.testing.assert_array_equal(pixels(there / "out.png"), before)
+
+
+def test_the_printed_command_says_that_the_model_is_another(bundle, lcm, caplog):
+    assert lcm("txt2img", "a lake", "-o", "out.png", "--model=bundle", *SMALL)[0] == 0
+    printed = lcm("info", "out.png")[1].splitlines()[-1]
+    assert lcm(*shlex.split(printed)[1:])[0] == 0
+    assert caplog.text == ""
+    (bundle / "lcm.toml").write_text("size_multiple = 64")
+    assert lcm(*shlex.split(printed)[1:])[0] == 0
+    assert f"the model at {bundle} is not the one that made the image: its digest is" in caplog.text
+
+
+def test_a_folder_named_demo_is_no_silent_surprise(bundle, lcm, caplog):
+    bundle.rename("demo")
+    assert lcm("txt2img", "a lake", "-o", "out.png", "--model=./demo", *SMALL)[0] == 0
+    assert caplog.text == ""
+    assert lcm("txt2img", "a lake", "-o", "out.png", "--model=demo", *SMALL)[0] == 0
+    assert caplog.text.count("--model demo is the demo model") == 1
+
+
+def test_the_demo_model_is_described_by_its_name(lcm):
+    assert lcm("info", "demo")[1].startswith(f"{demo_dir()}: a latent consistency model")
+
+
+def test_a_model_of_a_hub_is_answered_with_commands(lcm):
+    name = "SimianLuo/LCM_Dreamshaper_v7"
+    status, _, err = lcm("txt2img", "a lake", "-o", "out.png", f"--model={name}")
+    assert status == 1
+    assert err.startswith(f"lcm: error: no model directory at {name}: ")
+    assert f"git clone https://huggingface.co/{name}`" in err
+    assert "`lcm build onnx LCM_Dreamshaper_v7 LCM_Dreamshaper_v7-onnx`" in err
+    assert err.count("\n") == 1

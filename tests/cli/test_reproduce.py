@@ -81,7 +81,8 @@ def test_no_record_makes_the_command_write_elsewhere(record, name):
     assert args.prompt == record["prompt"]
     if "strength" in record:
         assert args.init == Path(record.get("init", "INIT"))
-    assert str(args.model or "") == str(Path(record["model"]) if "model" in record else "")
+    assert args.model_digest == record.get("model-digest")
+    assert args.model == record.get("model")
 
 
 @pytest.mark.parametrize(

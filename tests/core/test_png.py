@@ -18,6 +18,7 @@ import lcmcore
 from lcmcore.call import Result
 from lcmcore.errors import ImageError
 from lcmcore.fake import FakeRuntime
+from lcmcore.model_digest import model_digest
 from lcmcore.png import encode_png, is_ours, make_record, model_origin, read_record
 
 pytestmark = pytest.mark.host  # the same on every processor, and hundreds of tests
@@ -302,14 +303,25 @@ def test_a_record_names_everything_as_the_command_does():
         ({"unet": "rknn", "vae_decoder": FakeRuntime()}, (None, "unet=rknn vae_decoder=fake")),
     ],
 )
-def test_where_an_image_came_from(runtime, named):
-    assert model_origin("m", runtime, "c", "t") == {
-        "model": "m",
-        "config": "c",
-        "tokenizer": "t",
+def test_where_an_image_came_from(runtime, named, tmp_path, monkeypatch):
+    """Paths from any folder; the digest of a folder that is none is not known."""
+    monkeypatch.chdir(tmp_path)
+    assert model_origin("m", runtime, "c", Path("t")) == {
+        "model": str(tmp_path / "m"),
+        "model-digest": None,
+        "config": str(tmp_path / "c"),
+        "tokenizer": str(tmp_path / "t"),
         "runtime": named[0],
         "component-runtime": named[1],
     }
+
+
+def test_the_demo_model_goes_by_its_name():
+    by_default, by_folder = (model_origin(each, "auto") for each in (None, lcmcore.demo_dir()))
+    assert by_default == by_folder
+    assert by_default["model"] == "demo"
+    assert by_default["model-digest"] == model_digest(None, None, None)
+    assert by_default["config"] is by_default["tokenizer"] is None
 
 
 def test_only_the_keyword_of_the_program_says_whose_a_file_is(png):

@@ -6,10 +6,11 @@ import os
 import pytest
 
 import lcmcore
-from lcmcore.jobs import fingerprint as fingerprints
-from lcmcore.jobs.fingerprint import fingerprint, is_done, model_identity
+from lcmcore import model_digest as digests
+from lcmcore.jobs.fingerprint import fingerprint, is_done
 from lcmcore.jobs.job import Job, Request
 from lcmcore.jobs.worker import PipelineWorker
+from lcmcore.model_digest import model_identity
 
 
 def identity(model):
@@ -129,15 +130,15 @@ def test_more_than_a_model_can_have(configs, monkeypatch):
     folder = configs / "unet"
     count = sum(path.is_file() for path in folder.iterdir())
     size = sum(path.stat().st_size for path in folder.iterdir())
-    monkeypatch.setattr(fingerprints, "_MAX_FILES", count)
-    monkeypatch.setattr(fingerprints, "_MAX_BYTES", size)
+    monkeypatch.setattr(digests, "_MAX_FILES", count)
+    monkeypatch.setattr(digests, "_MAX_BYTES", size)
     identity(configs)
     (folder / "one").touch()
     with pytest.raises(lcmcore.BundleError) as raised:
         identity(configs)
     message = f"{folder}: more than {count} files or 0 GiB (a link that leads elsewhere?)"
     assert str(raised.value) == message
-    monkeypatch.setattr(fingerprints, "_MAX_FILES", count + 1)
+    monkeypatch.setattr(digests, "_MAX_FILES", count + 1)
     identity(configs)
     (folder / "one").write_bytes(b"1")
     with pytest.raises(lcmcore.BundleError, match="more than"):

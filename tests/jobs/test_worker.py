@@ -15,6 +15,7 @@ from lcmcore.fake import FakeRuntime
 from lcmcore.jobs.job import Job, Request
 from lcmcore.jobs.worker import PipelineWorker, average_to
 from lcmcore.masks import prepare
+from lcmcore.model_digest import model_digest
 from lcmcore.png import read_record
 
 
@@ -235,19 +236,20 @@ def test_whatever_a_request_holds(worker, photo_bytes, request_):
 
 
 def test_options_of_a_worker_are_in_the_record(tmp_path):
-    """Names of files are kept as they were given, and so is the digest of the init image."""
+    """The demo model by its name, and the digest of the init image."""
     (tmp_path / "own.toml").write_text("[defaults]\nnum_inference_steps = 2\n")
-    options = {"config": tmp_path / "own.toml", "tokenizer": lcmcore.demo_dir() / "tokenizer"}
+    files = {"config": tmp_path / "own.toml", "tokenizer": lcmcore.demo_dir() / "tokenizer"}
     model = str(lcmcore.demo_dir())
     init = io.BytesIO()
     Image.new("RGB", (8, 8), "red").save(init, "PNG")
     job = Job(Request("a lake", "64x64", seed=5), init.getvalue(), {"ticket": "12"})
-    with PipelineWorker(0, model, "onnx", threads=1, **options) as worker:
+    with PipelineWorker(0, model, "onnx", threads=1, **files) as worker:
         path = tmp_path / "out.png"
         path.write_bytes(worker.run_job(job)[0])
     record = read_record(path)
     expected = {
-        "model": model,
+        "model": "demo",
+        "model-digest": model_digest(model, **files),
         "config": str(tmp_path / "own.toml"),
         "tokenizer": f"{model}/tokenizer",
         "runtime": "onnx",
@@ -297,13 +299,16 @@ def test_record_without_init_image_is_txt2img(worker, tmp_path):
 
 
 def test_record_names_model_and_runtimes(photo_bytes, tmp_path):
-    model = lcmcore.demo_dir()
+    model = tmp_path / "model"
+    model.symlink_to(lcmcore.demo_dir())
     choice = {"default": "auto", "vae_encoder": "onnx"}
     path = tmp_path / "out.png"
     with PipelineWorker("a", model, choice, threads=1) as worker:
         path.write_bytes(worker.run_job(Job(Request("a lake", "64x64"), photo_bytes))[0])
     command = list(describe(path))[-1]
-    assert f"--model={model} --component-runtime=vae_encoder=onnx " in command
+    digest = model_digest(model, None, None)
+    words = f"--model={model} --model-digest={digest} --component-runtime=vae_encoder=onnx "
+    assert words in command
 
 
 def test_missing_model():
