@@ -10,8 +10,8 @@ PEERS ?= .peers
 NPU ?= .npu
 BOARD ?= .board
 
-.PHONY: demo test test-all test-types test-rknn test-board test-export mutants check bench peers rewrites npu \
-	fuzz kill-test soak throughput goldens pictures dist clean
+.PHONY: demo test test-all test-types test-rknn test-board test-container test-export mutants check bench peers \
+	rewrites npu fuzz kill-test soak throughput goldens pictures dist clean
 
 demo: $(VENV)/.demo
 	@mkdir -p $(OUT)
@@ -44,6 +44,10 @@ test-rknn: .venv-rknn/.installed
 # An emulated RK3588 with Rockchip's own Python package; root, x86-64 Linux, Debian's packages.
 test-board: $(VENV)/.installed $(BOARD)/models/.built
 	BOARD=$(BOARD) PYTHON=$(BIN)/python tests/board/run.sh $(BOARD)/models
+
+# The container's root, made in an empty folder; root, Debian or Ubuntu, Python of the same version.
+test-container: dist $(VENV)/.installed
+	$(BIN)/python -m pytest tests/container
 
 # `lcm build onnx` and the demo model's recipe, beside torch and diffusers.
 test-export: .venv-build/.installed
