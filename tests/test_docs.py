@@ -98,7 +98,7 @@ def test_make_targets_exist(words):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("words", [*commands("pip")])
+@pytest.mark.parametrize("words", [p for p in commands("pip") if "[" in p.values[0][-1]])
 def test_pip_installs_an_extra_that_exists(words):
     (extras,) = re.fullmatch(r"(?:lcmcore|\.)\[([\w,]+)\]", words[-1]).groups()
     text = (ROOT / "pyproject.toml").read_text()

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# README.md word by word: a clone in an empty folder, an empty HOME, and its commands in their order,
+# then its program. `make test` is left out, and there is a folder of one photo. A minute or two.
+#
+#     tests/newcomer.sh
+set -euo pipefail
+sources=$(cd "$(dirname "$0")/.." && pwd)
+place=$(mktemp -d)
+trap 'rm -rf "$place"' EXIT
+blocks() { awk -v start="^\`\`\`$1\$" '$0 ~ start { on = 1; next } /^```$/ { on = 0 } on' README.md; }
+
+git clone --quiet "$sources" "$place/lcmcore"
+cd "$place/lcmcore"
+mkdir "$place/home" photos
+cp docs/pictures/scribble.png photos/
+{
+    echo 'set -eux'
+    blocks sh | grep -vx 'make test'
+    echo 'python - << "END"'
+    blocks python
+    echo END
+} > "$place/commands"
+env -u PYTHONPATH -u VIRTUAL_ENV -u LCM_MODEL HOME="$place/home" bash "$place/commands"
+ls out/demo.png desert.png night.png sunset.png snowy/scribble.png dawn.png
