@@ -8,8 +8,13 @@
 set -eu
 root=$1 sources=$2
 python=${PYTHON:-/usr/bin/python3}
-version=$(/usr/bin/python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'; }
+version=$(version_of /usr/bin/python3)
 
+if [ "$(version_of "$python")" != "$version" ]; then
+    echo "root.sh: $python is not Python $version, which /usr/bin/python3 is" >&2
+    exit 1
+fi
 if [ -n "$(ls -A "$root" 2> /dev/null)" ]; then
     echo "root.sh: $root is not empty" >&2
     exit 1
