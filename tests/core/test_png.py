@@ -257,6 +257,8 @@ def test_a_chunk_that_claims_gigabytes_is_passed_over_unread(png):
 
 
 SETTINGS = {
+    "width": 96,
+    "height": 64,
     "negative_prompt": "blurry",
     "num_inference_steps": 4,
     "guidance_scale": 8.5,
@@ -271,8 +273,11 @@ SETTINGS = {
 
 
 def test_a_record_names_everything_as_the_command_does():
-    """Of the first image; what the command has no option for is left out, and what is None."""
-    images = [Image.new("RGB", (96, 64)), Image.new("RGB", (8, 8))]
+    """Of the first image; what the command has no option for is left out, and what is None.
+
+    The size is the call's: an image that a crop was laid over has another one.
+    """
+    images = [Image.new("RGB", (960, 640)), Image.new("RGB", (8, 8))]
     latents = np.zeros((2, 4, 8, 12), np.float32)
     result = Result(images, [7, 8], latents, {}, {**SETTINGS, "fit": None}, {})
     assert make_record("a lake", result, {"model": Path("m"), "config": None}) == {
@@ -290,6 +295,9 @@ def test_a_record_names_everything_as_the_command_does():
     }
     result = Result(images, [7, 8], latents, {}, SETTINGS, {})
     assert make_record("a lake", result, {})["fit"] == "stretch"
+    masked = {**SETTINGS, "padding_mask_crop": 8, "overlay": True}
+    record = make_record("a lake", Result(images, [7, 8], latents, {}, masked), {})
+    assert (record["mask-crop"], record["overlay"]) == ("8", "True")
 
 
 @pytest.mark.parametrize(
