@@ -296,7 +296,7 @@ def test_a_record_names_everything_as_the_command_does():
     result = Result(images, [7, 8], latents, {}, SETTINGS, {})
     assert make_record("a lake", result, {})["fit"] == "stretch"
     masked = {**SETTINGS, "padding_mask_crop": 8, "overlay": True}
-    record = make_record("a lake", Result(images, [7, 8], latents, {}, masked), {})
+    record = make_record("a lake", Result(images, [7, 8], latents, {}, masked, {}), {})
     assert (record["mask-crop"], record["overlay"]) == ("8", "True")
 
 
