@@ -9,7 +9,11 @@ place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
 blocks() { awk -v start="^\`\`\`$1\$" '$0 ~ start { on = 1; next } /^```$/ { on = 0 } on' README.md; }
 
-git clone --quiet "$sources" "$place/lcmcore"
+if ! git clone --quiet "$sources" "$place/lcmcore" 2> /dev/null; then # sources without a history, or of another user
+    mkdir "$place/lcmcore"
+    tar -C "$sources" --exclude=./.git --exclude='./.*venv*' --exclude=./.board --exclude=./out --exclude=./dist -c . |
+        tar -C "$place/lcmcore" -x
+fi
 cd "$place/lcmcore"
 mkdir "$place/home" photos
 cp docs/pictures/scribble.png photos/

@@ -1,18 +1,14 @@
-"""docs/deployment.md: the ASGI application answers, refuses and cancels; the frozen program runs.
+"""docs/deployment.md: the ASGI application answers, refuses and cancels.
 
-The container has tests of its own: tests/container, by `make test-container`.
+The container and the frozen program have tests of their own: tests/container.
 """
 
 import asyncio
 import importlib.util
 import io
-import os
 import re
-import shutil
-import subprocess
 import threading
 import time
-import venv
 from pathlib import Path
 
 import pytest
@@ -117,32 +113,3 @@ def test_a_client_that_has_gone_ends_its_call(server):
     )
     assert status == 500
     assert len(steps) < 1000
-
-
-@pytest.mark.slow
-@pytest.mark.host  # PyInstaller makes programs for the machine that it is on
-def test_the_frozen_program_runs(tmp_path):
-    """As the page says, in a virtual environment of its own; from an empty folder afterwards."""
-    venv.create(tmp_path / "venv", with_pip=True)
-    path = f"{tmp_path / 'venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "HOME": str(tmp_path)}
-    environment.pop("PYTHONPATH", None)
-    (tmp_path / "program.py").write_text(block("python program.py"))
-    (frozen,) = (text for text in re.findall(r"^```sh\n(.*?)^```", PAGE, re.M | re.S))
-    install = f"pip install --quiet '{ROOT}[onnx]'\n"
-    done = subprocess.run(
-        ["bash", "-euc", install + frozen],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    shutil.rmtree(tmp_path / "venv")
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    program = tmp_path / "dist" / "program" / "program"
-    subprocess.run([program], cwd=empty, env={"HOME": str(empty)}, check=True, timeout=100)
-    for name in ("dawn.png", "night.png"):
-        with Image.open(empty / name) as image:
-            assert image.size == (256, 256)

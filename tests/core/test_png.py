@@ -267,8 +267,6 @@ SETTINGS = {
     "latent_sampling": "mean",
     "fit": "stretch",
     "num_images_per_prompt": 2,
-    "width": 96,
-    "height": 64,
 }
 
 
