@@ -46,12 +46,13 @@ def outside_share() -> float:
 
 
 def installed_kilobytes(package: str) -> float:
-    """Size of an installed package without the demo model, in kB."""
+    """Size of an installed package without the demo model and CLIP's vocabulary, in kB."""
     root = Path(lcmcore.__file__).parents[1] / package
     files = [
         path
         for path in root.rglob("*")
-        if path.is_file() and not {"__pycache__", "demo"} & set(path.relative_to(root).parts)
+        if path.is_file()
+        and not {"__pycache__", "demo", "clip"} & set(path.relative_to(root).parts)
     ]
     return sum(path.stat().st_size for path in files) / 1000
 
