@@ -27,6 +27,7 @@ MEMORY_MODES = ("auto", "low", "high")  # which networks are in memory: one, or 
 DEMO = "demo"  # the demo bundle's name, for the command and for records
 _TOP_LEVEL = ("runtime", "memory", "scaling_factor", "size_multiple", "words")
 _MAX_LEVELS = 8
+_SOURCE = "source"  # the table of what a bundle was made from, written by `lcm build`
 _SCALING_FACTOR, _VAE_CHANNELS = 0.18215, (128, 256, 512, 512)  # Stable Diffusion's
 _DEFAULTS = ("num_inference_steps", "guidance_scale")
 _NO_WEIGHTS = (".json", ".safetensors")  # configs, and what torch reads
@@ -81,7 +82,10 @@ class ModelPaths:
 
 
 class Settings(NamedTuple):
-    """lcm.toml: defaults of a call, and for each component a runtime and its options."""
+    """lcm.toml: defaults of a call, and for each component a runtime and its options.
+
+    `source` is what `lcm build` wrote of the checkpoint; only `lcm info` reads it.
+    """
 
     runtime: str = "auto"
     memory: str = "auto"
@@ -91,6 +95,7 @@ class Settings(NamedTuple):
     size_multiple: int | None = None
     words: Sequence[str] = ()  # those that the model was trained on, if they are few
     components: Mapping[str, Mapping[str, Any]] = {}
+    source: Mapping[str, Any] = {}
 
     def runtime_of(self, component: str) -> str:
         """The name of a component's runtime, else the general one."""
@@ -116,11 +121,12 @@ class Settings(NamedTuple):
 
     @classmethod
     def _from_table(cls, table: Mapping[str, Any]) -> Settings:
-        _reject_unknown_keys("", table, ("defaults", *_TOP_LEVEL, *COMPONENTS))
+        _reject_unknown_keys("", table, ("defaults", _SOURCE, *_TOP_LEVEL, *COMPONENTS))
         defaults = _table(table, "defaults")
         _reject_unknown_keys("defaults.", defaults, _DEFAULTS)
         components = {name: _table(table, name) for name in COMPONENTS if name in table}
         settings: dict[str, Any] = {**defaults, "components": components}
+        settings[_SOURCE] = _table(table, _SOURCE)
         for where in (table, *components.values()):
             if not isinstance(where.get("runtime", ""), str):
                 raise ArgumentError(f"runtime must be a name, not {shown(where['runtime'])}")

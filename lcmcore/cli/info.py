@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from lcmcore.bundle import COMPONENTS, DEMO, TILED, Bundle
 from lcmcore.cli.output import has_format
@@ -106,6 +107,7 @@ def _describe_bundle(path: Path, describer: FileDescriber) -> Iterator[str]:
     yield f"{path}: a latent consistency model"
     guided = "by the type of UNet" if guidance is None else guidance
     yield f"  defaults: {steps} steps, guidance {guided}"
+    yield from (f"  made from {printable(line)}" for line in _made_from(bundle.settings.source))
     yield f"  scheduler: {_or_error(_scheduler, bundle)}"
     yield f"  tokenizer: {_or_error(_tokenizer, bundle)}"
     if bundle.settings.words:
@@ -115,6 +117,21 @@ def _describe_bundle(path: Path, describer: FileDescriber) -> Iterator[str]:
             yield from _describe_component(bundle, component, describer)
         except OSError as error:
             yield f"  {component}: cannot be read: {first_line(error)}"
+
+
+def _made_from(source: Mapping[str, Any]) -> Iterator[str]:
+    """What `lcm build` recorded: values, then tables of values and numbered ones, as the LoRAs."""
+    values = {key: value for key, value in source.items() if not isinstance(value, dict)}
+    if values:
+        yield _pairs(values)
+    for key in (key for key in source if key not in values):
+        numbered = all(isinstance(value, dict) for value in source[key].values())
+        for table in source[key].values() if numbered else [source[key]]:
+            yield f"{key}: {_pairs(table)}"
+
+
+def _pairs(table: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in table.items())
 
 
 def _or_error(describer: Callable[[Bundle], str], bundle: Bundle) -> str:

@@ -291,3 +291,20 @@ def test_the_note_of_an_image_is_escaped():
     _, line, end = ended.stderr.split("\n")
     assert line.startswith(r"wrote a\nwrote b.png\x1b[2J.png (64x64, 1 step, seed ")
     assert end == ""
+
+
+def test_what_a_model_was_made_from(tmp_path):
+    """What `lcm build` recorded, values and tables, on lines of their own and escaped."""
+    model = Path(shutil.copytree(TINY / "lcm", tmp_path / "model"))
+    (model / "lcm.toml").write_text(
+        '[source]\ncheckpoint = "a.safetensors"\nsha256 = "12"\n'
+        '[source.vae]\nfile = "v\\nforged"\n'
+        '[source.lora.1]\nfile = "b"\nscale = 0.5\n[source.lora.2]\nfile = "c"\nscale = -1.0\n'
+    )
+    lines = [line for line in describe(model) if line.startswith("  made from")]
+    assert lines == [
+        "  made from checkpoint a.safetensors, sha256 12",
+        r"  made from vae: file v\nforged",
+        "  made from lora: file b, scale 0.5",
+        "  made from lora: file c, scale -1.0",
+    ]
