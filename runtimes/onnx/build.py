@@ -1,4 +1,4 @@
-"""`lcm build onnx`: exports the networks of a diffusers checkpoint to ONNX, for both runtimes.
+"""`lcm build onnx`: exports the networks of a checkpoint to ONNX, for both runtimes.
 
 The graphs have the input and output names of optimum's exports, a timestep of shape [1], a VAE
 encoder that returns the moments, and an opset that rknn-toolkit2 converts.
@@ -10,6 +10,7 @@ import argparse
 import gc
 import hashlib
 import logging
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -24,7 +25,6 @@ from lcmcore.bundle import COMPONENTS, require_model_dir
 from lcmcore.cli.progress import Progress
 from lcmcore.errors import (
     ArgumentError,
-    BundleError,
     LcmError,
     NetworkError,
     RuntimeUnavailableError,
@@ -32,10 +32,12 @@ from lcmcore.errors import (
 )
 from lcmcore.util.validate import read_size
 from runtimes.onnx.runtime import OnnxRuntime
-from runtimes.staging import COMPANIONS, copy_each, copy_over, staged
+from runtimes.staging import COMPANIONS, copy_each, copy_over, read_settings, staged, write_settings
 
 if TYPE_CHECKING:
-    from runtimes.onnx.checkpoint import Export, LatentSize
+    from runtimes.onnx.checkpoint.exports import Export, LatentSize
+    from runtimes.onnx.checkpoint.modules import Checkpoint
+    from runtimes.onnx.checkpoint.source import Source
 
 OPSET = 18  # rknn-toolkit2 takes up to 19
 TOLERANCE = 1e-4  # difference of ONNX Runtime from torch, relative to the largest value
@@ -55,10 +57,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   lcm build onnx CHECKPOINT MODEL --size 512x512
   lcm info MODEL"""
     add = parser.add_argument
-    add("checkpoint", metavar="CHECKPOINT", type=Path, help="folder in diffusers' layout")
+    layouts = "folder in diffusers' layout, or one .safetensors or .ckpt file in Stability's"
+    add("checkpoint", metavar="CHECKPOINT", type=Path, help=layouts)
     add("out", metavar="OUT", type=Path, help="bundle to write")
     add("--size", metavar="WxH",
         help="fix the graphs to this width and height in pixels (default: any)")  # fmt: skip
+    add("--lora", metavar="FILE[:SCALE]", action="append", default=[],
+        help="merge a LoRA, an LCM-LoRA for one; may be given several times")  # fmt: skip
+    add("--vae", metavar="PATH", type=Path,
+        help="another VAE: a folder, a file, or one of a pair of TAESD")  # fmt: skip
+    add("--embedding", metavar="FILE", type=Path, action="append", default=[],
+        help="add the words of a textual inversion; may be given several times")  # fmt: skip
+    add("--config-from", metavar="DIR", type=Path,
+        help="folder with the configs, tokenizer and scheduler of a single file")  # fmt: skip
+    add("--prediction-type", choices=("epsilon", "v_prediction"),
+        help="what the UNet of a single file predicts (default: as the file tells)")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> None:
@@ -72,28 +85,43 @@ def run(args: argparse.Namespace) -> None:
         raise RuntimeUnavailableError(
             f"not installed: {', '.join(missing)}: pip install 'lcmcore[build,onnx]'"
         )
-    if not args.checkpoint.exists():
+    if not args.checkpoint.suffix and not args.checkpoint.exists():
         require_model_dir(args.checkpoint)
-    for folder in ("text_encoder", "unet", "vae"):
-        if not (args.checkpoint / folder / "config.json").is_file():
-            raise BundleError(
-                f"{args.checkpoint}: no {folder}/config.json: a checkpoint in diffusers' layout"
-                " is needed, not a single .safetensors file"
-            )
-    with Progress() as progress:
+    from runtimes.onnx.checkpoint.source import open_source
+
+    with Progress() as progress, tempfile.TemporaryDirectory() as stage:
+        with _quiet():
+            source = open_source(args, Path(stage))
+        for note in source.notes:
+            progress.say(note)
+        checkpoint = source.checkpoint
         for component in COMPONENTS:
-            progress.say(f"{component}: {_export(component, args.checkpoint, args.out, args.size)}")
+            progress.say(f"{component}: {_export(component, checkpoint, args.out, args.size)}")
             OnnxRuntime().open(component, args.out / component, {}).close()  # writes its cache
-            copy_each(COMPANIONS.get(component, ()), args.checkpoint, args.out)
+            copy_each(COMPANIONS.get(component, ()), checkpoint.root, args.out)
+        _record(source, args.out)
 
 
-def _export(component: str, checkpoint: Path, out: Path, size: str | None) -> str:
+def _record(source: Source, out: Path) -> None:
+    """Write to lcm.toml what the bundle was made from, and the defaults that this brings."""
+    from runtimes.onnx.checkpoint.source import LCM_DEFAULTS
+
+    tables = read_settings(out)
+    if "lora" in tables.get("source", {}) and tables.get("defaults") == LCM_DEFAULTS:
+        del tables["defaults"]  # of a LoRA that may not be merged any more
+    if source.defaults:
+        tables["defaults"] = {**tables.get("defaults", {}), **source.defaults}
+    write_settings(out, {**tables, "source": source.record})
+
+
+def _export(component: str, checkpoint: Checkpoint, out: Path, size: str | None) -> str:
     """Export one network; returns what was done, for the progress line."""
-    from runtimes.onnx.checkpoint import CONFIG_SOURCES, load_export
+    from runtimes.onnx.checkpoint.exports import CONFIG_SOURCES, load_export
 
     start = time.perf_counter()
-    source = checkpoint / CONFIG_SOURCES[component]
-    stamp = _stamp(source, size)
+    network = CONFIG_SOURCES[component]
+    config = checkpoint.root / network / "config.json"
+    stamp = _stamp(checkpoint, network, size)
     target = out / component
     if _stamp_of(target / _FILENAME) == stamp:
         return "already exported, skipped"
@@ -112,7 +140,7 @@ def _export(component: str, checkpoint: Path, out: Path, size: str | None) -> st
                 component, f"ONNX Runtime differs from torch by {difference:.1e} of the largest"
                 f" value, more than {TOLERANCE:g}: report this with the versions of both",
             )  # fmt: skip
-        copy_over(source / "config.json", stage / "config.json", checkpoint)
+        copy_over(config, stage / "config.json", checkpoint.root)
     seconds = time.perf_counter() - start
     return f"exported in {seconds:.0f} s, {difference:.1e} of the largest value from torch"
 
@@ -174,11 +202,12 @@ def _largest_difference(path: Path, examples: list[tuple[dict[str, Any], Any]]) 
     return float(max(differences))
 
 
-def _stamp(source: Path, size: str | None) -> str:
-    """A digest that differs where weights, config, size or opset do."""
-    files = sorted(path for path in source.iterdir() if path.is_file())
-    facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return hashlib.sha256(repr((facts, size or _ANY_SIZE, OPSET)).encode()).hexdigest()
+def _stamp(checkpoint: Checkpoint, network: str, size: str | None) -> str:
+    """A digest that differs where weights, config, size, opset or what is merged do."""
+    from runtimes.onnx.checkpoint.source import facts
+
+    found = [*facts(checkpoint, network)]
+    return hashlib.sha256(repr((found, size or _ANY_SIZE, OPSET)).encode()).hexdigest()
 
 
 def _stamp_of(path: Path) -> str | None:

@@ -33,6 +33,8 @@ ROOMS = {
 EXCEPTIONS = {
     "runtimes.onnx.graph_cache": {"lcmcore"},
     "runtimes.onnx.build": {"lcmcore.bundle", "lcmcore.cli.progress"},
+    "runtimes.onnx.checkpoint.configs": {"lcmcore.tokenizer.clip_vocabulary"},
+    "runtimes.onnx.checkpoint.source": {"lcmcore.tokenizer.clip_vocabulary"},
     "runtimes.rknn.build": {"lcmcore.bundle", "lcmcore.cli.progress"},
     "runtimes.rknn.calibration": {
         *("lcmcore.bundle", "lcmcore.guidance", "lcmcore.image", "lcmcore.image_files.opening"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from argparse import Namespace
+from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,9 @@ def exported(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def export(checkpoint: Path, out: Path, size: str | None = None) -> None:
-    build.run(Namespace(checkpoint=checkpoint, out=out, size=size))
+    parser = ArgumentParser()
+    build.add_arguments(parser)
+    build.run(parser.parse_args([str(checkpoint), str(out), *(["--size", size] if size else [])]))
 
 
 def run(root: Path, component: str, **inputs: Any) -> Any:

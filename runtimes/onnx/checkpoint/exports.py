@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import diffusers
 import torch
-import transformers
 from torch import Tensor, nn
 
 from lcmcore.errors import BundleError
 from lcmcore.util.configfile import read_object
+from runtimes.onnx.checkpoint.modules import Checkpoint, load
 
 LatentSize: TypeAlias = "tuple[int, int, int]"  # batch, height, width
 
@@ -23,7 +22,6 @@ CONFIG_SOURCES: Mapping[str, str] = {  # component -> folder of the checkpoint
     "vae_encoder": "vae",
     "vae_decoder": "vae",
 }
-_AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny")
 _TIMESTEP = 499
 
 
@@ -43,7 +41,7 @@ class Export:
     multiple: int
 
 
-def load_export(component: str, checkpoint: Path) -> Export:
+def load_export(component: str, checkpoint: Checkpoint) -> Export:
     """Load one component in float32; raises BundleError for a model that cannot be exported."""
     torch.manual_seed(0)  # for the example inputs
     loaders = {
@@ -115,32 +113,28 @@ class _VaeDecoder(nn.Module):
         return self.vae.decode(latent_sample, return_dict=False)[0]
 
 
-def _text_encoder(checkpoint: Path) -> Export:
-    text = _load(
-        transformers.CLIPTextModel,
-        checkpoint / "text_encoder",
-        attn_implementation="eager",  # simpler graph: sdpa guards against rows that are all masked
-    )
+def _text_encoder(checkpoint: Checkpoint) -> Export:
+    text = load(checkpoint, "text_encoder")
     length, tokens = text.config.max_position_embeddings, text.config.vocab_size
     return Export(
         module=_TextEncoder(text),
         output="last_hidden_state",
         axes={"input_ids": {0: "batch_size", 1: "sequence_length"}},
         example=lambda size: {"input_ids": torch.randint(tokens, (size[0], length))},
-        **_scale(checkpoint),
+        **_scale(checkpoint.root),
     )
 
 
-def _unet(checkpoint: Path) -> Export:
-    unet = _load(diffusers.UNet2DConditionModel, checkpoint / "unet")
+def _unet(checkpoint: Checkpoint) -> Export:
+    unet = load(checkpoint, "unet")
     config = unet.config
     if config.addition_embed_type is not None:
         raise BundleError(
-            f"{checkpoint / 'unet'}: needs added conditions ({config.addition_embed_type}), as"
+            f"{checkpoint.root / 'unet'}: needs added conditions ({config.addition_embed_type}), as"
             " Stable Diffusion XL does: only Stable Diffusion 1.x and 2.x are supported"
         )
     guidance = config.time_cond_proj_dim
-    length = _optional(checkpoint, "text_encoder").get("max_position_embeddings", 77)
+    length = _optional(checkpoint.root, "text_encoder").get("max_position_embeddings", 77)
 
     def example(size: LatentSize) -> dict[str, Tensor]:
         batch, height, width = size
@@ -159,12 +153,12 @@ def _unet(checkpoint: Path) -> Export:
     }
     if guidance is not None:
         axes["timestep_cond"] = {0: "batch_size"}
-    return Export(_Unet(unet), "out_sample", axes, example, **_scale(checkpoint))
+    return Export(_Unet(unet), "out_sample", axes, example, **_scale(checkpoint.root))
 
 
-def _vae_encoder(checkpoint: Path) -> Export:
-    vae = _load_vae(checkpoint)
-    scale = _scale(checkpoint)
+def _vae_encoder(checkpoint: Checkpoint) -> Export:
+    vae = load(checkpoint, "vae")
+    scale = _scale(checkpoint.root)
     factor = scale["factor"]
     return Export(
         module=_VaeEncoder(vae),
@@ -177,35 +171,16 @@ def _vae_encoder(checkpoint: Path) -> Export:
     )
 
 
-def _vae_decoder(checkpoint: Path) -> Export:
-    vae = _load_vae(checkpoint)
+def _vae_decoder(checkpoint: Checkpoint) -> Export:
+    vae = load(checkpoint, "vae")
     channels = vae.config.latent_channels
     return Export(
         module=_VaeDecoder(vae),
         output="sample",
         axes={"latent_sample": {0: "batch_size", 2: "latent_height", 3: "latent_width"}},
         example=lambda size: {"latent_sample": torch.randn(size[0], channels, *size[1:])},
-        **_scale(checkpoint),
+        **_scale(checkpoint.root),
     )
-
-
-def _load_vae(checkpoint: Path) -> Any:
-    kind = read_object(checkpoint / "vae" / "config.json").get("_class_name", "AutoencoderKL")
-    if kind not in _AUTOENCODERS:
-        raise BundleError(f"{checkpoint / 'vae'}: {kind} is not one of {', '.join(_AUTOENCODERS)}")
-    return _load(getattr(diffusers, kind), checkpoint / "vae")
-
-
-def _load(kind: Any, folder: Path, **options: Any) -> Any:
-    half_only = any(folder.glob("*.fp16.*")) and not any(
-        path for path in folder.glob("*.safetensors") if ".fp16." not in path.name
-    )
-    if half_only:
-        options["variant"] = "fp16"
-    model = kind.from_pretrained(
-        folder, local_files_only=True, torch_dtype=torch.float32, **options
-    )
-    return model.eval().requires_grad_(False)
 
 
 def _scale(checkpoint: Path) -> dict[str, int]:

@@ -1,0 +1,1 @@
+"""What `lcm build onnx` exports: a checkpoint's folder or file, with LoRAs, VAE and embeddings."""
