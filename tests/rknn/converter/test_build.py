@@ -18,14 +18,15 @@ from runtimes.rknn.file import RknnFile
 from tests.rknn.fixtures import TINY
 
 
-def lcm(*words: object) -> subprocess.CompletedProcess[str]:
+def lcm(*words: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "lcmcore.cli.main", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout)
 
 
-def build(source: Path, out: Path, *more: object, size: str = "48x32") -> str:
+def build(source: Path, out: Path, *more: object, size: str = "48x32", timeout: float = 300) -> str:
     """Build what must succeed; returns its output."""
-    done = lcm("build", "rknn", source, out, "--platform", "rk3588", "--size", size, *more)
+    words = ("build", "rknn", source, out, "--platform", "rk3588", "--size", size, *more)
+    done = lcm(*words, timeout=timeout)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     return done.stderr
@@ -49,10 +50,10 @@ def source(tmp_path: Path) -> Path:
 
 
 def test_the_demo_model_is_as_close_as_the_page_promises(tmp_path: Path) -> None:
-    """docs/rk3588.md, "What was measured"; the UNet takes most of the minute."""
+    """docs/rk3588.md, "What was measured"; a minute, on a busy machine five."""
     page = (Path(__file__).parents[3] / "docs" / "rk3588.md").read_text()
     (promised,) = re.findall(r"ONNX Runtime is\s+(0\.\d+) or more", page)
-    build(demo_dir(), tmp_path / "out", size="256x256")
+    build(demo_dir(), tmp_path / "out", size="256x256", timeout=900)
     settings = Settings.read(tmp_path / "out" / "lcm.toml")
     found = {name: settings.components[name]["build"]["cosine"] for name in COMPONENTS}
     assert min(found.values()) >= float(promised), found
