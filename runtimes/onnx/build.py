@@ -63,13 +63,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--size", metavar="WxH",
         help="fix the graphs to this width and height in pixels (default: any)")  # fmt: skip
     add("--lora", metavar="FILE[:SCALE]", action="append", default=[],
-        help="merge a LoRA, an LCM-LoRA for one; may be given several times")  # fmt: skip
+        help="merge a LoRA, an LCM-LoRA for one; may be repeated (default: none)")  # fmt: skip
     add("--vae", metavar="PATH", type=Path,
-        help="another VAE: a folder, a file, or one of a pair of TAESD")  # fmt: skip
+        help="another VAE: a folder, a file, or one of a pair of TAESD (default: that of the"
+             " checkpoint)")  # fmt: skip
     add("--embedding", metavar="FILE", type=Path, action="append", default=[],
-        help="add the words of a textual inversion; may be given several times")  # fmt: skip
+        help="add the words of a textual inversion; may be repeated (default: none)")  # fmt: skip
     add("--config-from", metavar="DIR", type=Path,
-        help="folder with the configs, tokenizer and scheduler of a single file")  # fmt: skip
+        help="folder with the configs, tokenizer and scheduler of a single file (default: those"
+             " of its generation)")  # fmt: skip
     add("--prediction-type", choices=("epsilon", "v_prediction"),
         help="what the UNet of a single file predicts (default: as the file tells)")  # fmt: skip
 

@@ -9,11 +9,18 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from PIL import Image
 from safetensors.torch import save_file
 
+import lcmcore
 from lcmcore.bundle import Bundle
+from lcmcore.cli.info import describe
+from lcmcore.util.configfile import read_object
+from lcmcore.util.files import sha256
 from runtimes.onnx import OnnxRuntime
 from runtimes.onnx.checkpoint.modules import load
+from tests.goldens.reference import Model, draw
+from tests.onnx.exporter.lora_files import DISTILLED, kohya, pairs
 from tests.onnx.exporter.tiny_configs import (
     TEXT,
     TOKENS,
@@ -153,3 +160,39 @@ def test_prediction_type_of_stable_diffusion_2(
     stage.mkdir()
     open_checkpoint(stage, path, "--config-from", configs, *chosen)
     assert Bundle.open(stage).scheduler.prediction_type == expected
+
+
+def test_img2img_with_an_lcm_lora_is_that_of_diffusers(tmp_path: Path) -> None:
+    """The whole way: exported, opened by its directory alone, and drawn with its own defaults."""
+    write_checkpoint(tmp_path / "model.safetensors")
+    configs = write_configs(tmp_path / "configs")
+    pipe = reference(tmp_path)
+    lora = tmp_path / "lcm-lora.safetensors"
+    save_file(kohya(pairs(pipe.unet, DISTILLED, "unet.")), lora)
+    out = tmp_path / "out"
+    words = ("--config-from", configs, "--lora", f"{lora}:0.8")
+    export(tmp_path / "model.safetensors", out, *words)
+
+    pipe.load_lora_weights(str(tmp_path), weight_name=lora.name)
+    pipe.fuse_lora(lora_scale=0.8)
+    pipe.unload_lora_weights()
+    image = Image.effect_noise((128, 64), 60).convert("RGB")
+    call = {"prompt": "a snow tree", "strength": 0.75, "seed": 42}
+    scheduler = read_object(configs / "scheduler" / "scheduler_config.json")
+    model = Model(pipe.tokenizer, pipe.text_encoder, pipe.unet, pipe.vae, scheduler)
+    want = draw(model, {**call, "num_inference_steps": 4, "guidance_scale": 1.0}, [image])
+    with lcmcore.load(out, runtime="onnx") as ours:
+        got = ours(image=image, output_type="np", width=128, height=64, **call).images
+    np.testing.assert_allclose(got, want, atol=1e-4)
+
+    settings = Bundle.open(out).settings
+    assert (settings.num_inference_steps, settings.guidance_scale) == (4, 1.0)
+    assert settings.source["checkpoint"] == "model.safetensors"
+    assert settings.source["kind"] == "Stable Diffusion 1.x"
+    assert {path.name for path in out.iterdir()} == {
+        *("text_encoder", "unet", "vae_encoder", "vae_decoder"),
+        *("tokenizer", "scheduler", "model_index.json", "lcm.toml"),
+    }
+    lines = [line for line in describe(out) if line.startswith("  made from lora: ")]
+    digest = sha256(lora)
+    assert lines == [f"  made from lora: file lcm-lora.safetensors, scale 0.8, sha256 {digest}"]
