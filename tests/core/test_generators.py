@@ -51,7 +51,6 @@ def seeds(generator, prompts=1, seed=None):
         (Generator().manual_seed(2**40 + 7), 1, [2**40 + 7]),
         ([Generator().manual_seed(2), TorchGenerator(1), 9], 3, [2, 1, 9]),
     ],
-    ids=str,
 )
 def test_it_stands_for_seeds(generator, prompts, expected):
     assert seeds(generator, prompts) == expected
@@ -77,7 +76,6 @@ def test_the_noise_is_that_of_the_seed(fake):
         (TorchGenerator(7), 2, "2 images need a list of 2 generators"),
         ([TorchGenerator(7)], 2, "1 generators do not match 2 images"),
     ],
-    ids=str,
 )
 def test_what_is_refused(generator, prompts, words):
     with pytest.raises(ArgumentError, match=words):

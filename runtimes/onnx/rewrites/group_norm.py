@@ -38,7 +38,9 @@ _MAX_CHANNELS = 512
 _ROWS = 8
 
 
-class _GroupNorm(NamedTuple):
+class GroupNorm(NamedTuple):
+    """A group normalization of x, [batch, channels, height, width]; gamma, beta by channel."""
+
     x: str
     epsilon: float
     groups: int
@@ -50,7 +52,7 @@ def group_norm(graph: Graph) -> int:
     """Replace each group normalization of few channels; returns how many."""
     matcher = _Matcher(graph)
     replacements = {
-        id(node): _replacement(graph, norm, node.outputs[0])
+        id(node): replacement(graph, norm, node.outputs[0])
         for node in graph.nodes
         if node.op_type == "Add"
         and (norm := matcher.norm(node))
@@ -60,7 +62,7 @@ def group_norm(graph: Graph) -> int:
 
 
 class _Matcher(GraphIndex):
-    def norm(self, add: Node) -> _GroupNorm | None:
+    def norm(self, add: Node) -> GroupNorm | None:
         """The group normalization that ends with this Add, if there is one."""
         scaled, beta = self._by_channel(add)
         mul = self.producer(scaled, "Mul")
@@ -81,7 +83,7 @@ class _Matcher(GraphIndex):
         if not (restored and alike and groups):
             return None
         epsilon = norm.attributes.get("epsilon", [1e-5])[0]
-        return _GroupNorm(split.inputs[0], epsilon, scale.size, gamma, beta)
+        return GroupNorm(split.inputs[0], epsilon, scale.size, gamma, beta)
 
     def _by_channel(self, node: Node) -> tuple[str, Array | None]:
         """The inputs of a Mul or Add: the computed one, and the constant [channels, 1, 1]."""
@@ -92,7 +94,7 @@ class _Matcher(GraphIndex):
         return "", None
 
 
-def _replacement(graph: Graph, norm: _GroupNorm, output: str) -> list[Node]:
+def replacement(graph: Graph, norm: GroupNorm, output: str) -> list[Node]:
     """The nodes for the last Add; what comes before it is no longer needed."""
     builder = NodeBuilder(graph, output)
     make, constant = builder.make, builder.constant
@@ -115,7 +117,7 @@ def _replacement(graph: Graph, norm: _GroupNorm, output: str) -> list[Node]:
 
 
 def _apply_to_several(
-    graph: Graph, norm: _GroupNorm, scale: str, shift: str, output: str
+    graph: Graph, norm: GroupNorm, scale: str, shift: str, output: str
 ) -> list[Node]:
     """Mul and Add: each image of the batch has its own scale and shift."""
     builder = NodeBuilder(graph, f"{output}/several")
@@ -125,9 +127,7 @@ def _apply_to_several(
     return builder.nodes
 
 
-def _apply_to_one(
-    graph: Graph, norm: _GroupNorm, scale: str, shift: str, output: str
-) -> list[Node]:
+def _apply_to_one(graph: Graph, norm: GroupNorm, scale: str, shift: str, output: str) -> list[Node]:
     """A depthwise Conv of 1x1, which reads and writes the image once."""
     builder, channels = NodeBuilder(graph, f"{output}/one"), norm.gamma.size
     kernel = builder.make("Reshape", [scale, builder.constant([channels, 1, 1, 1])])
@@ -136,7 +136,7 @@ def _apply_to_one(
     return builder.nodes
 
 
-def _moments(graph: Graph, builder: NodeBuilder, norm: _GroupNorm) -> tuple[str, str]:
+def _moments(graph: Graph, builder: NodeBuilder, norm: GroupNorm) -> tuple[str, str]:
     """Mean and variance of each group, [batch, groups, 1]."""
     make, constant = builder.make, builder.constant
 

@@ -32,16 +32,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from lcmcore.util.arrays import Array
 from runtimes.onnx.graph import Graph, GraphIndex, Node, NodeBuilder
+from runtimes.onnx.rewrites.group_norm import GroupNorm as OfImage
+from runtimes.onnx.rewrites.group_norm import replacement
 from runtimes.rknn.cost.prediction import GROUP_NORM
 from runtimes.rknn.rewrites.context import Context
 from runtimes.rknn.rewrites.scales import Regions
+from runtimes.rknn.shapes import Shape
 
 ONE_PASS, MEAN_FIRST = "one pass", "mean first"
 # A group's squared mean by its variance, from which the mean is subtracted first.
@@ -50,6 +53,7 @@ MAX_RATIO = 8.0
 # value: the square of one twice as large as any of the calibration's is still finite.
 TARGET_RMS, MIN_RMS, MAX_RMS, MAX_PEAK = 4.0, 0.25, 16.0, 120.0
 MIN_VARIANCE = 2.0**-14  # half precision's smallest normal number
+MAX_POOLED, _POOL = 2**17, 8  # pixels that one pooling takes the mean of; the side of a first one
 
 
 class GroupNorm(NamedTuple):
@@ -115,6 +119,25 @@ def find(graph: Graph) -> list[GroupNorm]:
     index = GraphIndex(graph)
     found = (_match(index, node) for node in graph.nodes if node.op_type == "Add")
     return [norm for norm in found if norm is not None]
+
+
+def exact(graph: Graph, shapes: Mapping[str, Shape]) -> int:
+    """Compute group normalizations of images as the runtime of hosts does; returns how many.
+
+    ONNX Runtime's InstanceNormalization is off by 1e-5 at 512x512, which a network may enlarge to
+    more than a rewrite is allowed to change.
+    """
+    images = [norm for norm in find(graph) if len(shapes[norm.x]) == len(shapes[norm.output]) == 4]
+    return graph.replace(
+        {
+            id(norm.add): replacement(
+                graph,
+                OfImage(norm.x, norm.epsilon, norm.groups, norm.gamma, norm.beta),
+                norm.output,
+            )
+            for norm in images
+        }
+    )
 
 
 def _match(index: GraphIndex, add: Node) -> GroupNorm | None:
@@ -246,7 +269,7 @@ def _nodes(context: Context, norm: GroupNorm, choice: Choice) -> list[Node]:
         x = builder.make("Mul", [x, builder.constant(1 / choice.explicit, np.float32)])
     epsilon = norm.epsilon / (choice.folded * choice.explicit) ** 2
     form = _one_pass if choice.form == ONE_PASS else _mean_first
-    x, scale, shift = form(builder, norm, x, epsilon)
+    x, scale, shift = form(builder, norm, x, _size(taken), epsilon)
     kernel = builder.make("Reshape", [scale, builder.constant([channels, 1, 1, 1])])
     inputs, attributes = [x, kernel, shift], {"group": channels, "kernel_shape": [1, 1]}
     if len(returned) == len(taken) == 4:
@@ -258,13 +281,18 @@ def _nodes(context: Context, norm: GroupNorm, choice: Choice) -> list[Node]:
     return [*builder.nodes, last.with_name(f"{prefix}last")]
 
 
+def _size(shape: Shape) -> Shape:
+    """Height and width of an image, 1 and the pixels where these are one dimension."""
+    return shape[2:] if len(shape) == 4 else (1, math.prod(shape[2:]))
+
+
 def _one_pass(
-    builder: NodeBuilder, norm: GroupNorm, x: str, epsilon: float
+    builder: NodeBuilder, norm: GroupNorm, x: str, size: Shape, epsilon: float
 ) -> tuple[str, str, str]:
     """What the last convolution takes: the image, the scale and the shift of each channel."""
     make = builder.make
-    mean = _mean_of_groups(builder, norm, x)
-    square = _mean_of_groups(builder, norm, make("Mul", [x, x]))
+    mean = _mean_of_groups(builder, norm, x, size)
+    square = _mean_of_groups(builder, norm, make("Mul", [x, x]), size)
     variance = make("Sub", [square, make("Mul", [mean, mean])])
     factor = _inverse_root(builder, variance, epsilon)
     spread = _spread(norm) * norm.gamma.reshape(-1, 1, 1, 1)
@@ -274,22 +302,27 @@ def _one_pass(
 
 
 def _mean_first(
-    builder: NodeBuilder, norm: GroupNorm, x: str, epsilon: float
+    builder: NodeBuilder, norm: GroupNorm, x: str, size: Shape, epsilon: float
 ) -> tuple[str, str, str]:
     """As `_one_pass`."""
     make = builder.make
-    mean = _conv(builder, _mean_of_groups(builder, norm, x), _spread(norm))
+    mean = _conv(builder, _mean_of_groups(builder, norm, x, size), _spread(norm))
     centered = make("Sub", [x, mean])
-    variance = _mean_of_groups(builder, norm, make("Mul", [centered, centered]))
+    variance = _mean_of_groups(builder, norm, make("Mul", [centered, centered]), size)
     factor = _inverse_root(builder, variance, epsilon)
     scale = _conv(builder, factor, _spread(norm) * norm.gamma.reshape(-1, 1, 1, 1))
     return centered, scale, builder.constant(norm.beta, np.float32)
 
 
-def _mean_of_groups(builder: NodeBuilder, norm: GroupNorm, x: str) -> str:
-    """[1, groups, 1, 1]"""
-    size = norm.gamma.size // norm.groups
-    gather = _spread(norm).transpose(1, 0, 2, 3) / size
+def _mean_of_groups(builder: NodeBuilder, norm: GroupNorm, x: str, size: Shape) -> str:
+    """[1, groups, 1, 1]; `size` is the image's height and width.
+
+    Of a large image in two steps: float32 loses digits in sums of so many, in ONNX Runtime.
+    """
+    if math.prod(size) > MAX_POOLED and not any(side % _POOL for side in size):
+        pool = {"kernel_shape": [_POOL, _POOL], "strides": [_POOL, _POOL]}
+        x = builder.make("AveragePool", [x], **pool)
+    gather = _spread(norm).transpose(1, 0, 2, 3) / (norm.gamma.size // norm.groups)
     return _conv(builder, builder.make("GlobalAveragePool", [x]), gather)
 
 
