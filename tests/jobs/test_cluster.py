@@ -97,6 +97,7 @@ def test_batch_waits_for_a_worker_and_needs_no_model_itself(cluster, photos, tmp
         path.unlink()
     out = tmp_path / "out"
     process = batch(photos, PROMPT, "-o", out, *QUICK, *where, start=subprocess.Popen, cwd=tmp_path)
+    assert "runs 2 of 2 steps" in process.stderr.readline()
     assert "waiting for a worker" in process.stderr.readline()
     worker = cluster.add_worker()
     process.communicate()

@@ -16,6 +16,7 @@ from lcmcore.errors import NetworkError, RuntimeUnavailableError
 from lcmcore.runtime import TensorSpec
 from runtimes.rknn.onnxfile import OnnxFile
 from runtimes.rknn.toolkit import INSTALL
+from tests.rknn.rewrites.contexts import folds_external_weights
 
 FIXED = {"sample": (1, 4, 4, 6), "timestep": (1,)}
 USUAL = {"sample": (1, 4, 4, 6), "timestep": (1,), "timestep_cond": (1, 8)}
@@ -134,7 +135,7 @@ def test_another_size(tmp_path: Path, sample: list[int]) -> None:
     )
 
 
-@pytest.mark.parametrize("external", [False, True])
+@pytest.mark.parametrize("external", [False, pytest.param(True, marks=folds_external_weights)])
 @pytest.mark.parametrize("timestep", [[], [1], ["b"]])
 def test_folded_at_fixed_shapes(tmp_path: Path, timestep: list[Any], external: bool) -> None:
     """A timestep of rank 0 becomes a list of one: the converter builds it else, and cannot run."""

@@ -20,6 +20,7 @@ from tests.rknn.rewrites.contexts import (
     context,
     feed,
     folded,
+    folds_external_weights,
     op_types,
     relative_error,
     rewritten,
@@ -160,6 +161,7 @@ def attention_shapes(path: Path) -> list[tuple[int, int]]:
     return [shapes[name][-2:] for name in matrices]  # type: ignore[misc]
 
 
+@folds_external_weights
 @pytest.mark.parametrize(
     ("bundle", "size", "changed_layers"),
     [(demo_dir(), (256, 256), 5), (demo_dir(), (192, 320), 5), (TINY / "lcm", (48, 32), 3)],

@@ -16,6 +16,7 @@ from tests.rknn.rewrites.contexts import (
     MAX_ERROR,
     feed,
     folded,
+    folds_external_weights,
     op_types,
     relative_error,
     rewritten,
@@ -29,6 +30,7 @@ EXPORTS = {
 }
 
 
+@folds_external_weights
 @pytest.mark.parametrize("export", EXPORTS)
 def test_networks_stay_the_same_at_all_timesteps(export: str, tmp_path: Path) -> None:
     bundle, size = EXPORTS[export]
@@ -41,6 +43,7 @@ def test_networks_stay_the_same_at_all_timesteps(export: str, tmp_path: Path) ->
         assert relative_error(run(changed, inputs), run(path, inputs)) <= MAX_ERROR
 
 
+@folds_external_weights
 def test_the_table_is_the_embedding_of_diffusers(tmp_path: Path) -> None:
     path = folded(demo_dir(), "unet", (64, 64), tmp_path)
     changed, _ = rewritten(path, time_embedding)

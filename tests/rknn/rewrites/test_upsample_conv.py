@@ -16,6 +16,7 @@ from tests.rknn.rewrites.contexts import (
     context,
     feed,
     folded,
+    folds_external_weights,
     op_types,
     relative_error,
     rewritten,
@@ -89,6 +90,7 @@ def test_others_stay(change: dict[str, Any], tmp_path: Path) -> None:
     assert op_types(changed) == ["Resize", "Conv"]
 
 
+@folds_external_weights
 @pytest.mark.parametrize("component", ["unet", "vae_decoder"])
 def test_networks_stay_the_same(component: str, tmp_path: Path) -> None:
     from lcmcore.bundle import demo_dir
