@@ -11,6 +11,7 @@ from PIL import Image
 
 import lcmcore
 from lcmcore.fake import FakeRuntime
+from runtimes.rknn.vendorlog import LOGGER
 
 # Deadlines are speed assertions, and a shared machine is slow at times.
 settings.register_profile("lcmcore", deadline=None, max_examples=60)
@@ -34,6 +35,19 @@ def level_of_the_logger():
     level = logger.level
     yield
     logger.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def levels_of_handlers():
+    """`silence` is for the vendor's handlers; pytest has its own at that logger, too.
+
+    Left silenced, they would capture nothing in any later test.
+    """
+    loggers = (logging.getLogger(), logging.getLogger(LOGGER))
+    levels = {handler: handler.level for logger in loggers for handler in logger.handlers}
+    yield
+    for handler, level in levels.items():
+        handler.setLevel(level)
 
 
 @pytest.fixture

@@ -44,6 +44,7 @@ def listing(configs):
     return write
 
 
+@pytest.mark.host  # where the recipe is
 def test_the_demo_bundle_lists_the_words_of_its_captions():
     """By the program that wrote them for its training, of which 5,000 are enough."""
     run = [sys.executable, "-c", CAPTIONS]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -16,7 +15,6 @@ import pytest
 from runtimes.onnx import OnnxRuntime
 from runtimes.rknn import board, device
 from runtimes.rknn.file import RknnFile
-from runtimes.rknn.vendorlog import LOGGER
 from tests.rknn import fixtures
 from tests.rknn.double import Array, RKNNLiteDouble
 
@@ -32,19 +30,6 @@ def network_of(component: str) -> Any:
         return list(network.run(dict(zip(names, inputs, strict=True))).values())
 
     return run
-
-
-@pytest.fixture(autouse=True)
-def levels_of_handlers() -> Iterator[None]:
-    """`silence` is for the vendor's handlers; pytest has its own at that logger, too.
-
-    Left silenced, they would capture nothing in any later test.
-    """
-    handlers = list(logging.getLogger(LOGGER).handlers)
-    levels = [handler.level for handler in handlers]
-    yield
-    for handler, level in zip(handlers, levels, strict=True):
-        handler.setLevel(level)
 
 
 @pytest.fixture
