@@ -19,8 +19,8 @@ if [ -n "$(ls -A "$root" 2> /dev/null)" ]; then
     echo "root.sh: $root is not empty" >&2
     exit 1
 fi
-mkdir -p "$root/opt/lcm" "$root/tmp" "$root/work" "$root/proc" "$root/dev"
-chmod 1777 "$root/tmp" "$root/work"
+mkdir -p "$root/opt/lcm" "$root/tmp" "$root/images" "$root/proc" "$root/dev"
+chmod 1777 "$root/tmp" "$root/images"
 
 # Python and what its modules link with, unpacked without being installed.
 debs=$(mktemp -d)
@@ -42,7 +42,7 @@ for folder in lib lib64; do # where /usr was merged, the packages hold /usr/lib 
 done
 ln -s "python$version" "$root/usr/bin/python3"
 mkdir -p "$root/etc"
-echo 'lcm:x:1000:1000::/work:' > "$root/etc/passwd"
+echo 'lcm:x:1000:1000::/images:' > "$root/etc/passwd"
 
 "$python" -m pip install --quiet --disable-pip-version-check --no-compile --no-cache-dir \
     --target "$root/opt/lcm" "$sources[onnx]"

@@ -103,6 +103,6 @@ def test_docker_builds_and_runs_it(tmp_path):
     build = ["docker", "build", "--quiet", "-f", "docker/Dockerfile", "-t", "lcmcore-test", "."]
     subprocess.run(build, cwd=ROOT, check=True)
     tmp_path.chmod(0o777)
-    run = ["docker", "run", "--rm", "-v", f"{tmp_path}:/work", "lcmcore-test"]
+    run = ["docker", "run", "--rm", "-v", f"{tmp_path}:/images", "lcmcore-test"]
     subprocess.run([*run, "txt2img", "a lake", "-o", "lake.png"], check=True)
     assert opened(tmp_path / "lake.png").size == (256, 256)
