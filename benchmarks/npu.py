@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.processes import run
 from lcmcore.bundle import COMPONENTS
 from lcmcore.runtime import TensorSpec
 from lcmcore.util.arrays import Array
@@ -139,17 +138,11 @@ def _kept(bundle: Path, work: Path, network: str, form: str) -> Figures:
     if not record.exists():
         print(f"{network}, {form}", file=sys.stderr)
         command = [sys.executable, "-m", "benchmarks.npu", str(bundle), str(work)]
-        process = subprocess.Popen(
-            [*command, "--only", network, "--form", form], stdout=subprocess.PIPE, text=True
-        )
-        assert process.stdout is not None
-        output = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            raise SystemExit(f"{network}, {form}: status {process.returncode}")
-        figures = json.loads(output.splitlines()[-1])
-        figures["peak"] = max(figures["peak"], usage.ru_maxrss * 1024 / 1e9)
+        ended = run([*command, "--only", network, "--form", form])
+        if ended.status:
+            raise SystemExit(f"{network}, {form}: status {ended.status}")
+        figures = json.loads(ended.output.splitlines()[-1])
+        figures["peak"] = max(figures["peak"], ended.gigabytes)
         record.write_text(json.dumps(figures), encoding="utf-8")
     return Figures(**json.loads(record.read_text(encoding="utf-8")))
 

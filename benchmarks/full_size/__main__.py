@@ -10,10 +10,10 @@ Stages that have a file in WORK/done are not run again.
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
 import time
 from pathlib import Path
+
+from benchmarks.processes import run
 
 ROOT = Path(__file__).parents[2]
 STAGES = (  # name, whether it needs torch and diffusers (else rknn-toolkit2)
@@ -53,16 +53,12 @@ def measured(python: str, stage: str, work: Path) -> str:
     """Run a stage and return its line of the table."""
     command = [python, "-m", "benchmarks.full_size.stages", stage, str(work.resolve())]
     start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT, text=True)
-    assert process.stdout is not None
-    output = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{stage} failed with status {process.returncode}")
+    ended = run(command, ROOT)
+    if ended.status:
+        raise SystemExit(f"{stage} failed with status {ended.status}")
     seconds = time.perf_counter() - start
-    gigabytes = usage.ru_maxrss * 1024 / 1e9  # of the largest of it and its children
-    return f"| {stage.replace('_', ' ')} | {seconds:.0f} | {gigabytes:.1f} | {output.strip()} |"
+    name, result = stage.replace("_", " "), ended.output.strip()
+    return f"| {name} | {seconds:.0f} | {ended.gigabytes:.1f} | {result} |"
 
 
 if __name__ == "__main__":
