@@ -7,11 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lcmcore.bundle import COMPONENTS, DEMO, TILED, Bundle
+from lcmcore.bundle import COMPONENTS, DEMO, TILED, Bundle, require_model_dir
 from lcmcore.cli.output import has_format
 from lcmcore.cli.progress import count_of
 from lcmcore.cli.reproduce import ANSI_C, command_of, quote
 from lcmcore.errors import ArgumentError, BundleError, LcmError, first_line, reason_of
+from lcmcore.hub import how_to_fetch
 from lcmcore.image_files.opening import MAX_BYTES
 from lcmcore.model_digest import model_digest
 from lcmcore.png import SOFTWARE, read_record
@@ -35,6 +36,8 @@ def describe(path: Path, check: bool = False, cost: bool = False) -> Iterator[st
     each layer of a network will take is listed, where a runtime can tell.
     """
     if not is_folder(path):
+        if not has_format(path) and not path.exists() and how_to_fetch(path.as_posix()):
+            require_model_dir(path)
         return _describe_image(path)
     return _describe_bundle(path, partial(describe_file, check=check, cost=cost))
 

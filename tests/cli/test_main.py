@@ -654,9 +654,12 @@ def test_the_demo_model_is_described_by_its_name(lcm):
     assert lcm("info", "demo")[1].startswith(f"{demo_dir()}: a latent consistency model")
 
 
-def test_a_model_of_a_hub_is_answered_with_commands(lcm):
+@pytest.mark.parametrize(
+    "words", [("txt2img", "a lake", "-o", "out.png", "--model=NAME"), ("info", "NAME")]
+)
+def test_a_model_of_a_hub_is_answered_with_commands(lcm, words):
     name = "SimianLuo/LCM_Dreamshaper_v7"
-    status, _, err = lcm("txt2img", "a lake", "-o", "out.png", f"--model={name}")
+    status, _, err = lcm(*[word.replace("NAME", name) for word in words])
     assert status == 1
     assert err.startswith(f"lcm: error: no model directory at {name}: ")
     assert f"git clone https://huggingface.co/{name}`" in err
