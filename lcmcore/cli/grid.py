@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,6 +23,11 @@ SIDE = 384  # pixels, at most, of an image in the sheet
 
 _MARGIN = 8
 _FONT_SIZE = 15
+# Those with the most scripts first; Pillow looks for them where the system has its fonts.
+_SYSTEM_FONTS = (
+    *("NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "DejaVuSans.ttf", "NotoSans-Regular.ttf"),
+    *("LiberationSans-Regular.ttf", "FreeSans.ttf", "Arial Unicode.ttf", "Arial.ttf"),
+)
 _ONE_ROW = 3  # so many images stand side by side
 _MAX_LINES = 3  # of a caption
 # Entries of a record, in the order in which a caption has them.
@@ -56,10 +63,10 @@ def contact_sheet(
 
     Without `columns` there are as many as rows, or one more.
     """
-    from PIL import ImageDraw, ImageFont  # 12 ms, which every command would take
+    from PIL import ImageDraw  # 12 ms, which every command would take
 
     small = [shrunk(image) for image in images]
-    font = ImageFont.load_default(_FONT_SIZE)
+    font, texts = _font(texts)
     width, height = (max(image.size[axis] for image in small) for axis in (0, 1))
     lines = [list(_wrapped(text, font, width)) for text in texts]
     line_height = math.ceil(_FONT_SIZE * 1.3)
@@ -97,6 +104,29 @@ def shrunk(image: Image.Image) -> Image.Image:
     image = image.convert("RGB").copy()
     image.thumbnail((SIDE, SIDE))
     return image
+
+
+def _font(
+    texts: Sequence[str],
+) -> tuple[ImageFont.FreeTypeFont | ImageFont.ImageFont, Sequence[str]]:
+    """A font for the texts, and what it can write of them.
+
+    Pillow's own one has ASCII alone: other letters take one of the system's, or lose their accents.
+    """
+    from PIL import ImageFont
+
+    if not all(map(str.isascii, texts)):
+        for name in _SYSTEM_FONTS:
+            with contextlib.suppress(OSError):
+                return ImageFont.truetype(name, _FONT_SIZE), texts
+    return ImageFont.load_default(_FONT_SIZE), list(map(_ascii, texts))
+
+
+def _ascii(text: str) -> str:
+    """Letters without accents, and ? for what is no letter of ASCII then."""
+    letters = unicodedata.normalize("NFKD", text)
+    letters = "".join(letter for letter in letters if not unicodedata.combining(letter))
+    return letters.encode("ascii", "replace").decode("ascii")
 
 
 def _wrapped(

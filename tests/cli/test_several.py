@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
 from lcmcore.cli.grid import SIDE, captions, contact_sheet
 from lcmcore.cli.main import main
@@ -257,6 +257,32 @@ def test_text_stands_under_its_image():
     dark = np.argwhere(np.asarray(sheet.convert("L")) < 128)
     assert dark[:, 0].min() > 8 + 50
     assert dark[:, 1].min() >= 8 + 108
+
+
+def test_letters_beyond_ascii_take_a_font_of_the_system_or_lose_their_accents(monkeypatch):
+    """Pillow's own font has neither: each would be the same box."""
+    whole, asked, found = ImageFont.truetype, [], set()
+
+    def truetype(font, size, **options):
+        """Pillow's own font is no name, but a file in memory."""
+        if not isinstance(font, str):
+            return whole(font, size, **options)
+        asked.append(font)
+        if font in found:
+            return ImageFont.load_default(2 * size)
+        raise OSError
+
+    def sheet(text):
+        return contact_sheet([Image.new("RGB", (200, 20), "red")], [text])
+
+    monkeypatch.setattr(ImageFont, "truetype", truetype)
+    assert sheet("Été, lac") == sheet("Ete, lac")
+    assert sheet("озеро") == sheet("?????")
+    found.add(asked[-1])
+    assert sheet("Été") != sheet("Ete")  # by the larger font
+    asked.clear()
+    sheet("lac")
+    assert asked == []
 
 
 def test_a_record_without_a_prompt_is_described_only_if_it_is_ours(tmp_path, fails):
