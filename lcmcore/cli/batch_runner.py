@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import io
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from PIL import Image
 
 from lcmcore.cli.batch_tasks import BadTask, Task, Tasks
 from lcmcore.cli.progress import Progress, count_of, duration
@@ -147,7 +150,8 @@ class Runner:
                 self._fail(task, error)
             else:
                 self.tally.generated += 1
-                self._show(str(task.output))
+                width, height = Image.open(io.BytesIO(png)).size
+                self._show(f"{task.output} ({width}x{height})")
 
     def _write(self, task: Task, png: bytes) -> None:
         task.output.parent.mkdir(parents=True, exist_ok=True)

@@ -313,6 +313,9 @@ def test_log_has_a_line_for_each(tasks, backend):
     (failed,) = [line for line in lines if "FAILED" in line]
     assert "photo00.png" in failed
     assert lines[-1].endswith(" 0 s left")
+    with Image.open(tasks[7].output) as image:
+        size = f"{image.width}x{image.height}"
+    assert f"8/8 {tasks[7].output} ({size}), 1 failed, " in lines[-1]
     stream = io.StringIO()
     run(tasks, backend, stream=stream)
     assert len(stream.getvalue().splitlines()) == 1  # the failed one; those skipped are not listed
