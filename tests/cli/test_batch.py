@@ -233,12 +233,22 @@ def test_signal_finishes_what_was_accepted_and_the_rest_resumes(many, out, signu
 
 def blocks_signals(pid):
     """Whether the main thread of a process blocks SIGINT, as `lcm` does while it is imported."""
+    return has_signal(pid, "SigBlk", signal.SIGINT)
+
+
+def is_started(pid):
+    """Whether Python itself has started: signals are blocked, or, some time later, handled."""
+    return blocks_signals(pid) or has_signal(pid, "SigCgt", signal.SIGTERM)
+
+
+def has_signal(pid, mask, signum):
+    """Whether a signal is in a mask of a process, as /proc shows it."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
         return False
-    (blocked,) = [line.split()[1] for line in lines if line.startswith("SigBlk")]
-    return bool(int(blocked, 16) >> (signal.SIGINT - 1) & 1)
+    (found,) = [line.split()[1] for line in lines if line.startswith(mask)]
+    return bool(int(found, 16) >> (signum - 1) & 1)
 
 
 @pytest.mark.slow
@@ -247,9 +257,9 @@ def blocks_signals(pid):
 def test_signal_to_the_group_while_it_starts(many, out, number):
     """As Ctrl-C in a terminal does, at ten moments of the first two seconds."""
     signum = (signal.SIGINT, signal.SIGTERM)[number % 2]
-    words = (many, PROMPT, "-o", out, "--workers", 2, *BUSY)
+    words = (many, PROMPT, "-o", out, "--workers", 2, *BUSY, "--steps", 40)  # it does not end
     process = batch(*words, start=subprocess.Popen, start_new_session=True)
-    wait_for(lambda: blocks_signals(process.pid))  # Python itself has started
+    wait_for(lambda: is_started(process.pid))
     time.sleep(number * 0.2)
     os.killpg(process.pid, signum)
     _, stderr = process.communicate(timeout=60)
