@@ -10,7 +10,7 @@ PEERS ?= .peers
 NPU ?= .npu
 BOARD ?= .board
 
-.PHONY: demo test test-all test-types test-rknn test-board test-container test-export mutants check bench peers \
+.PHONY: demo test test-all test-types test-openvino test-rknn test-board test-container test-export mutants check bench peers \
 	rewrites npu fuzz kill-test soak throughput goldens pictures dist clean
 
 demo: $(VENV)/.demo
@@ -36,6 +36,10 @@ test-types: dist $(VENV)/.installed .venv-types/.installed
 		--python-executable $(abspath .venv-types/bin/python) script.py
 	cd tests/typing && $(abspath .venv-types/bin)/pyright \
 		--pythonpath $(abspath .venv-types/bin/python) script.py
+
+# The OpenVINO runtime, whose package, 180 MB, is not in the environment of the other tests.
+test-openvino: .venv-openvino/.installed
+	.venv-openvino/bin/python -m pytest tests/openvino
 
 # Rockchip's converter and simulator; x86-64 Linux.
 test-rknn: .venv-rknn/.installed
@@ -129,6 +133,11 @@ $(VENV)/.installed: $(VENV)/.demo
 .venv-types/.installed:
 	$(PYTHON) -m venv .venv-types
 	.venv-types/bin/pip install --quiet 'pyright[nodejs]'
+	@touch $@
+
+.venv-openvino/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-openvino
+	.venv-openvino/bin/pip install --quiet --editable '.[onnx,openvino,dev]'
 	@touch $@
 
 # rknn-toolkit2 last, and without its needs: docs/rk3588.md.

@@ -30,7 +30,7 @@ _MAX_LEVELS = 8
 _SOURCE = "source"  # the table of what a bundle was made from, written by `lcm build`
 _SCALING_FACTOR, _VAE_CHANNELS = 0.18215, (128, 256, 512, 512)  # Stable Diffusion's
 _DEFAULTS = ("num_inference_steps", "guidance_scale")
-_NO_WEIGHTS = (".json", ".safetensors")  # configs, and what torch reads
+_NO_WEIGHTS = (".json", ".safetensors", ".xml")  # configs, what torch reads, and OpenVINO's graphs
 _TORCH = "pytorch_model"  # in the names of its .bin files
 _MAX_FILES = 10_000  # of a component: a link may lead to a whole disk
 # Keys of a component's table that are not options of its runtime.

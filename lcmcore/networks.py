@@ -205,7 +205,8 @@ class Networks:
         seconds = time.perf_counter() - start
         self.opening[component] += seconds
         what = f"{component}, {binding.label}" if binding.label else component
-        _log("%s: %s opened %s in %.2f s", what, runtime.name, folder / runtime.filename, seconds)
+        path = runtime.model_file(folder)
+        _log("%s: %s opened %s in %.2f s", what, runtime.name, path, seconds)
         try:
             check_specs(component, network.outputs)
             _check_signature(component, network.inputs, bool(network.outputs))
@@ -257,10 +258,17 @@ class Networks:
             return memory
         free = available_bytes()
         files = sum(
-            self._bundle.file_bytes(component, runtime.filename) * len(self._bindings(component))
-            for component, runtime in self.runtimes.items()
+            self._file_bytes(component) * len(self._bindings(component))
+            for component in self.runtimes
         )
         return "low" if free is not None and 2 * files > free else "high"
+
+    def _file_bytes(self, component: str) -> int:
+        runtime = self.runtimes[component]
+        if not runtime.filename:
+            return 0
+        path = runtime.model_file(self._bundle.folder(component))
+        return self._bundle.file_bytes(component, path.name)
 
     def _check_options(
         self, entries: Mapping[str, EntryPoint], wanted: Iterable[str | Runtime]

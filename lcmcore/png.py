@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 SOFTWARE = "Software"  # the PNG specification's keywords: for the program
 _DESCRIPTION = "Description"  # and for what the image is
 
+ARITHMETIC = ("device", "precision")  # options of runtimes that decide how a network computes
+
 _WRITER = "lcmcore "  # and its version
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MAX_TEXT = 2**20  # bytes; records have some hundred
@@ -72,10 +74,12 @@ def model_origin(
     runtime: RuntimeChoice,
     config: str | Path | None = None,
     tokenizer: str | Path | None = None,
+    options: Mapping[str, Any] = {},
 ) -> dict[str, Any]:
     """The entries of a record that name the model and its runtimes, from any folder.
 
-    The demo model, None or its folder, goes by its name.
+    The demo model, None or its folder, goes by its name. Of the runtimes' `options` those are
+    recorded that change the image by more than rounding.
     """
     choice = dict(runtime) if isinstance(runtime, Mapping) else {"default": runtime}
     names = {key: each if isinstance(each, str) else each.name for key, each in choice.items()}
@@ -87,6 +91,7 @@ def model_origin(
         "tokenizer": tokenizer and absolute(tokenizer),
         "runtime": None if default == "auto" else default,
         "component-runtime": " ".join(map("=".join, names.items())) or None,
+        **{key: options.get(key) for key in ARITHMETIC},
     }
 
 

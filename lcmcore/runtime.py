@@ -123,6 +123,13 @@ class Runtime(Protocol):
         It may be called from another thread than the one that runs the network.
         """
 
+    def model_file(self, folder: Path) -> Path:
+        """The file that it would open in a component's folder, which need not be there.
+
+        The default is `filename`; a runtime that reads several formats looks which one is there.
+        """
+        return folder / self.filename
+
     def inputs(
         self, component: str, folder: Path, options: Mapping[str, Any]
     ) -> Sequence[TensorSpec] | None:
@@ -280,6 +287,22 @@ def list_specs(inputs: Iterable[object], outputs: Iterable[object]) -> Iterator[
     """A line for each input and output, for `Runtime.describe`."""
     yield from (f"input {spec}" for spec in inputs)
     yield from (f"output {spec}" for spec in outputs)
+
+
+def core_spec(spec: TensorSpec) -> TensorSpec:
+    """What the core is told of an input that a file declares: a timestep has the shape [1]."""
+    return TensorSpec(spec.name, (1,), spec.dtype) if spec.name == "timestep" else spec
+
+
+def as_declared(spec: TensorSpec, array: Array, batch: int) -> Array:
+    """An array of the core in the shape and dtype that a file declares.
+
+    A timestep may have rank 0 there, or one element for each of the `batch` items.
+    """
+    if spec.name == "timestep":
+        shape = (spec.shape[0] or batch,) if spec.shape else ()
+        array = np.full(shape, array[0])
+    return array.astype(spec.dtype, copy=False)
 
 
 def require_available(runtime: Runtime) -> None:

@@ -66,7 +66,10 @@ def choose_runtime(
     runtime = find_runtime(choice, entries) if isinstance(choice, str) else choice
     require_available(runtime)
     if runtime.filename:
-        require_file(component, bundle.folder(component), runtime.filename)
+        folder = bundle.folder(component)
+        with foreign_errors(runtime.name, component):
+            filename = runtime.model_file(folder).name
+        require_file(component, folder, filename)
     return runtime
 
 
@@ -75,15 +78,19 @@ def _automatic(bundle: Bundle, component: str, entries: Mapping[str, EntryPoint]
     folder = bundle.folder(component)
     usable: list[Runtime] = []
     candidates: list[str] = []
+    others: list[str] = []
     refused: list[str] = []
     for name in entries:
         try:
             runtime = find_runtime(name, entries)
             with foreign_errors(name):
+                path = runtime.model_file(folder)
                 if runtime.priority < 0:
+                    if runtime.filename and is_file(path):
+                        others.append(f"--runtime {name} opens {path.name}")
                     continue
                 candidates.append(runtime.filename)
-                if is_file(folder / runtime.filename):
+                if is_file(path):
                     require_available(runtime)
                     usable.append(runtime)
         except RuntimeUnavailableError as error:
@@ -92,6 +99,6 @@ def _automatic(bundle: Bundle, component: str, entries: Mapping[str, EntryPoint]
         return max(usable, key=lambda runtime: runtime.priority)
     if not any(is_file(folder / filename) for filename in candidates):
         files = " or ".join(sorted(candidates)) or "file that an installed runtime takes"
-        missing = f"no {files} in {folder}; is {bundle.paths.root} a model directory?"
-        refused.insert(0, missing)
+        hint = " or ".join(others) or f"is {bundle.paths.root} a model directory?"
+        refused.insert(0, f"no {files} in {folder}; {hint}")
     raise NetworkError(component, "; ".join(refused))

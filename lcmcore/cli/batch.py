@@ -28,7 +28,7 @@ from lcmcore.jobs.cluster import connect, run_on_worker
 from lcmcore.jobs.pool import Pool
 from lcmcore.jobs.process import WorkerSpec
 from lcmcore.model_digest import model_identity
-from lcmcore.png import read_record
+from lcmcore.png import ARITHMETIC, read_record
 from lcmcore.util.files import make_folder
 from lcmcore.util.terminal import tell
 
@@ -133,6 +133,7 @@ def _backend(
     spec = WorkerSpec(model_dir(args), runtime_choice(args), {**options, **files})
     where = (spec.model_dir, files.get("config"), files.get("tokenizer"))
     model: dict[str, object] = {"runtime": spec.runtime, "providers": options.get("providers")}
+    model |= {key: options[key] for key in ARITHMETIC if key in options}
     if args.scheduler is None:
         model["files"] = model_identity(*where)
         with _local_pool(spec, args.workers) as pool:

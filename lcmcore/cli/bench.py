@@ -130,7 +130,7 @@ def _predictions(pipe: Pipeline) -> dict[str, Mapping[str, Any]]:
     found = {}
     for component, runtime in pipe.networks.runtimes.items():
         with suppress(LcmError), foreign_errors(runtime.name, component):
-            prediction = runtime.predict(pipe.bundle.folder(component) / runtime.filename)
+            prediction = runtime.predict(runtime.model_file(pipe.bundle.folder(component)))
             if prediction is not None:
                 found[component] = prediction
     return found

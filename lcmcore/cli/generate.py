@@ -21,7 +21,7 @@ from lcmcore.errors import ArgumentError, ImageError, first_line
 from lcmcore.image import to_pil
 from lcmcore.jobs.job import Request
 from lcmcore.pipeline import Pipeline, load
-from lcmcore.png import absolute, derived_record, make_record, model_origin
+from lcmcore.png import ARITHMETIC, absolute, derived_record, make_record, model_origin
 from lcmcore.util.files import is_file, is_folder, sha256
 from lcmcore.util.validate import real_number, whole_number
 
@@ -138,14 +138,21 @@ def _on_step(progress: Progress, args: argparse.Namespace, output: Path) -> Call
 
 
 def open_pipeline(args: argparse.Namespace) -> Pipeline:
-    """The pipeline that the options of model and runtime ask for."""
-    return load(
+    """The pipeline that the options of model and runtime ask for; raises LcmError."""
+    pipe = load(
         model_dir(args) or demo_dir(),
         runtime_choice(args),
         config=args.config,
         tokenizer=args.tokenizer,
         **runtime_options(args),
     )
+    chosen = pipe.networks.runtimes.values()
+    for key in ARITHMETIC:
+        if getattr(args, key) is not None and not any(key in each.options for each in chosen):
+            pipe.close()
+            names = ", ".join(sorted({each.name for each in chosen}))
+            raise ArgumentError(f"--{key} is no option of {names}: add --runtime openvino")
+    return pipe
 
 
 def model_dir(args: argparse.Namespace) -> str | None:
@@ -171,6 +178,8 @@ def runtime_options(args: argparse.Namespace) -> dict[str, Any]:
         "threads": args.threads,
         "providers": args.provider,
         "graph_cache": args.graph_cache,
+        "device": args.device,
+        "precision": args.precision,
     }
     given = {key: value for key, value in options.items() if value is not None}
     return {"memory": args.memory, **given}
@@ -210,7 +219,8 @@ def _digest(image: Path) -> str | None:
 def _model_origin(args: argparse.Namespace, pipe: Pipeline) -> dict[str, Any]:
     """Where the model came from, for the record."""
     model = pipe.bundle.paths.root
-    return model_origin(model, runtime_choice(args), args.config, args.tokenizer)
+    options = runtime_options(args)
+    return model_origin(model, runtime_choice(args), args.config, args.tokenizer, options)
 
 
 def _compare_digest(wanted: str | None, found: str | None, model: Path) -> None:

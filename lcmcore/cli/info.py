@@ -172,17 +172,16 @@ def _words(bundle: Bundle) -> str:
 def _describe_component(bundle: Bundle, component: str, describer: FileDescriber) -> Iterator[str]:
     """The model files in the component's folder that an installed runtime can open."""
     folder = bundle.folder(component)
-    automatic = [runtime for runtime in importable_runtimes() if runtime.priority >= 0]
-    present = [runtime for runtime in automatic if (folder / runtime.filename).is_file()]
+    runtimes = sorted(importable_runtimes(), key=lambda runtime: -runtime.priority)
+    present = _described(runtimes, folder, bundle.settings.runtime_of(component))
     if not present:
-        names = " or ".join(sorted(runtime.filename for runtime in automatic))
+        names = " or ".join(sorted(each.filename for each in runtimes if each.priority >= 0))
         yield f"  {component}: no {names} in {folder}"
         return
     next(folder.iterdir())  # raises for a folder that cannot be read, which would seem empty
     size = sum(size for _, size in bundle.files(component))
     yield f"  {component}: {size / _MEBI:.1f} MiB"
-    for runtime in present:
-        path = folder / runtime.filename
+    for path, runtime in present:
         yield f"    {path.name}"
         try:
             yield from (f"      {line}" for line in describer(runtime, path))
@@ -193,7 +192,23 @@ def _describe_component(bundle: Bundle, component: str, describer: FileDescriber
     yield from (f"    {line}" for line in _rewritten(table.get("build")))
     wanted = table.get("sha256")
     if wanted is not None:
-        yield f"    {_checksum(wanted, [folder / runtime.filename for runtime in present])}"
+        yield f"    {_checksum(wanted, [path for path, _ in present])}"
+
+
+def _described(
+    runtimes: Sequence[Runtime], folder: Path, chosen: str
+) -> list[tuple[Path, Runtime]]:
+    """Each model file, and who tells of it: one of those that "auto" takes, and the chosen one.
+
+    Of a file that none of these opens, the first runtime that does.
+    """
+    found: list[tuple[Path, Runtime]] = []
+    for runtime in runtimes:
+        path = runtime.model_file(folder)
+        is_new = all(path != other for other, _ in found)
+        if runtime.filename and path.is_file() and (is_new or runtime.name == chosen):
+            found.append((path, runtime))
+    return found
 
 
 def _tiles(bundle: Bundle, component: str, runtime: Runtime) -> Iterator[str]:
@@ -218,7 +233,7 @@ def _tiles(bundle: Bundle, component: str, runtime: Runtime) -> Iterator[str]:
         yield f"tiles of {tile[0]}x{tile[1]} are larger than {what}: build it again"
         return
     line = f"{number} tiles of {tile[0]}x{tile[1]} for {what}, on {count_of(count, 'instance')}"
-    prediction = runtime.predict(bundle.folder(component) / runtime.filename)
+    prediction = runtime.predict(runtime.model_file(bundle.folder(component)))
     if prediction is not None:
         seconds = prediction["seconds"] * -(-number // count)
         line += f": predicted {seconds:.2g} s"
@@ -229,7 +244,7 @@ def _tiles(bundle: Bundle, component: str, runtime: Runtime) -> Iterator[str]:
 def _compiled_size(bundle: Bundle, component: str, runtime: Runtime) -> tuple[int, int] | None:
     """The (width, height) of images that a file is compiled for; None if free, or not known."""
     folder = bundle.folder(component)
-    if component not in ("unet", *TILED) or not (folder / runtime.filename).is_file():
+    if component not in ("unet", *TILED) or not runtime.model_file(folder).is_file():
         return None
     options = bundle.settings.options_of(component)
     known = {key: value for key, value in options.items() if key in runtime.options}

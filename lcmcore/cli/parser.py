@@ -362,7 +362,7 @@ def _add_models(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     add("--config", type=Path, metavar="FILE", help="an lcm.toml (default: the model's)")
     add("--tokenizer", type=Path, metavar="DIR", help="a tokenizer (default: the model's)")
     add("--runtime", default="auto", metavar="NAME",
-        help="auto, onnx, rknn, ... (default: %(default)s)")  # fmt: skip
+        help="auto, onnx, openvino, rknn, ... (default: %(default)s)")  # fmt: skip
     add("--component-runtime", type=_component_runtime, action="append", default=[],
         metavar="COMPONENT=NAME",
         help=f"for one of {', '.join(COMPONENTS)}; may be repeated"
@@ -371,12 +371,17 @@ def _add_models(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         help="low: one network open at a time; high: all; auto: what lcm.toml says, else by the"
         " free memory (default: %(default)s)")  # fmt: skip
     add("--threads", type=int, metavar="N",
-        help="CPU threads of the onnx runtime (default: one a core)")  # fmt: skip
+        help="CPU threads of the onnx and openvino runtimes (default: one a core)")  # fmt: skip
     add("--provider", action="append", metavar="NAME",
         help="ONNX Runtime execution provider; may be repeated (default: those of ONNX"
         " Runtime)")  # fmt: skip
     add("--no-graph-cache", dest="graph_cache", action="store_false", default=None,
-        help="keep no optimized ONNX graphs on the disk (default: keep them)")  # fmt: skip
+        help="keep no optimized graphs on the disk (default: keep them)")  # fmt: skip
+    add("--device", metavar="NAME",
+        help="of the openvino runtime: CPU, GPU, NPU or AUTO (default: CPU)")  # fmt: skip
+    add("--precision", metavar="NAME",
+        help="of the openvino runtime's arithmetic: float32, bfloat16 or float16 (default:"
+        " float32)")  # fmt: skip
     return group
 
 

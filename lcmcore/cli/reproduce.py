@@ -27,6 +27,8 @@ _OPTIONS = (
     "config",
     "tokenizer",
     "runtime",
+    "device",
+    "precision",
 )
 _FLAGS = {("invert-mask", "True"): "--invert-mask", ("overlay", "False"): "--no-overlay"}
 _UNKNOWN_INIT, _UNKNOWN_MASK = "INIT", "MASK"

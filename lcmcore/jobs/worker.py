@@ -45,7 +45,7 @@ class PipelineWorker(Closeable):
         self.worker_id = worker_id
         self.pipeline = load(model_dir or demo_dir(), runtime, **options)
         files = {key: options.get(key) for key in ("config", "tokenizer")}
-        self._origin = model_origin(model_dir, runtime, **files)
+        self._origin = model_origin(model_dir, runtime, **files, options=options)
 
     def close(self) -> None:
         """Close the networks."""

@@ -20,6 +20,7 @@ _POINTERS = (
     b"version https://hawser.github.com/spec/",
 )
 _PAGES = (b"<!doctype", b"<html", b"<head", b"<!--", b"<?xml", b"<error>")
+_NETWORK = b"<net "  # the root of OpenVINO's XML
 _NEVER_EMPTY = (".onnx", ".onnx_data", ".data", ".rknn", ".json")
 _NOT_READ = (
     *(".safetensors", ".pt", ".pth", ".ckpt", ".h5", ".msgpack"),
@@ -53,7 +54,7 @@ def placeholder(head: bytes) -> Placeholder | None:
         return EMPTY
     if len(head) < HEAD_BYTES - 1 and head.startswith(_POINTERS):
         return _POINTER
-    if head.lstrip(_BEFORE_PAGES).lower().startswith(_PAGES):
+    if head.lstrip(_BEFORE_PAGES).lower().startswith(_PAGES) and _NETWORK not in head:
         return _PAGE
     return None
 

@@ -28,10 +28,10 @@ class UntrustedError(OSError):
     """Somebody else could have written what the cache holds."""
 
 
-def cache_root() -> Path:
-    """Where optimized graphs are kept."""
+def cache_root(name: str = "onnx") -> Path:
+    """Where optimized graphs of one kind are kept."""
     own, shared = os.environ.get("LCM_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    return Path(own or f"{shared or '~/.cache'}/lcmcore").expanduser() / "onnx"
+    return Path(own or f"{shared or '~/.cache'}/lcmcore").expanduser() / name
 
 
 def make_private(root: Path) -> None:

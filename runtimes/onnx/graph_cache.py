@@ -40,7 +40,9 @@ from runtimes.onnx.checksums import boot_id, checksums, is_intact, status
 from runtimes.onnx.model_files import external_files
 
 GRAPH, WEIGHTS = "model.onnx", "model.weights"
+Files = Callable[[Path], list[Path]]  # a model's file, and those with its weights
 MIN_BYTES = 2**25  # bytes; smaller models open as fast without
+_CACHE = "onnx"  # the folder of ONNX Runtime's
 _ENTRY = "entry.json"
 _MAX_JSON = 2**24  # bytes
 _ROOM = 2.5  # of the model's size: the work folder holds its weights, then the entry is written
@@ -57,20 +59,25 @@ log = logging.getLogger("lcmcore.runtimes.onnx")
 
 @contextmanager
 def optimized(
-    source: Path, version: str, build: Callable[[Path, Path], None]
+    source: Path,
+    version: str,
+    build: Callable[[Path, Path], None],
+    cache: str = _CACHE,
+    files: Files = external_files,
 ) -> Iterator[Path | None]:
-    """The optimized graph of a model, or None; it is locked against replacement while in use.
+    """The entry with a model's optimized graph, or None; locked against replacement while in use.
 
-    `build(source, folder)` writes it if this `version` of ONNX Runtime has no entry yet.
+    `build(source, folder)` writes it if this `version` of the runtime's library has no entry yet in
+    the folder `cache`; `files(source)` are all that the model consists of.
     """
-    graph = None
+    found = None
     with ExitStack() as stack:
         try:
-            entry = _entry(source)
+            entry = _entry(source, cache)
             if HAS_LOCKS and (entry.is_dir() or _worth_caching(source)):
-                stack.enter_context(_usable(entry, source, version, build))
-                graph = entry / GRAPH
-                log.info("%s: optimized graph %s", source, graph)
+                stack.enter_context(_usable(entry, source, version, build, files))
+                found = entry
+                log.info("%s: optimized graph %s", source, entry)
             else:
                 log.info(
                     "%s: no optimized graph: the model is small, or files have no locks", source
@@ -81,19 +88,24 @@ def optimized(
             _warned.add(str(error))
         except Exception as error:  # the disk's or ONNX Runtime's; opening the model reports more
             log.info("%s: no optimized graph: %s", source, error)
-        yield graph
+        yield found
 
 
-def discard(graph: Path) -> None:
-    """Remove the entry of a graph that failed; it is rebuilt when asked for again."""
-    log.warning("optimized graph %s failed: it is removed, and the model used without it", graph)
-    _remove(graph.parent)
+def discard(entry: Path) -> None:
+    """Remove an entry whose graph failed; it is rebuilt when asked for again."""
+    log.warning("optimized graph %s failed: it is removed, and the model used without it", entry)
+    _remove(entry)
 
 
-def state(source: Path, version: str) -> str:
+def folders(prefix: str) -> list[str]:
+    """The names, for `cache`, of the folders that begin with `prefix`; raises no error."""
+    return sorted(path.name for path in cache_root().parent.glob(f"{prefix}-*/"))
+
+
+def state(source: Path, version: str, cache: str = _CACHE) -> str:
     """A line about the entry of a model, for `lcm info`."""
     try:
-        entry = _entry(source)
+        entry = _entry(source, cache)
         if not (entry.is_dir() or _worth_caching(source)):
             return "optimized graph: none, the model is small"
         require_private(entry.parent)
@@ -108,13 +120,13 @@ def state(source: Path, version: str) -> str:
         return f"optimized graph: none, {error}"
 
 
-def check(source: Path) -> str | None:
+def check(source: Path, cache: str = _CACHE) -> str | None:
     """Read a model's entry whole, for `lcm info --check`; a damaged one is removed.
 
     Returns a line about it; None if there is no entry.
     """
     try:
-        entry = _entry(source)
+        entry = _entry(source, cache)
         if not entry.is_dir():
             return None
         require_private(entry.parent)
@@ -129,8 +141,8 @@ def check(source: Path) -> str | None:
         return f"optimized graph: not checked, {error}"
 
 
-def _entry(source: Path) -> Path:
-    return cache_root() / hashlib.sha256(os.fsencode(source.absolute())).hexdigest()[:20]
+def _entry(source: Path, cache: str) -> Path:
+    return cache_root(cache) / hashlib.sha256(os.fsencode(source.absolute())).hexdigest()[:20]
 
 
 def _worth_caching(source: Path) -> bool:
@@ -140,7 +152,11 @@ def _worth_caching(source: Path) -> bool:
 
 @contextmanager
 def _usable(
-    entry: Path, source: Path, version: str, build: Callable[[Path, Path], None]
+    entry: Path,
+    source: Path,
+    version: str,
+    build: Callable[[Path, Path], None],
+    files: Files,
 ) -> Iterator[None]:
     """The entry, verified or rebuilt, and held against replacement; raises whatever goes wrong."""
     make_private(entry.parent)
@@ -150,12 +166,16 @@ def _usable(
         if not _is_stamped(entry, source, version):
             with exclusive(lock, entry):
                 if not _is_stamped(entry, source, version):  # nor by the process waited for
-                    _verify_or_build(entry, source, version, build)
+                    _verify_or_build(entry, source, version, build, files)
         yield
 
 
 def _verify_or_build(
-    entry: Path, source: Path, version: str, build: Callable[[Path, Path], None]
+    entry: Path,
+    source: Path,
+    version: str,
+    build: Callable[[Path, Path], None],
+    files: Files,
 ) -> None:
     built = _read(entry)
     if built is not None and _is_current(built, source, version):
@@ -163,7 +183,7 @@ def _verify_or_build(
             return
         log.warning("%s: the optimized graph %s is damaged: it is rebuilt", source, entry)
     log.info("%s: optimizing the graph, once, into %s", source, entry)
-    built = _replace(entry, source, version, build)
+    built = _replace(entry, source, version, build, files)
     _write_stamp(entry, _stamp(entry, built, source))
 
 
@@ -281,16 +301,20 @@ def _remove(entry: Path) -> None:
 
 
 def _replace(
-    entry: Path, source: Path, version: str, build: Callable[[Path, Path], None]
+    entry: Path,
+    source: Path,
+    version: str,
+    build: Callable[[Path, Path], None],
+    files: Files,
 ) -> dict[str, Any]:
     """Build in a folder beside, then rename it: what a crash leaves behind is never an entry."""
     for remains in entry.parent.glob(f"{entry.name}.*/"):
         shutil.rmtree(remains, ignore_errors=True)
     _remove(entry)
-    files = external_files(source)
-    if shutil.disk_usage(entry.parent).free < _ROOM * sum(map(_size, files)):
+    parts = files(source)
+    if shutil.disk_usage(entry.parent).free < _ROOM * sum(map(_size, parts)):
         raise OSError(f"not enough room in {entry.parent}")
-    names = [(path.relative_to(source.parent), path) for path in files]
+    names = [(path.relative_to(source.parent), path) for path in parts]
     known = [(str(name), status(path), sha256(path)) for name, path in names]
     with temporary_folder(entry.parent) as folder:
         stage = folder / "entry"

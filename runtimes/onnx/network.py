@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lcmcore.errors import NetworkError, first_line
-from lcmcore.runtime import Network, TensorSpec
+from lcmcore.runtime import Network, TensorSpec, as_declared, core_spec
 from lcmcore.util.arrays import Array
 from runtimes.onnx.graph_cache import WEIGHTS, discard
 from runtimes.onnx.pages import UNMAP_LOCK, drop_pages
@@ -45,7 +45,7 @@ class OnnxNetwork(Network):
         self._graph, self._plain = graph, plain
         self._fallback_lock = threading.Lock()  # `run` may be called concurrently
         self._declared = [_spec(component, node) for node in session.get_inputs()]
-        self.inputs = [_core_spec(spec) for spec in self._declared]
+        self.inputs = [core_spec(spec) for spec in self._declared]
         self.outputs = [_spec(component, node) for node in session.get_outputs()]
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -54,7 +54,7 @@ class OnnxNetwork(Network):
         if session is None:
             raise NetworkError(self._component, "the network is closed")
         batch = max(len(array) for array in inputs.values())
-        feed = {spec.name: _native(spec, inputs[spec.name], batch) for spec in self._declared}
+        feed = {spec.name: as_declared(spec, inputs[spec.name], batch) for spec in self._declared}
         try:
             outputs = self._run(session, feed)
             failed = self._graph is not None and not _all_finite(outputs)
@@ -90,7 +90,7 @@ class OnnxNetwork(Network):
             session = self._session
         outputs = self._run(session, feed)
         if graph is not None and _all_finite(outputs):
-            discard(graph)
+            discard(graph.parent)
         return outputs
 
     def trim(self) -> None:
@@ -114,18 +114,6 @@ def _spec(component: str, node: Any) -> TensorSpec:
         raise NetworkError(component, f"{node.name} is of a type not supported: {node.type}")
     shape = tuple(dim if isinstance(dim, int) else None for dim in node.shape)
     return TensorSpec(node.name, shape, _DTYPES[node.type])
-
-
-def _core_spec(spec: TensorSpec) -> TensorSpec:
-    return TensorSpec(spec.name, (1,), spec.dtype) if spec.name == "timestep" else spec
-
-
-def _native(spec: TensorSpec, array: Array, batch: int) -> Array:
-    """The array in the shape and dtype that the file declares."""
-    if spec.name == "timestep":
-        shape = (spec.shape[0] or batch,) if spec.shape else ()
-        array = np.full(shape, array[0])
-    return array.astype(spec.dtype, copy=False)
 
 
 def _all_finite(arrays: Iterable[Array]) -> bool:

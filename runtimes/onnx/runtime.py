@@ -148,14 +148,15 @@ def _open_optimized(ort: Any, path: Path, threads: Any) -> tuple[Any, Path | Non
 
         optimize(source, target, ort)
 
-    with graph_cache.optimized(path, ort.__version__, build) as graph:
-        if graph is None:
+    with graph_cache.optimized(path, ort.__version__, build) as entry:
+        if entry is None:
             return None, None
+        graph = entry / graph_cache.GRAPH
         try:
             sampling.warn(path, sampling.random_operators(graph))
             return open_mapped(ort, graph, threads), graph
         except Exception:  # as in `open`; the plain model is opened instead
-            graph_cache.discard(graph)
+            graph_cache.discard(entry)
             return None, None
 
 

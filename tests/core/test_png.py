@@ -312,13 +312,16 @@ def test_a_record_names_everything_as_the_command_does():
 def test_where_an_image_came_from(runtime, named, tmp_path, monkeypatch):
     """Paths from any folder; the digest of a folder that is none is not known."""
     monkeypatch.chdir(tmp_path)
-    assert model_origin("m", runtime, "c", Path("t")) == {
+    options = {"precision": "bfloat16", "threads": 2, "config": "c"}
+    assert model_origin("m", runtime, "c", Path("t"), options) == {
         "model": str(tmp_path / "m"),
         "model-digest": None,
         "config": str(tmp_path / "c"),
         "tokenizer": str(tmp_path / "t"),
         "runtime": named[0],
         "component-runtime": named[1],
+        "device": None,
+        "precision": "bfloat16",
     }
 
 

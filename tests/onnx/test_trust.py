@@ -596,8 +596,8 @@ def test_who_builds_is_named_while_it_builds(root, folder, monkeypatch):
 
 def test_a_lock_is_shared_while_sessions_open(root, folder):
     """And again after a build, so that others need not wait for the opening."""
-    with graph_cache.optimized(folder / "model.onnx", "1", shutil.copy) as graph:
-        assert graph == entries(root)[0] / "model.onnx"
+    with graph_cache.optimized(folder / "model.onnx", "1", shutil.copy) as entry:
+        assert entry == entries(root)[0]
         with next(root.glob("*.lock")).open() as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             with pytest.raises(BlockingIOError):
