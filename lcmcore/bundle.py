@@ -131,6 +131,11 @@ class Settings(NamedTuple):
             if not isinstance(where.get("runtime", ""), str):
                 raise ArgumentError(f"runtime must be a name, not {shown(where['runtime'])}")
         for name, each in components.items():
+            for key, value in each.items():
+                if key not in RESERVED_KEYS and not _is_plain(value):
+                    raise ArgumentError(
+                        f"{name}.{key} must be a value or a list of values, not {shown(value)}"
+                    )
             if "instances" in each:
                 whole_number(f"{name}.instances", each["instances"], 1, _MAX_INSTANCES)
                 if name not in TILED:
@@ -374,6 +379,12 @@ def _table(table: Mapping[str, Any], key: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ArgumentError(f"{key} must be a table [{key}], not {shown(value)}")
     return value
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether an option has no parts of its own: a provider's may name libraries to be loaded."""
+    items = value if isinstance(value, list) else [value]
+    return not any(isinstance(item, (list, dict)) for item in items)
 
 
 def _are_texts(value: Any) -> bool:

@@ -9,7 +9,7 @@ from contextlib import closing
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lcmcore.errors import ArgumentError, NetworkError, RuntimeUnavailableError, first_line
 from lcmcore.runtime import (
@@ -34,6 +34,7 @@ log = logging.getLogger("lcmcore.runtimes.onnx")
 
 # The folders of a model directory that are diagnosed: others, safety_checker for one, are not read.
 _COMPONENTS = ("text_encoder", "unet", "vae_encoder", "vae_decoder")
+Provider: TypeAlias = "str | tuple[str, dict[str, Any]]"
 _DEFAULT_PROVIDERS = ("CPUExecutionProvider",)
 _FATAL = 4  # ONNX Runtime's log level: errors are raised as exceptions, too
 
@@ -43,8 +44,8 @@ class OnnxRuntime(Runtime):
 
     Options: `threads`, the number of threads of an operator (default: one for each core, or for
     each big core where there are big and little ones); `providers`, names of execution providers
-    in order of preference; `graph_cache`, whether optimized graphs are kept on the disk (default:
-    true).
+    in order of preference, or (name, options) of each; `graph_cache`, whether optimized graphs are
+    kept on the disk (default: true).
     """
 
     name = "onnx"
@@ -187,15 +188,21 @@ def _session_options(ort: Any, threads: Any, on_cpu: bool) -> onnxruntime.Sessio
     return options
 
 
-def _providers(asked: Any, available: Sequence[str]) -> list[str]:
+def _providers(asked: Any, available: Sequence[str]) -> list[Provider]:
+    """The execution providers; each that comes with options as (name, options)."""
     if asked is None:
         return list(_DEFAULT_PROVIDERS)
-    names = [asked] if isinstance(asked, str) else asked
-    if not isinstance(names, (list, tuple)) or not names:
+    items = [asked] if isinstance(asked, str) else asked
+    if not isinstance(items, (list, tuple)) or not items:
         raise ArgumentError(f"providers must be a list of names, not {shown(asked)}")
-    for name in names:
-        if name not in available:
-            raise ArgumentError(
-                f"providers: {name!r} is not in this onnxruntime, which has {', '.join(available)}"
-            )
-    return list(names)
+    return [_provider(item, available) for item in items]
+
+
+def _provider(item: Any, available: Sequence[str]) -> Provider:
+    is_pair = isinstance(item, (list, tuple)) and len(item) == 2 and isinstance(item[1], Mapping)
+    name = item[0] if is_pair else item
+    if name not in available:
+        raise ArgumentError(
+            f"providers: {shown(name)} is not in this onnxruntime, which has {', '.join(available)}"
+        )
+    return (name, dict(item[1])) if is_pair else name

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from xml.parsers import expat
 
-from lcmcore.util.files import open_regular, open_solid
+from lcmcore.util.files import is_within, open_regular, open_solid
 from lcmcore.util.placeholder import EMPTY, placeholder_at
 from runtimes.onnx.model_files import external_files
 
@@ -21,6 +22,9 @@ def model_files(path: Path) -> list[Path]:
     if path.suffix != ".xml":
         return external_files(path)
     weights = path.with_suffix(".bin")
+    folders = Path(os.path.realpath(path.parent)), Path(os.path.realpath(path)).parent
+    if not is_within(weights, folders):  # as of ONNX's external data
+        raise ValueError(f"{weights} leads outside of its folder: copy the file there")
     for each in (path, weights):
         open_solid(each).close()
         found = placeholder_at(each)

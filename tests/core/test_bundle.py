@@ -63,6 +63,11 @@ def test_an_empty_lcm_toml_changes_nothing(toml):
     ("text", "words"),
     [
         ("stepz = 4", "unknown key stepz; known keys are"),
+        (
+            '[unet]\nproviders = [["CPUExecutionProvider", {plugins = "lib.so"}]]',
+            "unet.providers must be a value or a list of values, not [[",
+        ),
+        ("[unet]\nthreads = {}", "unet.threads must be a value or a list of values, not {}"),
         ("[defaults]\nsteps = 4", "unknown key defaults.steps; known keys are num_inference_steps"),
         ("defaults = 4", "defaults must be a table [defaults], not 4"),
         ("unet = 'rknn'", "unet must be a table [unet], not 'rknn'"),

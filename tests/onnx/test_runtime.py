@@ -248,6 +248,24 @@ def test_threads_and_providers(tmp_path):
     np.testing.assert_allclose(output, 0.499, rtol=1e-6)
 
 
+def test_options_of_a_provider_reach_the_session(tmp_path, monkeypatch):
+    """The CPU's has none that could be read back."""
+    import onnxruntime
+
+    write_unet(tmp_path)
+    given = []
+    real = onnxruntime.InferenceSession
+
+    def session(*args, providers):
+        given.append(providers)
+        return real(*args, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    pair = ("CPUExecutionProvider", {"use_arena": "1"})
+    OnnxRuntime().open("unet", tmp_path, {"providers": [pair, "CPUExecutionProvider"]})
+    assert given == [[pair, "CPUExecutionProvider"]]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -260,6 +278,8 @@ def test_threads_and_providers(tmp_path):
         ({"providers": ["CPU"]}, "which has"),
         ({"providers": []}, "providers must be a list of names, not []"),
         ({"providers": 5}, "providers must be a list of names, not 5"),
+        ({"providers": [("Npu", {"device_id": 1})]}, "'Npu' is not in this onnxruntime"),
+        ({"providers": [("CPUExecutionProvider", 1)]}, "is not in this onnxruntime"),
     ],
 )
 def test_options_that_are_wrong(options, words, tmp_path):

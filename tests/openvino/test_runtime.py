@@ -148,6 +148,13 @@ def with_a_pointer(path):
     path.with_suffix(".bin").write_text(pointer)
 
 
+def with_weights_outside(path):
+    weights = path.with_suffix(".bin")
+    outside = path.parents[2] / "private"
+    shutil.move(weights, outside)
+    weights.symlink_to(outside)
+
+
 def of_another_root(path):
     path.write_text("<html></html>")
 
@@ -164,6 +171,7 @@ def with_a_document_type(path):
         (without_weights, "openvino_model.bin"),
         (with_half_of_the_weights, "Incorrect weights in bin file!"),
         (with_a_pointer, "openvino_model.bin: .*(Git LFS|git lfs)"),
+        (with_weights_outside, "leads outside of its folder"),
         (of_another_root, "cannot open .*openvino_model.xml: "),
         (with_a_document_type, "declares a document type"),
     ],
