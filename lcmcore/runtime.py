@@ -147,6 +147,13 @@ class Runtime(Protocol):
         """
         return {}
 
+    def variants(self) -> Iterator[Mapping[str, Any]]:
+        """Options by which this machine computes in other ways, for `lcm bench --compare`.
+
+        For example {"precision": "bfloat16"}. The default is one, without options.
+        """
+        yield {}
+
     def release_memory(self) -> None:
         """Free memory that only runs need: an image is done, or a pipeline is closed."""
         return

@@ -192,6 +192,15 @@ def _place_words(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
 
 
 def _add_bench(commands: Any) -> None:
+    def run(args: argparse.Namespace) -> None:
+        if not args.compare:
+            if args.write:
+                raise ArgumentError("--write writes what --compare found: add --compare")
+            return bench.run(args)
+        from lcmcore.cli import compare  # no other command needs it to start
+
+        return compare.run(args)
+
     parser = _add_command(
         commands,
         "bench",
@@ -202,13 +211,21 @@ def _add_bench(commands: Any) -> None:
             "lcm bench --rounds 3 --steps 2 --size 128x128",
             "lcm bench --model MODEL --report report.json",
         ],
-        bench.run,
+        run,
     )
     add = parser.add_argument
     add("--rounds", type=int, metavar="N", default=5,
         help="warm images to measure (default: %(default)s)")  # fmt: skip
     add("--report", type=Path, metavar="FILE",
         help="file for machine, figures and predictions (default: none is written)")  # fmt: skip
+    add("--compare", action="store_true",
+        help="measure each network on each runtime, and in each precision, that works here, and"
+        " how far it is from float32 (default: no)")  # fmt: skip
+    add("--psnr", type=float, metavar="DB", default=40,
+        help="of --compare: least PSNR to float32 (default: %(default)s)")  # fmt: skip
+    add("--write", action="store_true",
+        help="of --compare: set the fastest runtime that is close enough for each network in the"
+        " model's lcm.toml (default: no)")  # fmt: skip
     _add_verbose(parser)
     _add_steps_and_size(parser)
     _add_models(parser)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from lcmcore.errors import NetworkError
 from lcmcore.runtime import Network, TensorSpec, as_declared, core_spec
 from lcmcore.util.arrays import Array
+from runtimes.onnx.pages import UNMAP_LOCK, drop_pages
 from runtimes.openvino.package import reason_of
 
 _DTYPES = {
@@ -31,12 +33,13 @@ class OpenVINONetwork(Network):
     """Takes and returns what the core does, whatever shapes and dtypes the exporter declared.
 
     Runs of several threads follow each other: they share one request, which holds the memory that a
-    run needs.
+    run needs. `blob` is the cache's file, if the model came from there: it is mapped.
     """
 
-    def __init__(self, component: str, compiled: Any) -> None:
+    def __init__(self, component: str, compiled: Any, blob: Path | None = None) -> None:
         self._component = component
         self._compiled: Any = compiled
+        self._blob = blob
         self._lock = threading.Lock()
         self._declared = [_spec(component, port, "input") for port in compiled.inputs]
         self.inputs = [core_spec(spec) for spec in self._declared]
@@ -59,9 +62,14 @@ class OpenVINONetwork(Network):
                 raise NetworkError(self._component, message) from error
         return {spec.name: array for spec, array in zip(self.outputs, outputs, strict=True)}
 
+    def trim(self) -> None:
+        """Drop the pages of the mapped file, in a thread: once it has run, OpenVINO has its own."""
+        if self._blob is not None:
+            threading.Thread(target=drop_pages, args=(self._blob.resolve(),)).start()
+
     def close(self) -> None:
         """Drop the compiled model, its weights and its request."""
-        with self._lock:
+        with self._lock, UNMAP_LOCK:
             self._request = self._compiled = None
 
 

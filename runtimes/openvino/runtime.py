@@ -76,6 +76,13 @@ class OpenVINORuntime(Runtime):
         """An equal part of the CPU's cores for each of `count` workers."""
         return {"threads": max(1, len(usable_cores()) // count)}
 
+    def variants(self) -> Iterator[Mapping[str, Any]]:
+        """Each precision of each device."""
+        _, core = package.load()
+        for device in core.available_devices:
+            place = {} if device == _CPU else {"device": device}
+            yield from ({**place, "precision": each} for each in _precisions(core, device))
+
     def open(self, component: str, folder: Path, options: Mapping[str, Any]) -> Network:
         """A compiled model; raises NetworkError, ArgumentError or RuntimeUnavailableError."""
         require_available(self)
@@ -88,12 +95,12 @@ class OpenVINORuntime(Runtime):
         try:
             model_files(path)
             _warn_of_draws(path)
-            compiled = None
+            compiled = blob = None
             if cached:
-                compiled = _open_cached(openvino, core, path, device, config)
+                compiled, blob = _open_cached(openvino, core, path, device, config)
             if compiled is None:
                 compiled = core.compile_model(str(path), device, config)
-            return OpenVINONetwork(component, compiled)
+            return OpenVINONetwork(component, compiled, blob)
         except LcmError:
             raise
         except (OSError, ValueError) as error:
@@ -179,8 +186,8 @@ def _precisions(core: Any, device: str) -> list[str]:
 
 def _open_cached(
     openvino: Any, core: Any, path: Path, device: str, config: Mapping[str, Any]
-) -> Any:
-    """The compiled model that the cache has, or builds; None if there is none."""
+) -> tuple[Any, Path | None]:
+    """The compiled model that the cache has, or builds, and its file; None and None if none."""
     precision = config["INFERENCE_PRECISION_HINT"]
     cache = f"{_CACHE}-{device}-{precision}".lower()
 
@@ -189,16 +196,16 @@ def _open_cached(
 
     with graph_cache.optimized(path, openvino.__version__, build, cache, model_files) as entry:
         if entry is None:
-            return None
+            return None, None
         try:
             compiled = core.compile_model(str(path), device, {**config, "CACHE_DIR": str(entry)})
             # Else OpenVINO has read the model, and written what it compiled beside the entry's own.
-            usable = bool(compiled.get_property("LOADED_FROM_CACHE"))
+            if compiled.get_property("LOADED_FROM_CACHE"):
+                return compiled, next(entry.glob("*.blob"), None)
         except Exception:  # the model itself is opened instead
-            compiled, usable = None, False
-        if not usable:
-            graph_cache.discard(entry)
-        return compiled
+            compiled = None
+        graph_cache.discard(entry)
+        return compiled, None
 
 
 def _cached_states(path: Path) -> Iterator[str]:

@@ -49,6 +49,12 @@ class RknnRuntime(Runtime):
             return "rknn-toolkit-lite2 is not installed: pip install 'lcmcore[rknn]'"
         return None
 
+    def variants(self) -> Iterator[Mapping[str, Any]]:
+        """The NPU's cores that a network may be given: one, or all of them together."""
+        cores = board.cores(board.platform())
+        for count in {1, cores}:
+            yield {"core_mask": "_".join(map(str, range(count)))} if cores > 1 else {}
+
     def worker_options(self, index: int, count: int) -> dict[str, Any]:
         """One NPU core for each worker, in turn; no option if the NPU has one core."""
         cores = board.cores(board.platform())

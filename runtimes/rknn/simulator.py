@@ -38,6 +38,10 @@ class RknnSimulator(Runtime):
         """None if rknn-toolkit2 is installed, else the reason and the remedy."""
         return toolkit.missing()
 
+    def variants(self) -> Iterator[Mapping[str, Any]]:
+        """None: what the simulator takes says nothing of the NPU."""
+        yield from ()
+
     def open(self, component: str, folder: Path, options: Mapping[str, Any]) -> Network:
         """Convert folder/model.onnx; raises NetworkError or RuntimeUnavailableError."""
         require_available(self)

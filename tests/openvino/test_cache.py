@@ -1,6 +1,7 @@
 """Compiled models that are kept: built once, trusted and checked as ONNX Runtime's graphs are."""
 
 import shutil
+import time
 
 import numpy as np
 import openvino
@@ -9,6 +10,7 @@ import pytest
 from lcmcore.cli.info import describe
 from runtimes.onnx import graph_cache
 from runtimes.openvino import OpenVINORuntime
+from tests.onnx.test_graph_cache import resident_kilobytes
 from tests.openvino.test_images import to_ir
 from tests.openvino.test_runtime import HAS_BFLOAT16, LATENTS
 from tests.parity.bundles import assemble
@@ -122,6 +124,20 @@ def test_what_others_can_write_to_is_not_used(bundle, root, reads, caplog):
     np.testing.assert_array_equal(decode(bundle), plain)
     assert reads == [False]
     assert "others own it or can write to it" in caplog.text
+
+
+def test_a_trimmed_network_holds_no_pages_of_the_file_and_runs_again(bundle, root):
+    network = OpenVINORuntime().open("vae_decoder", bundle / "vae_decoder", {})
+    before = network.run(LATENTS)["sample"]
+    (blob,) = blobs(root)
+    assert resident_kilobytes(str(blob)) > 0
+    network.trim()  # by a thread, while the caller goes on
+    deadline = time.monotonic() + 30
+    while resident_kilobytes(str(blob)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert resident_kilobytes(str(blob)) == 0
+    np.testing.assert_array_equal(network.run(LATENTS)["sample"], before)
+    network.close()
 
 
 def test_info_tells_of_the_entry_and_checks_it(bundle, root):
