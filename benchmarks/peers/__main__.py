@@ -1,9 +1,9 @@
-"""Compare lcmcore with diffusers and optimum: `make peers`.
+"""Compare lcmcore with diffusers, optimum and OpenVINO GenAI: `make peers`.
 
     python -m benchmarks.peers --dir DIR [--rounds N] [--sizes 256 512] [--only NAME ...]
     python -m benchmarks.peers --dir DIR --within GB
 
-DIR gets the environments, the model and the record (record.json, record.md), 20 GB in all; what is
+DIR gets the environments, the model and the record (record.json, record.md), 30 GB in all; what is
 there already is reused. Linux only. With --within, lcmcore alone, in a cgroup of that much memory.
 """
 
@@ -56,7 +56,8 @@ def compared(
 ) -> str:
     """Measure the contestants in turn, save the record, and return it as a page."""
     images = {size: init_images.make(work, size) for size in sizes}
-    seconds_to_open_all(work, LCMCORE)  # fills the graph cache, as the first use does
+    for each in (LCMCORE, *(each for each in contestants if "runtime" in each.options)):
+        seconds_to_open_all(work, each)  # fills the graph cache, as the first use does
     found: dict[str, Any] = {"machine": machine(), "sizes": sizes, "results": []}
     for done in range(1, rounds + 1):
         order = contestants[:: 1 if done % 2 else -1]  # so that none always follows the same other
@@ -118,7 +119,7 @@ def differences(work: Path, contestants: Sequence[Contestant], image: Path) -> l
             **difference(ours, np.load(image_path(work, other, image))),
         }
         for other in contestants
-        if other is not LCMCORE
+        if other is not LCMCORE and not other.own_noise
     ]
 
 

@@ -1,4 +1,4 @@
-"""The contestants: diffusers, optimum, and lcmcore with several options."""
+"""The contestants: diffusers, optimum, OpenVINO GenAI, and lcmcore with several options."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Contestant:
 
     `opens_late`: the pipeline opens its networks when they are needed, so its loading is measured
     in a process of its own that opens them all. `first_use`: lcmcore's graph cache is empty.
-    `reads`: the folder of the files that it opens.
+    `reads`: the folder of the files that it opens. `own_noise`: its images cannot be compared.
     """
 
     name: str
@@ -23,6 +23,7 @@ class Contestant:
     opens_late: bool = False
     first_use: bool = False
     reads: str = "bundle"
+    own_noise: bool = False
 
 
 def _lcmcore(name: str, reads: str, first_use: bool = False, **options: Any) -> Contestant:
@@ -33,8 +34,33 @@ LCMCORE = _lcmcore("lcmcore", "cache")
 LOW = _lcmcore("lcmcore, memory=low", "cache", memory="low")
 FIRST_USE = _lcmcore("lcmcore, first use", "bundle", first_use=True)
 NO_CACHE = _lcmcore("lcmcore, graph_cache=False", "bundle", graph_cache=False)
+OPENVINO, OPENVINO_BF16 = (
+    Contestant(
+        f"lcmcore, openvino {precision}",
+        "with_lcmcore",
+        "lcmcore-openvino",
+        {"runtime": "openvino", "precision": precision},
+        opens_late=True,
+        reads="cache",
+    )
+    for precision in ("float32", "bfloat16")
+)
+GENAI, GENAI_BF16 = (
+    Contestant(
+        f"OpenVINO GenAI {precision}",
+        "with_genai",
+        "genai",
+        {"INFERENCE_PRECISION_HINT": hint},
+        reads="genai",
+        own_noise=True,
+    )
+    for precision, hint in (("float32", "f32"), ("bfloat16", "bf16"))
+)
 DIFFUSERS = Contestant("diffusers", "with_diffusers", "diffusers", reads="checkpoint")
 OPTIMUM = Contestant("optimum", "with_optimum", "optimum")
 
-_ALL = (DIFFUSERS, OPTIMUM, LCMCORE, LOW, FIRST_USE, NO_CACHE)
+_ALL = (
+    *(DIFFUSERS, OPTIMUM, GENAI, GENAI_BF16),
+    *(LCMCORE, OPENVINO, OPENVINO_BF16, LOW, FIRST_USE, NO_CACHE),
+)
 CONTESTANTS = {each.name: each for each in _ALL}

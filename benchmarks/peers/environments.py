@@ -15,11 +15,12 @@ _VOCABULARY = "open_clip_torch==3.3.0"  # used for CLIP's vocabulary only, which
 
 def set_up(work: Path) -> None:
     """Create what is missing; lcmcore is reinstalled from the working tree."""
-    for name in ("diffusers", "optimum"):
+    for name in ("diffusers", "optimum", "genai"):
         requirements = _REQUIREMENTS / f"{name}.txt"
         _make(work, name, ["--requirement", str(requirements)], requirements.read_text())
-    _make(work, "lcmcore", [f"{ROOT}[onnx]"], "1")
-    _pip(work, "lcmcore", "install", "--no-deps", "--force-reinstall", str(ROOT))
+    for name, extra in (("lcmcore", "onnx"), ("lcmcore-openvino", "openvino")):
+        _make(work, name, [f"{ROOT}[{extra}]"], "1")
+        _pip(work, name, "install", "--no-deps", "--force-reinstall", str(ROOT))
     vocabulary = vocabulary_folder(work)
     if not vocabulary.exists():
         target = ["--no-deps", "--target", str(vocabulary), _VOCABULARY]

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .contestants import DIFFUSERS, LCMCORE, LOW, OPTIMUM, Contestant
+from .contestants import (
+    DIFFUSERS,
+    GENAI,
+    GENAI_BF16,
+    LCMCORE,
+    LOW,
+    OPENVINO_BF16,
+    OPTIMUM,
+    Contestant,
+)
 
 
 @dataclass(frozen=True)
@@ -35,4 +44,17 @@ TARGETS = (
     Target(512, "another prompt and image", OPTIMUM, 0.90),
     Target(512, "another prompt and image", DIFFUSERS, 0.60),
     Target(512, "resident", OPTIMUM, 0.50),
+    *(
+        target
+        for size in (256, 512)
+        for target in (
+            Target(size, "first", GENAI, 0.70),
+            Target(size, "another prompt and image", GENAI, 0.90),
+            Target(size, "anonymous", GENAI, 0.30),
+            Target(size, "first", GENAI_BF16, 1.00, OPENVINO_BF16),
+            Target(size, "another seed", GENAI_BF16, 0.85, OPENVINO_BF16),
+            Target(size, "another prompt and image", GENAI_BF16, 1.00, OPENVINO_BF16),
+            Target(size, "anonymous", GENAI_BF16, 1.00, OPENVINO_BF16),
+        )
+    ),
 )
