@@ -20,6 +20,7 @@ from lcmcore.runtime import (
     Finding,
     Runtime,
     find_runtime,
+    importable_runtimes,
     installed_runtimes,
 )
 from lcmcore.runtime_choice import choose_runtime
@@ -151,11 +152,28 @@ def _choices(bundle: Bundle, named: Sequence[str]) -> Iterator[Finding]:
             running.append(component)
             yield "ok", f"{component} would run on {runtime.name}", ""
         except LcmError as error:
+            if (other := _on_request(folder)) is not None:
+                running.append(component)
+                named = f'--runtime {other.name}, or runtime = "{other.name}" in lcm.toml'
+                remedy = f"name it: {named}"
+                yield "warning", str(error), remedy
+                continue
             level, remedy = _without_runtime(component, folder)
             yield level, str(error), remedy
     if not set(running) - {"vae_encoder"}:
         remedy = "take it to the machine that it was built for, or one that has model.onnx"
         yield "error", f"no network of {bundle.paths.root} can run on this machine", remedy
+
+
+def _on_request(folder: Path) -> Runtime | None:
+    """The runtime that "auto" does not take, and that opens a file here which no other does."""
+    runtimes = [each for each in importable_runtimes() if each.filename]
+    automatic = {each.model_file(folder) for each in runtimes if each.priority >= 0}
+    for runtime in runtimes:
+        path = runtime.model_file(folder)
+        if path not in automatic and is_file(path) and _reason(runtime) is None:
+            return runtime
+    return None
 
 
 def _without_runtime(component: str, folder: Path) -> tuple[str, str]:

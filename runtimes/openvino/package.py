@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -10,15 +11,21 @@ from typing import Any
 
 from lcmcore.errors import RuntimeUnavailableError, first_line
 
+_lock = threading.Lock()
 _TELEMETRY = "openvino_telemetry"
 
 
-@cache
 def load() -> tuple[Any, Any]:
     """The package, and the Core that all networks of this process are compiled by.
 
     Raises RuntimeUnavailableError.
     """
+    with _lock:  # a network may be opened in a thread while the caller opens another
+        return _loaded()
+
+
+@cache
+def _loaded() -> tuple[Any, Any]:
     try:
         with _without_telemetry():
             import openvino

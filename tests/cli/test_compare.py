@@ -73,8 +73,8 @@ def lcm(bundle, *words):
 def test_each_network_in_each_way(bundle, capsys):
     assert lcm(bundle) == 0
     lines = capsys.readouterr().out.splitlines()
-    rows = [line.split() for line in lines if " rounded " in line or " onnx " in line]
-    found = {(row[0], *row[1:-4]): (float(row[-4]), row[-1]) for row in rows if len(row) > 5}
+    rows = [line.split() for line in lines if line.startswith(lcmcore.bundle.COMPONENTS)]
+    found = {(row[0], *row[1:-4]): (float(row[-4]), row[-1]) for row in rows}
     assert len(found) == 12
     for component in ("text_encoder", "unet", "vae_encoder", "vae_decoder"):
         assert found[component, "onnx"][1] == "equal"

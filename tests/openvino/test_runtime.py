@@ -196,6 +196,15 @@ def test_doctor_names_a_broken_model_and_the_devices(ir):
     assert any(text.startswith("this processor has ") for text in texts)
 
 
+def test_doctor_says_how_its_own_format_is_opened(ir, capsys):
+    found = [finding for finding in findings(ir) if "openvino opens" in finding[1]]
+    assert len(found) == 4
+    for level, _, remedy in found:
+        assert level == "warning"
+        assert remedy == 'name it: --runtime openvino, or runtime = "openvino" in lcm.toml'
+    assert main(["doctor", f"--model={ir}"]) == 0
+
+
 def test_a_broken_onnx_file_is_one_line(tmp_path, capfd):
     (tmp_path / "model.onnx").write_bytes(b"\x08\x09garbage")
     with pytest.raises(NetworkError, match=r"unet: cannot open .*model.onnx: "):
