@@ -56,6 +56,7 @@ GENAI, GENAI_BF16 = (
     )
     for precision, hint in (("float32", "f32"), ("bfloat16", "bf16"))
 )
+WITH_OPENVINO = (OPENVINO, OPENVINO_BF16, GENAI, GENAI_BF16)
 DIFFUSERS = Contestant("diffusers", "with_diffusers", "diffusers", reads="checkpoint")
 OPTIMUM = Contestant("optimum", "with_optimum", "optimum")
 

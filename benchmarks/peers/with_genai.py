@@ -40,3 +40,6 @@ def load(work: Path, options: Mapping[str, Any]) -> Generate:
         return result.data[0] / np.float32(255), len(runs)
 
     return generate
+
+
+open_all = load

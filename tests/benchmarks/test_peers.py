@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from benchmarks.peers import record
-from benchmarks.peers.contestants import LCMCORE, OPTIMUM
+from benchmarks.peers.__main__ import differences
+from benchmarks.peers.contestants import DIFFUSERS, GENAI, GENAI_BF16, LCMCORE, OPTIMUM
 from benchmarks.peers.pixels import difference
+from benchmarks.peers.process import image_path
 from benchmarks.peers.targets import Target
 
 FIRST = Target(256, "first", OPTIMUM, 0.3)
@@ -51,3 +53,13 @@ def test_difference_counts_values_that_change_in_eight_bits():
     assert apart["largest"] == pytest.approx(0.1)
     assert apart["rms"] == pytest.approx(np.sqrt((0.001**2 + 0.003**2 + 0.1**2) / 12))
     assert apart["changed"] == 2 / 12
+
+
+def test_images_of_other_noise_are_not_compared(tmp_path):
+    """GenAI's: it has left no file here, which would be missed."""
+    image = tmp_path / "64-0.png"
+    (tmp_path / "results").mkdir()
+    for contestant in (LCMCORE, DIFFUSERS):
+        np.save(image_path(tmp_path, contestant, image), np.zeros((8, 8, 3), np.float32))
+    found = differences(tmp_path, [LCMCORE, DIFFUSERS, GENAI, GENAI_BF16], image)
+    assert [each["other"] for each in found] == ["diffusers"]
