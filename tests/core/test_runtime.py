@@ -4,12 +4,13 @@ import re
 import subprocess
 import sys
 import textwrap
+from types import SimpleNamespace
 
 import pytest
 
 import lcmcore
 from lcmcore import ArgumentError, NetworkError, RuntimeUnavailableError
-from lcmcore.bundle import COMPONENTS
+from lcmcore.bundle import COMPONENTS, Bundle
 from lcmcore.cli.info import describe
 from lcmcore.fake import FakeRuntime
 from lcmcore.runtime import (
@@ -22,6 +23,7 @@ from lcmcore.runtime import (
     require_file,
     worker_options,
 )
+from lcmcore.runtime_choice import choose_runtime
 from runtimes.onnx import OnnxRuntime
 
 
@@ -322,3 +324,27 @@ def test_an_unknown_key_of_a_component(model):
     (model / "lcm.toml").write_text("[unet]\nspeed = 3")
     with pytest.raises(ArgumentError, match=r"lcm\.toml: unknown key unet\.speed; known keys are"):
         lcmcore.load(model)
+
+
+class OfTwoFormats(OnnxRuntime):
+    """Opens its own format, where that is there, and is used on request alone."""
+
+    name = "two"
+    priority = -1
+
+    def model_file(self, folder):
+        own = folder / "own.xml"
+        return own if own.exists() else folder / self.filename
+
+
+def test_a_runtime_of_two_formats(model):
+    bundle = Bundle.open(model)
+    entries = {"two": SimpleNamespace(load=lambda: OfTwoFormats)}
+    assert choose_runtime(bundle, "unet", "two", entries).name == "two"
+    (model / "unet" / "model.onnx").rename(model / "unet" / "own.xml")
+    assert choose_runtime(bundle, "unet", "two", entries).name == "two"
+    with pytest.raises(NetworkError, match=r"no .* in .*unet; --runtime two opens own\.xml"):
+        choose_runtime(bundle, "unet", "auto", entries)
+    (model / "unet" / "own.xml").unlink()
+    with pytest.raises(NetworkError, match=r"no model\.onnx in "):
+        choose_runtime(bundle, "unet", "two", entries)
