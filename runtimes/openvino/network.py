@@ -41,9 +41,8 @@ class OpenVINONetwork(Network):
         self._compiled: Any = compiled
         self._blob = blob
         self._lock = threading.Lock()
-        self._declared = [_spec(component, port, "input") for port in compiled.inputs]
+        self._declared, self.outputs = declared(component, compiled)
         self.inputs = [core_spec(spec) for spec in self._declared]
-        self.outputs = [_spec(component, port, "output") for port in compiled.outputs]
         self._request: Any = compiled.create_infer_request()
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -71,6 +70,12 @@ class OpenVINONetwork(Network):
         """Drop the compiled model, its weights and its request."""
         with self._lock, UNMAP_LOCK:
             self._request = self._compiled = None
+
+
+def declared(component: str, model: Any) -> tuple[list[TensorSpec], list[TensorSpec]]:
+    """The inputs and outputs of a model, compiled or not; raises NetworkError."""
+    inputs = [_spec(component, port, "input") for port in model.inputs]
+    return inputs, [_spec(component, port, "output") for port in model.outputs]
 
 
 def _spec(component: str, port: Any, what: str) -> TensorSpec:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from lcmcore.runtime import (
     Finding,
     Network,
     Runtime,
+    core_spec,
     list_specs,
     require_available,
     require_file,
@@ -30,7 +32,7 @@ from lcmcore.util.validate import one_of, shown, whole_number
 from runtimes.onnx import graph_cache, sampling
 from runtimes.openvino import package
 from runtimes.openvino.files import IR, model_files
-from runtimes.openvino.network import OpenVINONetwork
+from runtimes.openvino.network import OpenVINONetwork, declared
 
 log = logging.getLogger("lcmcore.runtimes.openvino")
 
@@ -92,7 +94,7 @@ class OpenVINORuntime(Runtime):
         cached = options.get("graph_cache", True)
         if not isinstance(cached, bool):
             raise ArgumentError(f"graph_cache must be true or false, not {shown(cached)}")
-        try:
+        with _as_network_errors(component, path):
             model_files(path)
             _warn_of_draws(path)
             compiled = blob = None
@@ -101,19 +103,19 @@ class OpenVINORuntime(Runtime):
             if compiled is None:
                 compiled = core.compile_model(str(path), device, config)
             return OpenVINONetwork(component, compiled, blob)
-        except LcmError:
-            raise
-        except (OSError, ValueError) as error:
-            raise NetworkError(component, f"cannot open {path}: {first_line(error)}") from error
-        except Exception as error:  # OpenVINO raises RuntimeError and more
-            reason = package.reason_of(error)
-            raise NetworkError(component, f"cannot open {path}: {reason}") from error
 
     def describe(self, path: Path) -> Iterator[str]:
-        """Lines about a model, for `lcm info`; raises NetworkError."""
-        network = self.open(path.parent.name, path.parent, {"graph_cache": False})
-        yield from list_specs(network.inputs, network.outputs)
-        network.close()
+        """Lines about a model, for `lcm info`, which is read and not compiled.
+
+        Raises NetworkError.
+        """
+        require_available(self)
+        component = path.parent.name
+        with _as_network_errors(component, path):
+            model_files(path)
+            _, core = package.load()
+            inputs, outputs = declared(component, core.read_model(str(path)))
+        yield from list_specs(map(core_spec, inputs), outputs)
         yield from _cached_states(path)
 
     def check(self, path: Path) -> Iterator[str]:
@@ -157,6 +159,20 @@ class OpenVINORuntime(Runtime):
                     model_files(path)
                 except (OSError, ValueError) as error:
                     yield "error", str(error), "download or export the model again"
+
+
+@contextmanager
+def _as_network_errors(component: str, path: Path) -> Iterator[None]:
+    """Turn what reading or compiling a model raises into a NetworkError."""
+    try:
+        yield
+    except LcmError:
+        raise
+    except (OSError, ValueError) as error:
+        raise NetworkError(component, f"cannot open {path}: {first_line(error)}") from error
+    except Exception as error:  # OpenVINO raises RuntimeError and more
+        reason = package.reason_of(error)
+        raise NetworkError(component, f"cannot open {path}: {reason}") from error
 
 
 def _configuration(core: Any, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
