@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 COMPONENTS = ("text_encoder", "unet", "vae_encoder", "vae_decoder")
 MEMORY_MODES = ("auto", "low", "high")  # which networks are in memory: one, or all
 DEMO = "demo"  # the demo bundle's name, for the command and for records
-_TOP_LEVEL = ("runtime", "memory", "scaling_factor", "size_multiple", "words")
+_TOP_LEVEL = ("runtime", "memory", "tile", "scaling_factor", "size_multiple", "words")
 _MAX_LEVELS = 8
 _SOURCE = "source"  # the table of what a bundle was made from, written by `lcm build`
 _SCALING_FACTOR, _VAE_CHANNELS = 0.18215, (128, 256, 512, 512)  # Stable Diffusion's
@@ -35,7 +35,7 @@ _TORCH = "pytorch_model"  # in the names of its .bin files
 _MAX_FILES = 10_000  # of a component: a link may lead to a whole disk
 # Keys of a component's table that are not options of its runtime.
 RESERVED_KEYS = ("runtime", "instances", "sha256", "build")
-TILED = ("vae_encoder", "vae_decoder")  # components that can work by tiles
+TILED = ("unet", "vae_encoder", "vae_decoder")  # components that can work by tiles
 _MAX_INSTANCES = 16
 
 
@@ -89,6 +89,7 @@ class Settings(NamedTuple):
 
     runtime: str = "auto"
     memory: str = "auto"
+    tile: int | None = None
     num_inference_steps: int = 4
     guidance_scale: float | None = None
     scaling_factor: float | None = None
@@ -139,10 +140,10 @@ class Settings(NamedTuple):
             if "instances" in each:
                 whole_number(f"{name}.instances", each["instances"], 1, _MAX_INSTANCES)
                 if name not in TILED:
-                    raise ArgumentError(f"{name}.instances: only {' and '.join(TILED)} have tiles")
+                    raise ArgumentError(f"{name}.instances: only {', '.join(TILED)} have tiles")
         settings |= {key: table[key] for key in _TOP_LEVEL if key in table}
         one_of("memory", settings.get("memory", "auto"), MEMORY_MODES)
-        for key in ("num_inference_steps", "size_multiple"):
+        for key in ("num_inference_steps", "size_multiple", "tile"):
             if key in settings:
                 whole_number(key, settings[key], 1, 1_000_000)
         if not _are_texts(settings.get("words", [])):

@@ -54,7 +54,8 @@ class Result(Generic[ImagesT]):
     are seconds by stage. `settings` are the call's keywords with nothing left to a default: all but
     prompt, image, mask, seed, generator and the arrays `latents` and `prompt_embeds`. With these as
     in the call, and `seed=result.seeds`, `pipe(..., **result.settings)` reproduces the images.
-    `runtimes` names the runtime of each network that the call needed.
+    `runtimes` names the runtime of each network that the call needed. `tile` is the `tile` of
+    `lcmcore.load` that makes the same images, where networks that are free in size worked by tiles.
     """
 
     images: ImagesT
@@ -63,3 +64,4 @@ class Result(Generic[ImagesT]):
     timings: dict[str, float]
     settings: dict[str, Any]
     runtimes: dict[str, str]
+    tile: int | None = None

@@ -27,7 +27,17 @@ from lcmcore.runtime import (
     installed_runtimes,
 )
 from lcmcore.runtime_choice import RuntimeChoice, choice_per_component, choose_runtime
-from lcmcore.tiling import Grid, TiledNetwork, tile_size
+from lcmcore.tile_choice import TileChoice
+from lcmcore.tiling import (
+    UNET_OVERLAP,
+    VAE_OVERLAP,
+    Grid,
+    Sides,
+    TiledNetwork,
+    is_free,
+    smallest_tile,
+    tile_size,
+)
 from lcmcore.util.arrays import Array, Floats
 from lcmcore.util.memory import available_bytes
 from lcmcore.util.validate import one_of
@@ -66,6 +76,7 @@ class Networks:
         runtime: RuntimeChoice,
         options: Mapping[str, Any],
         memory: str = "auto",
+        tile: int | None = None,
     ) -> None:
         self._bundle = bundle
         self._options = dict(options)
@@ -87,6 +98,8 @@ class Networks:
                     raise
                 self._missing[component] = error
         self.memory = self._choose_memory(memory)  # "low" or "high"
+        automatic = memory == bundle.settings.memory == "auto"
+        self.tiles = TileChoice(bundle.settings.tile if tile is None else tile, automatic)
         self._residency = (OneAtATime if self.memory == "low" else KeepLoaded)(self._open)
         _log("memory %s: %s", self.memory, _EXPLAINED[self.memory])
 
@@ -127,12 +140,17 @@ class Networks:
             with foreign_errors(runtime.name, component):
                 specs = runtime.inputs(*self._where(component))
             if specs is None:
-                with self._residency.use(component) as network:
-                    specs = network.inputs
+                with self._residency.use(component):
+                    pass  # opening it, if it is not open, told
             else:
                 _check_signature(component, specs)
-            self._inputs[component] = specs
+                self._inputs[component] = specs
         return self._inputs[component]
+
+    def is_compiled(self, component: str) -> bool:
+        """Whether the network takes images of one size only; raises NetworkError."""
+        image = next((spec for spec in self.inputs(component) if len(spec.shape) == 4), None)
+        return image is not None and None not in image.shape[2:]
 
     def run(self, component: str, **inputs: Array) -> Floats:
         """The output for a batch; a network compiled for fewer items is called repeatedly.
@@ -185,15 +203,41 @@ class Networks:
         network = instances.open(
             bindings[0].label, partial(self._open_instance, component, bindings[0])
         )
+        self._inputs[component] = network.inputs
         if component not in TILED:
             return network
+        grid = self._grid(component)
+        compiled = tile_size(network.inputs, network.outputs, grid)
+        if compiled is None and not is_free(network.inputs, network.outputs):
+            return network
+        if compiled or self.tiles.tile:  # else other instances would mostly have nothing to do
+            for binding in bindings[1:]:
+                instances.open(binding.label, partial(self._open_instance, component, binding))
+        tile_at = partial(self._chosen_tile, component) if compiled is None else lambda _: compiled
+        return TiledNetwork(component, instances, _output_name(component, network), grid, tile_at)
+
+    def _grid(self, component: str) -> Grid:
         factor = self._bundle.vae.factor
-        grid = Grid(factor, 1) if component == "vae_encoder" else Grid(1, factor)
-        if tile_size(network.inputs, network.outputs, grid) is None:
-            return network  # other instances would have nothing to do
-        for binding in bindings[1:]:
-            instances.open(binding.label, partial(self._open_instance, component, binding))
-        return TiledNetwork(component, instances, _output_name(component, network), grid)
+        return {
+            "unet": Grid(1, 1, UNET_OVERLAP),
+            "vae_encoder": Grid(factor, 1, VAE_OVERLAP),
+            "vae_decoder": Grid(1, factor, VAE_OVERLAP),
+        }[component]
+
+    def _chosen_tile(self, component: str, whole: Sides) -> Sides:
+        """The tiles of a network that is free in size: the VAE's are as small as they can be.
+
+        The UNet's are as large as was asked for: it makes better images near its trained size.
+        """
+        factor, overlap = self._bundle.vae.factor, self._grid(component).overlap
+        side = self.tiles.chosen((whole[1] * factor, whole[0] * factor))
+        if side is None:
+            return whole
+        largest = max(1, side // factor)
+        if component == "unet":
+            return min(whole[0], largest), min(whole[1], largest)
+        height, width = (smallest_tile(each, largest, overlap) for each in whole)
+        return height, width
 
     def _open_instance(self, component: str, binding: _Binding) -> Network:
         runtime = self.runtimes[component]

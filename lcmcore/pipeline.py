@@ -73,6 +73,7 @@ def load(
     config: str | Path | None = None,
     tokenizer: str | Path | None = None,
     memory: str = "auto",
+    tile: int | None = None,
     **options: Any,
 ) -> Pipeline:
     """Open a model directory; use it in a `with` block, or close it.
@@ -85,10 +86,15 @@ def load(
     opened while one works; with "low" one at a time is open, for its turn. "auto" is what lcm.toml
     says, else "low" if twice the networks' files, external data included, are more than the memory
     that is free now.
+
+    Networks of one size make larger images by tiles of that size, blended. With `tile`, pixels,
+    those that are free in size make them by tiles, too, of that side at most. None is what lcm.toml
+    says, else whole images; with `memory` "auto", tiles of the size that the model was trained for
+    where a whole one does not fit into the free memory.
     Raises BundleError, RuntimeUnavailableError, NetworkError or ArgumentError.
     """
     bundle = Bundle.open(model_dir, config, tokenizer)
-    return Pipeline(bundle, Networks(bundle, runtime, options, memory))
+    return Pipeline(bundle, Networks(bundle, runtime, options, memory, tile))
 
 
 class Pipeline(Closeable):
@@ -287,7 +293,13 @@ class Pipeline(Closeable):
             with stage("vae_decoder"):
                 images = self._finish(final, output_type, inpainting if overlay else None)
         return Result(
-            images, batch.seeds, final, stage.seconds, settings, self.networks.names(needed)
+            images,
+            batch.seeds,
+            final,
+            stage.seconds,
+            settings,
+            self.networks.names(needed),
+            self.networks.tiles.chosen(size),
         )
 
     def encode_prompt(self, prompt: str | Sequence[str]) -> Floats:
@@ -441,7 +453,14 @@ class Pipeline(Closeable):
         height, width = (sample.shape[2], sample.shape[3]) if sample else (None, None)
         compiled = (width * factor, height * factor) if width and height else None
         multiple = self.bundle.settings.size_multiple
-        return Sizes.of_model(self.bundle.unet, self.bundle.vae, compiled, multiple)
+        return Sizes.of_model(
+            self.bundle.unet,
+            self.bundle.vae,
+            compiled,
+            multiple,
+            self.networks.tiles,
+            partial(self.networks.is_compiled, "vae_decoder"),
+        )
 
     @property
     def guidance_width(self) -> int:

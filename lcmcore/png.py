@@ -64,6 +64,7 @@ def make_record(
         "seed": result.seeds[0],
         "size": f"{width}x{height}",
         **{name: result.settings.get(key) for key, name in _NAMES.items()},
+        "tile": result.tile,
         **origin,
     }
     return {key: str(value) for key, value in record.items() if value is not None}

@@ -1,13 +1,14 @@
-"""A network of one size made to serve larger ones: cut, run tile by tile, blended.
+"""Networks that serve larger and smaller images than they are made for: cut, run, blended.
 
-Tiles are all of the network's size and evenly spread, the first and the last at the borders. Their
-outputs are averaged, with weights that fall linearly to a tile's border, as in Mixture of Diffusers
-(arXiv:2302.02412). Lengths are in latents, so that cuts through pixels and latents are the same.
+Tiles are all of one size and evenly spread, the first and the last at the borders. Their outputs
+are averaged, with weights that fall linearly to a tile's border, as in Mixture of Diffusers
+(arXiv:2302.02412). Of the UNet that is its prediction, so that a step is one step of the whole.
+Lengths are in latents, so that cuts through pixels and latents are the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
 from typing import NamedTuple
 
@@ -15,50 +16,73 @@ import numpy as np
 
 from lcmcore.errors import NetworkError
 from lcmcore.instances import Instances
-from lcmcore.runtime import Network, TensorSpec, check_inputs
+from lcmcore.runtime import Network, TensorSpec
 from lcmcore.util.arrays import Array, Floats
 
-MIN_OVERLAP = 8  # latents; half a tile, where that is less
+UNET_OVERLAP, VAE_OVERLAP = 16, 8  # latents
+Sides = tuple[int, int]  # (height, width) in latents
 
 
 class Grid(NamedTuple):
-    """How many numbers a network takes, and returns, for a latent along a side.
+    """How many numbers a network takes, and returns, for a latent along a side, and the overlap.
 
-    (8, 1) for an encoder, (1, 8) for a decoder whose VAE has the factor 8.
+    (8, 1) for an encoder, (1, 8) for a decoder whose VAE has the factor 8. Tiles overlap by
+    `overlap` latents or more; by half a tile, where that is less.
     """
 
     taken: int
     returned: int
+    overlap: int
 
 
 class TiledNetwork(Network):
-    """Instances of one network of a fixed size as a network that takes that size and larger ones.
+    """Instances of one network as a network that takes images of any size.
 
-    The input with height and width is cut, others go to each tile as they are. Of the outputs only
-    `output` is returned. Wrap only what `tile_size` has a size for.
+    The input with height and width is cut, others go to each tile as they are. An image smaller
+    than a tile is padded by its edge, and the output cropped. Of the outputs only `output` is
+    returned. `tile_at` says for the sides of an image which tiles it is made by. Wrap only what
+    `tile_size` has a size for, or what is free in size.
     """
 
-    def __init__(self, component: str, instances: Instances, output: str, grid: Grid) -> None:
+    def __init__(
+        self,
+        component: str,
+        instances: Instances,
+        output: str,
+        grid: Grid,
+        tile_at: Callable[[Sides], Sides],
+    ) -> None:
         self._component = component
         self._instances = instances
         self._grid = grid
+        self._tile_at = tile_at
         image = next(spec for spec in instances.inputs if len(spec.shape) == 4)
         returned = next(spec for spec in instances.outputs if spec.name == output)
-        self._tile = _sides(image.shape, grid.taken)
         self._names = image.name, output
         self.inputs = [_any_size(spec) if spec is image else spec for spec in instances.inputs]
         self.outputs = [_any_size(returned)]
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """The blended output; raises NetworkError, also for a size smaller than the tiles'."""
+        """The blended output; raises NetworkError."""
         taken, returned = self._names
         whole = _sides(inputs[taken].shape, self._grid.taken)
-        if any(side < tile for side, tile in zip(whole, self._tile, strict=True)):
-            check_inputs(self._component, self._instances.inputs, inputs)  # tells both sizes
-        corners = [place_tiles(side, tile) for side, tile in zip(whole, self._tile, strict=True)]
-        cuts = [{**inputs, taken: self._cut(inputs[taken], corner)} for corner in product(*corners)]
+        tile = self._tile_at(whole)
+        if tile == whole:
+            (outputs,) = self._instances.run_each([inputs])
+            return {returned: outputs[returned]}
+        image = _padded(inputs[taken], whole, tile, self._grid.taken)
+        corners = [
+            place_tiles(max(side, length), length, self._grid.overlap)
+            for side, length in zip(whole, tile, strict=True)
+        ]
+        cuts = [
+            {**inputs, taken: _cut(image, corner, tile, self._grid.taken)}
+            for corner in product(*corners)
+        ]
         results = (outputs[returned] for outputs in self._instances.run_each(cuts))
-        return {returned: self._blend(results, whole, corners)}
+        blended = self._blend(results, tile, corners)
+        height, width = (side * self._grid.returned for side in whole)
+        return {returned: np.ascontiguousarray(blended[:, :, :height, :width])}
 
     def close(self) -> None:
         """Close all instances."""
@@ -68,66 +92,66 @@ class TiledNetwork(Network):
         """Trim all instances."""
         self._instances.trim()
 
-    def _cut(self, image: Array, corner: Sequence[int]) -> Array:
-        rows, columns = self._slices(corner, self._grid.taken)
-        return np.ascontiguousarray(image[:, :, rows, columns])
-
     def _blend(
-        self, tiles: Iterable[Floats], whole: Sequence[int], corners: Sequence[Sequence[int]]
+        self, tiles: Iterable[Floats], tile: Sides, corners: Sequence[Sequence[int]]
     ) -> Floats:
         """The weighted sum of the tiles, added up in their order: the same bytes each time."""
         scale = self._grid.returned
-        vertical, horizontal = (
-            blend_weights(starts, tile, side, scale)
-            for starts, tile, side in zip(corners, self._tile, whole, strict=True)
-        )
-        weights = [np.outer(*pair) for pair in product(vertical, horizontal)]
+        whole = [starts[-1] + side for starts, side in zip(corners, tile, strict=True)]
+        weights = [
+            blend_weights(starts, length, side, scale)
+            for starts, length, side in zip(corners, tile, whole, strict=True)
+        ]
         canvas: Floats | None = None
-        for tile, corner, weight in zip(tiles, product(*corners), weights, strict=True):
-            self._check_returned(tile)
+        for part, corner, pair in zip(tiles, product(*corners), product(*weights), strict=True):
+            self._check_returned(part, tile)
             if canvas is None:
                 sides = (side * scale for side in whole)
-                canvas = np.zeros((*tile.shape[:2], *sides), np.float32)
-            rows, columns = self._slices(corner, scale)
-            canvas[:, :, rows, columns] += tile * weight
+                canvas = np.zeros((*part.shape[:2], *sides), np.float32)
+            rows, columns = _slices(corner, tile, scale)
+            canvas[:, :, rows, columns] += part * np.outer(*pair)
         assert canvas is not None
         return canvas
 
-    def _check_returned(self, tile: Floats) -> None:
-        sides = tuple(side * self._grid.returned for side in self._tile)
+    def _check_returned(self, part: Floats, tile: Sides) -> None:
+        sides = (side * self._grid.returned for side in tile)
         expected = TensorSpec(self._names[1], (None, None, *sides), "float32")
-        if not expected.fits(tile):
-            got = TensorSpec(self._names[1], tile.shape, "float32")
+        if not expected.fits(part):
+            got = TensorSpec(self._names[1], part.shape, "float32")
             raise NetworkError(self._component, f"returned {got} for a tile: expected {expected}")
-
-    def _slices(self, corner: Sequence[int], scale: int) -> tuple[slice, ...]:
-        return tuple(
-            slice(start * scale, (start + tile) * scale)
-            for start, tile in zip(corner, self._tile, strict=True)
-        )
 
 
 def tile_size(
     inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], grid: Grid
-) -> tuple[int, int] | None:
+) -> Sides | None:
     """(height, width) in latents that a network is compiled for; None if it can be no tile.
 
     That is so if a side is free, or no whole number of latents, or there is not one image to cut.
     """
-    images = [spec.shape for spec in inputs if len(spec.shape) == 4]
-    if len(images) != 1 or any(len(spec.shape) != 4 for spec in outputs[:1]):
-        return None
-    sides = [side or 0 for side in images[0][2:]]
-    if not all(sides) or any(side % grid.taken for side in sides):
+    sides = [side or 0 for side in _image_sides(inputs, outputs)]
+    if not sides or not all(sides) or any(side % grid.taken for side in sides):
         return None
     return _sides(sides, grid.taken)
 
 
-def place_tiles(whole: int, tile: int, overlap: int = MIN_OVERLAP) -> list[int]:
+def is_free(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> bool:
+    """Whether there is one image to cut, and both its sides are free."""
+    return _image_sides(inputs, outputs) == (None, None)
+
+
+def place_tiles(whole: int, tile: int, overlap: int) -> list[int]:
     """Where tiles begin along a side: as few as overlap by `overlap` or more, evenly spread."""
     step = tile - min(overlap, tile // 2)
     gaps = -(-(whole - tile) // step)  # rounded up
     return [index * (whole - tile) // gaps for index in range(gaps)] + [whole - tile]
+
+
+def smallest_tile(whole: int, tile: int, overlap: int) -> int:
+    """The shortest tile of which a side needs no more than of `tile`."""
+    if whole <= tile:
+        return whole
+    count = len(place_tiles(whole, tile, overlap))
+    return min(tile, -(-(whole + (count - 1) * overlap) // count))
 
 
 def blend_weights(starts: Sequence[int], tile: int, whole: int, scale: int = 1) -> Floats:
@@ -145,7 +169,37 @@ def blend_weights(starts: Sequence[int], tile: int, whole: int, scale: int = 1) 
     return np.array([tent / total[start * scale :][:size] for start in starts], np.float32)
 
 
-def _sides(shape: Sequence[int | None], scale: int) -> tuple[int, int]:
+def _image_sides(
+    inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+) -> tuple[int | None, ...]:
+    """Height and width of the only image that a network takes; () if it is no such network."""
+    images = [spec.shape for spec in inputs if len(spec.shape) == 4]
+    if len(images) != 1 or any(len(spec.shape) != 4 for spec in outputs[:1]):
+        return ()
+    return images[0][2:]
+
+
+def _padded(image: Array, whole: Sides, tile: Sides, scale: int) -> Array:
+    """The image, its edge repeated below and to the right, where it is smaller than a tile."""
+    missing = [max(0, length - side) for side, length in zip(whole, tile, strict=True)]
+    if not any(missing):
+        return image
+    return np.pad(image, [(0, 0), (0, 0), *((0, count * scale) for count in missing)], "edge")
+
+
+def _cut(image: Array, corner: Sequence[int], tile: Sides, scale: int) -> Array:
+    rows, columns = _slices(corner, tile, scale)
+    return np.ascontiguousarray(image[:, :, rows, columns])
+
+
+def _slices(corner: Sequence[int], tile: Sides, scale: int) -> tuple[slice, ...]:
+    return tuple(
+        slice(start * scale, (start + side) * scale)
+        for start, side in zip(corner, tile, strict=True)
+    )
+
+
+def _sides(shape: Sequence[int | None], scale: int) -> Sides:
     """Height and width of an image's shape, in latents."""
     height, width = shape[-2:]
     assert height is not None and width is not None

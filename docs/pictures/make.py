@@ -30,6 +30,9 @@ SEED = 7
 MEADOW = "a green meadow with mountains and trees at noon"
 LAKE = "a green meadow with mountains and a lake at noon"
 SUNSET = "a meadow with mountains and trees at sunset"
+PANORAMA = "a green meadow with mountains and trees at sunset"
+SNOW = "a snowy landscape with mountains and a lake and pine trees at night"
+TILE, ENLARGED = 256, 512
 
 
 def scribble() -> Image.Image:
@@ -64,8 +67,23 @@ def sheet(rows: list[list[Image.Image]]) -> Image.Image:
     return whole
 
 
+def by_tiles(init: Image.Image) -> Image.Image:
+    """A panorama, and below it a scribble, painted small and enlarged by img2img."""
+    with lcmcore.load(lcmcore.demo_dir(), tile=TILE) as pipe:
+        panorama = pipe(PANORAMA, seed=SEED, width=3 * TILE, height=TILE).images[0]
+        small = pipe(SNOW, init, seed=SEED).images[0]
+        size = {"width": ENLARGED, "height": ENLARGED}
+        large = pipe(SNOW, small, 0.1, STRENGTHS_STEPS, seed=SEED, **size).images[0]
+    whole = Image.new("RGB", (3 * TILE + 4, TILE + 4 + ENLARGED), "white")
+    whole.paste(panorama, (0, 0))
+    whole.paste(init, (0, TILE + 4))
+    whole.paste(small, (0, 2 * TILE + 4))
+    whole.paste(large, (TILE + 4, TILE + 4))
+    return whole
+
+
 def main() -> None:
-    """Save the scribble, its img2img at each strength, txt2img in few steps, and masks."""
+    """Save the scribble, its img2img at each strength, txt2img in few steps, masks, and tiles."""
     init = scribble()
     init.save(HERE / "scribble.png", optimize=True)
     with lcmcore.load(lcmcore.demo_dir()) as pipe:
@@ -96,6 +114,7 @@ def main() -> None:
     sheet(steps).save(HERE / "steps.jpg", quality=88)
     masks[LAKE].save(HERE / "mask.png", optimize=True)
     sheet(repainted).save(HERE / "masks.jpg", quality=88)
+    by_tiles(init).save(HERE / "tiles.jpg", quality=88)
 
 
 if __name__ == "__main__":

@@ -134,6 +134,8 @@ def _backend(
     where = (spec.model_dir, files.get("config"), files.get("tokenizer"))
     model: dict[str, object] = {"runtime": spec.runtime, "providers": options.get("providers")}
     model |= {key: options[key] for key in ARITHMETIC if key in options}
+    if args.tile is not None:  # images of before there were tiles stay done
+        model["tile"] = args.tile
     if args.scheduler is None:
         model["files"] = model_identity(*where)
         with _local_pool(spec, args.workers) as pool:

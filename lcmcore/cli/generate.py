@@ -180,6 +180,7 @@ def runtime_options(args: argparse.Namespace) -> dict[str, Any]:
         "graph_cache": args.graph_cache,
         "device": args.device,
         "precision": args.precision,
+        "tile": args.tile,
     }
     given = {key: value for key, value in options.items() if value is not None}
     return {"memory": args.memory, **given}

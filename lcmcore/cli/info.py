@@ -17,7 +17,7 @@ from lcmcore.image_files.opening import MAX_BYTES
 from lcmcore.model_digest import model_digest
 from lcmcore.png import SOFTWARE, read_record
 from lcmcore.runtime import Runtime, describe_file, foreign_errors, importable_runtimes
-from lcmcore.tiling import place_tiles
+from lcmcore.tiling import VAE_OVERLAP, place_tiles
 from lcmcore.util.files import is_folder, read_regular, sha256
 from lcmcore.util.printable import printable
 
@@ -227,10 +227,10 @@ def _tiles(bundle: Bundle, component: str, runtime: Runtime) -> Iterator[str]:
     factor = bundle.vae.factor
     number = 1
     for side, part in zip(whole, tile, strict=True):
-        number *= len(place_tiles(side // factor, part // factor)) if part <= side else 0
+        number *= len(place_tiles(max(side, part) // factor, part // factor, VAE_OVERLAP))
     what = f"images of {whole[0]}x{whole[1]}"
-    if not number:
-        yield f"tiles of {tile[0]}x{tile[1]} are larger than {what}: build it again"
+    if any(part > side for side, part in zip(whole, tile, strict=True)):
+        yield f"tiles of {tile[0]}x{tile[1]} are larger than {what}, which are padded"
         return
     line = f"{number} tiles of {tile[0]}x{tile[1]} for {what}, on {count_of(count, 'instance')}"
     prediction = runtime.predict(runtime.model_file(bundle.folder(component)))
@@ -244,7 +244,7 @@ def _tiles(bundle: Bundle, component: str, runtime: Runtime) -> Iterator[str]:
 def _compiled_size(bundle: Bundle, component: str, runtime: Runtime) -> tuple[int, int] | None:
     """The (width, height) of images that a file is compiled for; None if free, or not known."""
     folder = bundle.folder(component)
-    if component not in ("unet", *TILED) or not runtime.model_file(folder).is_file():
+    if component not in TILED or not runtime.model_file(folder).is_file():
         return None
     options = bundle.settings.options_of(component)
     known = {key: value for key, value in options.items() if key in runtime.options}

@@ -387,6 +387,9 @@ def _add_models(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     add("--memory", choices=MEMORY_MODES, default="auto",
         help="low: one network open at a time; high: all; auto: what lcm.toml says, else by the"
         " free memory (default: %(default)s)")  # fmt: skip
+    add("--tile", type=int, metavar="N",
+        help="work by tiles of at most NxN pixels, in less memory; networks of one size always do"
+        " by that size (default: what lcm.toml says, else none where memory suffices)")  # fmt: skip
     add("--threads", type=int, metavar="N",
         help="CPU threads of the onnx and openvino runtimes (default: one a core)")  # fmt: skip
     add("--provider", action="append", metavar="NAME",

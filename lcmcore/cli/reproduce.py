@@ -29,6 +29,7 @@ _OPTIONS = (
     "runtime",
     "device",
     "precision",
+    "tile",
 )
 _FLAGS = {("invert-mask", "True"): "--invert-mask", ("overlay", "False"): "--no-overlay"}
 _UNKNOWN_INIT, _UNKNOWN_MASK = "INIT", "MASK"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lcmcore.bundle import TILED, VaeConfig
+from lcmcore.bundle import VaeConfig
 from lcmcore.errors import ArgumentError
 from lcmcore.util.configfile import read_object
 from lcmcore.util.validate import read_size, whole_number
@@ -28,6 +28,7 @@ OUTPUT_RANKS: Mapping[str, int] = {
     "vae_decoder": 4,
 }
 _MAX_SIDE = 4096
+_OF_VAE = ("vae_encoder", "vae_decoder")
 _MAX_COUNT = 2**16  # of tokens, channels, or numbers of an embedding
 
 
@@ -93,10 +94,10 @@ def parse_tiles(values: Sequence[str], root: Path, size: Size) -> dict[str, Size
     tiles: dict[str, Size] = {}
     for value in values:
         component, _, text = value.partition("=")
-        if component not in TILED or not text:
+        if component not in _OF_VAE or not text:
             raise ArgumentError(
-                f"--tile {value}: write COMPONENT=WxH, for {' or '.join(TILED)}, the only ones that"
-                " work by tiles"
+                f"--tile {value}: write COMPONENT=WxH, for {' or '.join(_OF_VAE)}; the UNet makes"
+                " images of other sizes than --size by tiles of that one"
             )
         tiles[component] = parse_size(text)
         if any(side > whole for side, whole in zip(tiles[component], size, strict=True)):

@@ -106,6 +106,17 @@ def is_same_image(first, second):
 
 
 @pytest.mark.slow
+def test_images_by_other_tiles_are_made_again(photos, out):
+    words = [photos, PROMPT, "-o", out, *QUICK]
+    batch(*words)
+    assert "tile" not in read_record(out / "photo03.png")
+    skipped = batch(*words).stderr
+    again = batch(*words, "--tile=32").stderr
+    assert read_record(out / "photo03.png")["tile"] == "32"
+    assert batch(*words, "--tile=32").stderr == skipped != again
+
+
+@pytest.mark.slow
 def test_file_of_jobs(photos, out):
     lines = [
         {"init_image": "photo00.png", "seed": 5},

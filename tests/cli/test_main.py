@@ -179,6 +179,23 @@ def test_the_printed_command_reproduces_the_image(prompt, lcm):
     assert Path("out.png").read_bytes() == before
 
 
+@pytest.mark.slow
+def test_the_printed_command_works_by_the_tiles_that_memory_auto_chose(lcm, monkeypatch):
+    """Also where there is more memory by then."""
+    words = ["-o", "out.png", "--steps=1", "--seed=7", "--size=192x64", "a lake"]
+    with monkeypatch.context() as patch:
+        patch.setattr("lcmcore.sizes.available_bytes", lambda: 2**19)
+        patch.setattr("lcmcore.sizes._UNCHECKED_BYTES", 2**10)
+        assert lcm("txt2img", *words)[0] == 0
+    before = Path("out.png").read_bytes()
+    reported = lcm("info", "out.png")[1]
+    assert "  tile: 64\n" in reported
+    assert lcm("txt2img", *words)[0] == 0
+    assert Path("out.png").read_bytes() != before
+    assert lcm(*split_by_shell(reported))[0] == 0
+    assert Path("out.png").read_bytes() == before
+
+
 def command_in(output):
     return output.partition("command to reproduce it:\n")[2]
 
@@ -209,12 +226,14 @@ def test_the_printed_command_has_every_option(lcm, model, photo_file, monkeypatc
         "--fit=contain",
         "--steps=2",
         "--size=64x96",
+        "--tile=64",
         "--quiet",
     ]
     assert lcm("img2img", *options, "-o", "out.png", "--", init, "a lake") == (0, "", "")
     before = pixels("out.png")
     reported = lcm("info", "out.png")[1]
     assert "  guidance: 2.0\n" in reported
+    assert "  tile: 64\n" in reported
     assert re.search(r"  seed: \d+\n", reported)
     assert re.search(r"  init-sha256: [0-9a-f]{64}\n", reported)
     Path("out.png").unlink()

@@ -214,7 +214,10 @@ def test_options_of_lcm_toml_go_for_every_instance(settings):
         ("[vae_decoder]\ninstances = 0\n", "vae_decoder.instances must be from 1 to 16, not 0"),
         ("[vae_decoder]\ninstances = 17\n", "vae_decoder.instances must be from 1 to 16"),
         ('[vae_encoder]\ninstances = "3"\n', "vae_encoder.instances must be a whole number"),
-        ("[unet]\ninstances = 2\n", "unet.instances: only vae_encoder and vae_decoder have tiles"),
+        (
+            "[text_encoder]\ninstances = 2\n",
+            "text_encoder.instances: only unet, vae_encoder, vae_decoder have tiles",
+        ),
     ],
 )
 def test_numbers_of_instances_that_cannot_be(settings, text, message):

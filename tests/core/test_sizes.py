@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from lcmcore import ArgumentError
 from lcmcore.bundle import UnetConfig, VaeConfig
 from lcmcore.sizes import Sizes
+from lcmcore.tile_choice import TileChoice
 
 SD15 = Sizes.of_model(UnetConfig(), VaeConfig(), None)
 COMPILED = Sizes.of_model(UnetConfig(), VaeConfig(), (512, 384))
@@ -96,11 +97,29 @@ def test_sizes_that_are_not_supported(asked, words):
         SD15.choose(*asked, None)
 
 
-def test_compiled_networks_have_one_size():
+def test_compiled_networks_have_one_size_by_default_and_make_others_by_tiles():
     assert COMPILED.choose(None, None, (77, 1000)) == (512, 384)
     assert COMPILED.choose(512, None, None) == (512, 384)
-    with pytest.raises(ArgumentError, match=r"256x384 is not supported: .* compiled for 512x384"):
-        COMPILED.choose(256, None, None)
+    assert COMPILED.choose(264, None, None) == (264, 384)
+    with pytest.raises(ArgumentError, match=r"260x384: .* must be multiples of 8 .* 256x384"):
+        COMPILED.choose(260, None, None)
+
+
+@pytest.mark.parametrize(
+    ("compiled", "tile", "size", "warns"),
+    [
+        ((256, 256), None, (512, 256), False),
+        ((256, 256), None, (520, 256), True),
+        (None, 256, (512, 256), False),
+        (None, 256, (576, 256), True),
+        (None, 512, (576, 512), False),
+    ],
+)
+def test_a_unet_that_sees_less_than_half_at_once_is_warned_of(compiled, tile, size, warns):
+    sizes = Sizes.of_model(UnetConfig(), VaeConfig(), compiled, None, TileChoice(tile, False))
+    warning = sizes.warning(size, 0.75)
+    assert bool(warning) is warns
+    assert not warns or "than 2 times the area that the UNet sees at once, 256x256: at" in warning
 
 
 def test_size_multiple_allows_finer_sizes():
@@ -170,6 +189,7 @@ def test_the_message_says_what_is_needed_and_free(monkeypatch):
         SD15.choose(768, 512, None)  # 6144 tokens
     assert str(caught.value) == (
         "size 768x512 needs more than 1.1 GiB of memory and 0.5 GiB is free: choose a smaller size"
+        " or tiles (--tile 512, in Python tile=512)"
     )
     with pytest.raises(ArgumentError) as caught:
         SD15.choose(512, 512, None, 2)

@@ -1,19 +1,19 @@
 """Tiles: where they lie, how they are blended, and that a VAE of one size serves larger ones."""
 
-import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import lcmcore
-from lcmcore import NetworkError
+from lcmcore import ArgumentError, NetworkError
 from lcmcore.fake import FakeRuntime
 from lcmcore.runtime import TensorSpec
-from lcmcore.tiling import Grid, blend_weights, place_tiles, tile_size
+from lcmcore.tiling import Grid, blend_weights, place_tiles, smallest_tile, tile_size
+from tests.fixed_size import fix_size
 
 
 @pytest.mark.parametrize(
@@ -49,10 +49,27 @@ def test_tiles_reach_both_borders_and_overlap_enough_and_evenly(sides, overlap):
         assert (whole - tile) / (len(starts) - 2) > tile - min(overlap, tile // 2)
 
 
+@given(SIDES, st.integers(0, 40))
+def test_the_smallest_tile_makes_as_many_tiles(sides, overlap):
+    whole, tile = sides
+    count, smallest = len(place_tiles(whole, tile, overlap)), smallest_tile(whole, tile, overlap)
+    assert smallest <= tile
+    assert len(place_tiles(whole, smallest, overlap)) == count
+    if smallest < tile and smallest // 2 > overlap:  # else it is half a tile that they overlap by
+        assert len(place_tiles(whole, smallest - 1, overlap)) > count
+
+
+@pytest.mark.parametrize(
+    ("whole", "tile", "smallest"), [(256, 64, 58), (64, 64, 64), (40, 64, 40), (72, 64, 40)]
+)
+def test_smallest_tiles(whole, tile, smallest):
+    assert smallest_tile(whole, tile, 8) == smallest
+
+
 @given(SIDES, st.integers(1, 8))
 def test_the_weights_of_a_place_add_up_to_one(sides, scale):
     whole, tile = sides
-    starts = place_tiles(whole, tile)
+    starts = place_tiles(whole, tile, 8)
     total = np.zeros(whole * scale)
     for start, weights in zip(starts, blend_weights(starts, tile, whole, scale), strict=True):
         assert weights.min() > 0
@@ -81,8 +98,9 @@ def test_weights_fall_linearly_where_two_tiles_overlap():
 def test_what_can_be_a_tile(shapes, taken, size):
     specs = [TensorSpec(str(index), shape, "float32") for index, shape in enumerate(shapes)]
     output = [TensorSpec("out", (1, 3, None, None), "float32")]
-    assert tile_size(specs, output, Grid(taken, 1)) == size
-    assert tile_size(specs, [TensorSpec("out", (None, None), "float32")], Grid(taken, 1)) is None
+    grid = Grid(taken, 1, 8)
+    assert tile_size(specs, output, grid) == size
+    assert tile_size(specs, [TensorSpec("out", (None, None), "float32")], grid) is None
 
 
 class Compiled(FakeRuntime):
@@ -148,13 +166,29 @@ def test_the_same_bytes_each_time(configs, noise):
     assert all(other == first for other in others)
 
 
-def test_sizes_below_the_tiles_are_refused_with_both(configs):
-    message = r"^vae_decoder: input latent_sample \[1, 4, 5, 7\] .*: expected .*\[1, 4, 5, 8\]"
-    with (
-        load(configs, Compiled((64, 40))) as pipe,
-        pytest.raises(NetworkError, match=message),
-    ):
-        pipe.decode(np.zeros((1, 4, 5, 7), np.float32))
+@pytest.mark.parametrize("size", [(40, 56), (24, 40), (104, 32)])
+def test_what_is_smaller_than_a_tile_is_padded_by_its_edge_and_cropped(configs, size):
+    """Here each pixel becomes the mean of its row, so that what is padded counts."""
+    width, height = size
+    seen = []
+
+    def decoder(latent_sample):
+        seen.append(latent_sample.copy())
+        return latent_sample[:, :3].repeat(8, axis=2).repeat(8, axis=3)
+
+    latents = np.random.default_rng(0).standard_normal((1, 4, height // 8, width // 8), np.float32)
+    with load(configs, Compiled((64, 40), vae_decoder=decoder)) as pipe:
+        decoded = pipe.networks.run("vae_decoder", latent_sample=latents)
+    expected = latents[:, :3].repeat(8, axis=2).repeat(8, axis=3)
+    np.testing.assert_allclose(decoded, expected, atol=1e-6)
+    assert {part.shape for part in seen} == {(1, 4, 5, 8)}
+    rows, columns = min(5, height // 8), min(8, width // 8)
+    first = latents[:, :, :rows, :columns]
+    np.testing.assert_array_equal(seen[0][:, :, :rows, :columns], first)
+    np.testing.assert_array_equal(seen[0][:, :, rows:, :columns],
+                                  first[:, :, -1:].repeat(5 - rows, 2))  # fmt: skip
+    np.testing.assert_array_equal(seen[0][:, :, :rows, columns:],
+                                  first[:, :, :, -1:].repeat(8 - columns, 3))  # fmt: skip
 
 
 def test_a_tile_of_another_size_than_expected_is_reported(configs, noise):
@@ -170,31 +204,197 @@ def test_a_tile_of_another_size_than_expected_is_reported(configs, noise):
         pipe.decode(noise)
 
 
-def test_the_text_encoder_and_the_unet_are_not_cut(configs):
-    with (
-        lcmcore.load(configs, runtime=FakeRuntime(size=(64, 40))) as pipe,
-        pytest.raises(NetworkError, match="unet: input sample"),
-    ):
-        pipe.networks.run(
-            "unet",
-            sample=np.zeros((1, 4, 8, 10), np.float32),
-            timestep=np.array([1]),
-            encoder_hidden_states=np.zeros((1, 77, 16), np.float32),
-            timestep_cond=np.zeros((1, 32), np.float32),
+UNET_INPUTS = {
+    "timestep": np.array([1]),
+    "encoder_hidden_states": np.zeros((1, 77, 16), np.float32),
+    "timestep_cond": np.zeros((1, 32), np.float32),
+}
+
+
+def test_the_unets_outputs_are_averaged_by_the_weights_of_its_tiles(configs):
+    """Tiles of 32 latents, which overlap by 16, of a canvas of 48: each returns its number."""
+    counter = iter(range(1, 3))
+
+    def unet(sample, **_):
+        return np.full_like(sample, next(counter))
+
+    runtime = FakeRuntime(size=(256, 256), unet=unet)
+    with lcmcore.load(configs, runtime=runtime) as pipe:
+        sample = np.zeros((1, 4, 32, 48), np.float32)
+        output = pipe.networks.run("unet", sample=sample, **UNET_INPUTS)
+    assert output.shape == (1, 4, 32, 48)
+    np.testing.assert_allclose(output[0, 0, 5, :16], 1)
+    np.testing.assert_allclose(output[0, 0, 5, 16:32], 1 + (np.arange(16) + 0.5) / 16)
+    np.testing.assert_allclose(output[0, 0, 5, 32:], 2)
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 4.0])
+@pytest.mark.parametrize("options", [{}, {"latent_sampling": "sample"}, {"strength": 1.0}])
+def test_a_call_by_tiles_is_the_call_of_the_whole(configs, guidance_scale, options):
+    """Networks that work pixel by pixel show it: one noise, and one draw, for the whole canvas."""
+
+    def unet(sample, timestep, encoder_hidden_states):
+        return 0.1 * sample + encoder_hidden_states.mean(axis=(1, 2))[:, None, None, None]
+
+    def encoder(sample):
+        latents = FakeRuntime()._functions["vae_encoder"](sample)
+        latents[:, 4:] = -2
+        return latents
+
+    image = np.random.default_rng(0).uniform(0, 1, (144, 200, 3))
+    results = []
+    for size in (None, (256, 256), (64, 40), (128, 256)):
+        runtime = FakeRuntime(
+            unet=unet, vae_encoder=encoder, size=size, batch=size and 1, guidance=False
+        )
+        with lcmcore.load(configs, runtime=runtime) as pipe:
+            results.append(
+                pipe(
+                    ["a lake", "a house"],
+                    image,
+                    seed=3,
+                    width=192,
+                    height=128,
+                    guidance_scale=guidance_scale,
+                    **options,
+                )
+            )
+    for result in results[1:]:
+        np.testing.assert_allclose(result.latents, results[0].latents, atol=1e-4)
+
+
+def test_a_compiled_unet_makes_sizes_of_whole_latents(configs):
+    with lcmcore.load(configs, runtime=FakeRuntime(size=(64, 64))) as pipe:
+        assert pipe("a lake", seed=1).images[0].size == (64, 64)
+        assert pipe("a lake", seed=1, width=136).images[0].size == (136, 64)
+        assert pipe("a lake", seed=1, width=40, height=72).images[0].size == (40, 72)
+        with pytest.raises(ArgumentError, match=r"^size 60x64: .* must be multiples of 8 .*64x64"):
+            pipe("a lake", width=60)
+
+
+class Counting(FakeRuntime):
+    """Free in size, and which knows the sizes of what its networks were given."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.seen = {}
+        for component, function in self._functions.items():
+            self._functions[component] = partial(self._count, component, function)
+
+    def _count(self, component, function, **inputs):
+        image = next((each for each in inputs.values() if each.ndim == 4), None)
+        self.seen.setdefault(component, set()).add(None if image is None else image.shape[2:])
+        return function(**inputs)
+
+
+PROMPT = "a lake"
+
+
+@pytest.fixture
+def init():
+    return np.random.default_rng(0).uniform(0, 1, (256, 384, 3))
+
+
+@pytest.mark.parametrize("text", ["", "tile = 192\n"])
+def test_networks_that_are_free_in_size_work_by_the_tiles_asked_for(configs, init, text):
+    """The UNet's are of that size; the VAE's as small as the same number of them allows."""
+    runtime = Counting()
+    (configs / "lcm.toml").write_text(text)
+    size = {"width": 384, "height": 256}
+    with lcmcore.load(configs, runtime=runtime, tile=None if text else 192) as pipe:
+        result = pipe(PROMPT, init, seed=1, **size)
+        assert result.tile == 192
+        small = pipe(PROMPT, init, seed=1, width=128, height=64)
+        assert small.tile is None
+    assert runtime.seen["unet"] == {(24, 24), (8, 16)}
+    assert runtime.seen["vae_encoder"] == {(8 * 20, 8 * 22), (64, 128)}
+    assert runtime.seen["vae_decoder"] == {(20, 22), (8, 16)}
+    with lcmcore.load(configs, runtime=FakeRuntime(), config=whole(configs)) as pipe:
+        np.testing.assert_allclose(
+            pipe(PROMPT, init, seed=1, **size).latents, result.latents, atol=1e-5
         )
 
 
-def fixed(root, width, height):
-    """The demo bundle, its VAE exported for one size."""
-    shutil.copytree(lcmcore.demo_dir(), root)
-    for component, factor in (("vae_encoder", 1), ("vae_decoder", 8)):
-        path = root / component / "model.onnx"
-        model = onnx.load(path)
-        dims = model.graph.input[0].type.tensor_type.shape.dim
-        for dim, value in ((0, 1), (2, height // factor), (3, width // factor)):
-            dims[dim].dim_value = value
-        onnx.save(model, path)
-    return root
+def whole(configs):
+    """An empty lcm.toml."""
+    path = configs / "whole.toml"
+    path.write_text("")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("tile", "message"),
+    [
+        (0, "tile must be from 1 to 65536, not 0"),
+        ("512", "tile must be a whole number"),
+        (100, "tile must be a multiple of 8 for this model, not 100"),
+    ],
+)
+def test_tiles_that_cannot_be(configs, tile, message):
+    with (
+        pytest.raises(ArgumentError, match=message),
+        lcmcore.load(configs, runtime=FakeRuntime(), tile=tile) as pipe,
+    ):
+        pipe(PROMPT, width=1024, height=1024)
+
+
+@pytest.fixture
+def free(monkeypatch):
+    """How much memory is free: enough for tiles of 256 pixels, not for 1024x768 as a whole."""
+    memory = [2**27]
+    monkeypatch.setattr("lcmcore.sizes.available_bytes", lambda: memory[0])
+    return memory
+
+
+LARGE = {"width": 1024, "height": 1024}
+
+
+def test_memory_auto_takes_tiles_where_the_whole_does_not_fit(configs, free):
+    """Of the size that the model was trained for; once chosen, they are kept."""
+    runtime = Counting()
+    with lcmcore.load(configs, runtime=runtime) as pipe:
+        first = pipe(PROMPT, seed=1, **LARGE)
+        assert first.tile == 256
+        assert runtime.seen["unet"] == {(32, 32)}
+        assert runtime.seen["vae_decoder"] == {(32, 32)}
+        free[0] = 2**40
+        assert pipe(PROMPT, seed=1, **LARGE).images[0].tobytes() == first.images[0].tobytes()
+        assert pipe(PROMPT, seed=1, width=256, height=256).tile is None
+        assert pipe(PROMPT, seed=1, width=1024, height=960).tile is None
+        assert (120, 128) in runtime.seen["unet"]
+
+
+@pytest.mark.parametrize("text", ['memory = "low"\n', ""])
+def test_other_memory_modes_refuse_what_does_not_fit_and_name_tiles(configs, free, text):
+    (configs / "lcm.toml").write_text(text)
+    memory = "auto" if text else "high"
+    message = (
+        r"^size 1024x1024 needs .* a smaller size or tiles \(--tile 256, in Python tile=256\)$"
+    )
+    with (
+        lcmcore.load(configs, runtime=FakeRuntime(), memory=memory) as pipe,
+        pytest.raises(ArgumentError, match=message),
+    ):
+        pipe(PROMPT, **LARGE)
+    with lcmcore.load(configs, runtime=FakeRuntime(), memory=memory, tile=256) as pipe:
+        assert pipe(PROMPT, **LARGE).tile == 256
+
+
+def test_tiles_of_so_many_images_may_not_fit_either(configs, free):
+    message = r"^6 times 1024x1024 needs more than 0\.1 GiB .* a smaller size or fewer images$"
+    with (
+        lcmcore.load(configs, runtime=FakeRuntime()) as pipe,
+        pytest.raises(ArgumentError, match=message),
+    ):
+        pipe([PROMPT] * 6, **LARGE)
+
+
+@pytest.mark.parametrize(("compiled", "tile"), [(True, None), (False, 256)])
+def test_of_a_compiled_unet_only_a_decoder_that_is_free_needs_tiles(configs, free, compiled, tile):
+    unet = FakeRuntime(size=(512, 512))
+    vae = unet if compiled else FakeRuntime()
+    with lcmcore.load(configs, runtime={"default": unet, "vae_decoder": vae}) as pipe:
+        assert pipe(PROMPT, seed=1, width=2048, height=1024).tile == tile
 
 
 def psnr(one, other):
@@ -209,8 +409,9 @@ def _steps(images, axis, borders):
 
 @pytest.fixture(scope="module")
 def tiled(tmp_path_factory):
-    """The demo model with a VAE of 256x256."""
-    root = fixed(tmp_path_factory.mktemp("tiled") / "bundle", 256, 256)
+    """The demo model with networks of 256x256."""
+    folder = tmp_path_factory.mktemp("tiled")
+    root = fix_size(lcmcore.demo_dir(), folder / "bundle", (256, 256))
     with lcmcore.load(root, runtime="onnx", threads=2) as pipe:
         yield pipe
 

@@ -1,4 +1,4 @@
-"""A VAE compiled for a tile, on three cores of the doubled device."""
+"""Networks that work by tiles, on three cores of the doubled device."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import lcmcore
 from lcmcore.cli.info import describe
 from lcmcore.errors import NetworkError
 from runtimes.rknn import RknnRuntime, board
+from tests.fixed_size import fix_size
 from tests.rknn import fixtures
 from tests.rknn.double import RKNNLiteDouble
 
@@ -53,6 +54,29 @@ def test_an_image_by_tiles_on_one_instance_a_core(bundle: Path, lites: Lites) ->
         images.append(result.images)
     np.testing.assert_array_equal(*images)
     assert [lite.core_mask for lite in lites] == [1, 2, 4, 1, 2, 4, 0, 0]
+    assert all(lite.released for lite in lites)
+
+
+def test_all_networks_by_tiles_are_those_of_onnx_runtime(
+    tiny: Path, lites: Lites, tmp_path: Path
+) -> None:
+    """Larger and smaller than 48x32, for which they are compiled; the UNet on three cores."""
+    for component in fixtures.COMPONENTS:
+        shutil.copy(fixtures.TINY / component / "config.json", tiny / component)
+    for folder in ("scheduler", "tokenizer"):
+        shutil.copytree(fixtures.TINY / folder, tiny / folder)
+    (tiny / "lcm.toml").write_text("[unet]\ninstances = 3\n")
+    fixed = fix_size(fixtures.TINY, tmp_path / "fixed", (48, 32))
+    init = np.random.default_rng(0).uniform(0, 1, (80, 112, 3))
+    for width, height in ((112, 72), (40, 64), (24, 16)):
+        images = []
+        for root, runtime in ((tiny, RknnRuntime()), (fixed, "onnx")):
+            with lcmcore.load(root, runtime) as pipe:
+                result = pipe("a lake", init, seed=3, width=width, height=height, output_type="np")
+                images.append(result.images)
+        assert images[0].shape == (1, height, width, 3)
+        np.testing.assert_allclose(*images, atol=0.01)
+    assert {lite.core_mask for lite in lites} == {0, 1, 2, 4}
     assert all(lite.released for lite in lites)
 
 
@@ -113,7 +137,7 @@ def test_info_tells_tiles_and_instances(bundle: Path) -> None:
     [
         ("96x64", 3, "9 tiles of 48x32 for images of 96x64, on 3 instances"),
         ("96x32", 1, "3 tiles of 48x32 for images of 96x32, on 1 instance"),
-        ("40x32", 1, "tiles of 48x32 are larger than images of 40x32: build it again"),
+        ("40x32", 1, "tiles of 48x32 are larger than images of 40x32, which are padded"),
     ],
 )
 def test_info_counts_the_tiles_of_an_image(

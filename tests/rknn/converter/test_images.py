@@ -11,6 +11,7 @@ import pytest
 
 import lcmcore
 from lcmcore.bundle import demo_dir
+from tests.fixed_size import fix_size
 
 Pixels: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -66,3 +67,20 @@ def test_same_seed_same_bytes(simulated: lcmcore.Pipeline) -> None:
     prompt, seed = CASES[0]
     first, second = (generate(simulated, prompt, seed, INIT) for _ in range(2))
     assert first.tobytes() == second.tobytes()
+
+
+def test_tiles_of_256_in_the_simulator_are_those_of_onnx_runtime(
+    simulated: lcmcore.Pipeline, tmp_path: Path
+) -> None:
+    """The sizes on both sides of the networks': two tiles of the UNet, and padding below."""
+    fixed = fix_size(demo_dir(), tmp_path / "fixed", (256, 256))
+    prompt, seed = CASES[0]
+    size = {"width": 384, "height": 192}
+    with lcmcore.load(fixed, runtime="onnx") as exact_tiles:
+        images = [
+            np.asarray(pipe(prompt, INIT, 0.4, seed=seed, **size).images[0]).astype(np.float64)
+            for pipe in (simulated, exact_tiles)
+        ]
+    assert images[0].shape == (192, 384, 3)
+    print(f"by tiles: {psnr(*images):.1f} dB")
+    assert psnr(*images) >= MIN_PSNR
