@@ -6,6 +6,7 @@ inferred.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -22,6 +23,8 @@ from lcmcore.util.validate import one_of, real_number, shown, whole_number
 if TYPE_CHECKING:
     from lcmcore.tokenizer import CLIPTokenizer
 
+log = logging.getLogger(__name__)
+
 COMPONENTS = ("text_encoder", "unet", "vae_encoder", "vae_decoder")
 MEMORY_MODES = ("auto", "low", "high")  # which networks are in memory: one, or all
 DEMO = "demo"  # the demo bundle's name, for the command and for records
@@ -30,6 +33,7 @@ _MAX_LEVELS = 8
 _SOURCE = "source"  # the table of what a bundle was made from, written by `lcm build`
 _SCALING_FACTOR, _VAE_CHANNELS = 0.18215, (128, 256, 512, 512)  # Stable Diffusion's
 _DEFAULTS = ("num_inference_steps", "guidance_scale")
+_CLIP = {"vocab_size": 49_408, "hidden_size": 768}  # of ViT-L/14, as Stable Diffusion 1 has it
 _NO_WEIGHTS = (".json", ".safetensors", ".xml")  # configs, what torch reads, and OpenVINO's graphs
 _TORCH = "pytorch_model"  # in the names of its .bin files
 _MAX_FILES = 10_000  # of a component: a link may lead to a whole disk
@@ -185,20 +189,44 @@ class Bundle:
 
     @cached_property
     def scheduler(self) -> LCMScheduler:
-        """The scheduler; raises BundleError if its config is missing or not supported."""
-        return LCMScheduler.from_config(self.paths.scheduler_config)
+        """The scheduler; raises BundleError if its config is not supported.
+
+        Without a config it is Stable Diffusion 1's, where the UNet may be; a warning is logged.
+        """
+        path = self.paths.scheduler_config
+        width = self.config("unet").get("cross_attention_dim", _CLIP["hidden_size"])
+        if os.path.lexists(path) or width != _CLIP["hidden_size"]:
+            return LCMScheduler.from_config(path)
+        log.warning("no %s: that of Stable Diffusion 1 is used, which predicts epsilon", path)
+        return LCMScheduler()
 
     @cached_property
     def tokenizer(self) -> CLIPTokenizer:
-        """The tokenizer; raises BundleError if it is missing or invalid."""
+        """The tokenizer; raises BundleError if it is missing or invalid.
+
+        A model directory without one gets CLIP's, if its text encoder is that of CLIP ViT-L/14; a
+        warning is logged.
+        """
         from lcmcore.tokenizer import CLIPTokenizer  # a tenth of the time of `import lcmcore`
 
+        if self._lacks_clip_tokenizer():
+            from lcmcore.tokenizer.clip_vocabulary import clip_tokenizer
+
+            log.warning("no tokenizer at %s: that of CLIP ViT-L/14 is used", self.tokenizer_dir)
+            return clip_tokenizer()
         if not is_folder(self.tokenizer_dir):
             raise BundleError(
                 f"no tokenizer at {self.tokenizer_dir}: name a folder that holds vocab.json and"
                 " merges.txt with --tokenizer DIR (in Python: tokenizer=DIR)"
             )
         return CLIPTokenizer.from_dir(self.tokenizer_dir)
+
+    def _lacks_clip_tokenizer(self) -> bool:
+        """Whether there is no folder of a tokenizer, and the text encoder is CLIP ViT-L/14's."""
+        if self.tokenizer_dir != self.paths.tokenizer or os.path.lexists(self.tokenizer_dir):
+            return False
+        config = self.config("text_encoder")
+        return all(config.get(key) == value for key, value in _CLIP.items())
 
     @cached_property
     def words(self) -> frozenset[str]:

@@ -146,7 +146,7 @@ def _or_error(describer: Callable[[Bundle], str], bundle: Bundle) -> str:
 
 def _scheduler(bundle: Bundle) -> str:
     scheduler = bundle.scheduler
-    return (
+    return _in_place_of(bundle.paths.scheduler_config) + (
         f"{scheduler.beta_schedule} betas, predicts {scheduler.prediction_type},"
         f" {scheduler.original_inference_steps} original steps"
     )
@@ -158,9 +158,16 @@ def _tokenizer(bundle: Bundle) -> str:
     usual = {tokenizer.start, tokenizer.end, pad}
     added = [repr(token.content) for token in tokenizer.added if token.content not in usual]
     more = f" and {len(added) - _SHOWN} more" if len(added) > _SHOWN else ""
-    return f"{len(tokenizer.vocab)} tokens, {tokenizer.length} a prompt, padded with {pad!r}" + (
+    given = _in_place_of(bundle.tokenizer_dir)
+    known = f"{given}{len(tokenizer.vocab)} tokens"
+    return f"{known}, {tokenizer.length} a prompt, padded with {pad!r}" + (
         f", added: {', '.join(added[:_SHOWN])}{more}" if added else ""
     )
+
+
+def _in_place_of(path: Path) -> str:
+    """Words for what lcmcore takes where a model directory has no file of its own."""
+    return "" if path.exists() else "none here, Stable Diffusion 1's is used: "
 
 
 def _words(bundle: Bundle) -> str:

@@ -7,13 +7,29 @@ that CLIP reads. The ids follow from them, as in its `simple_tokenizer.py`.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from lcmcore.errors import BundleError
+from lcmcore.tokenizer.added_tokens import AddedToken
 from lcmcore.tokenizer.byte_pairs import ALPHABET, WORD_END
+from lcmcore.tokenizer.clip import CLIPTokenizer
 from lcmcore.tokenizer.files import END, START
 
 TOKENS = 49_408
+
+
+def clip_tokenizer() -> CLIPTokenizer:
+    """The tokenizer of CLIP ViT-L/14, as Stable Diffusion 1 has it.
+
+    Raises BundleError where this installation has no vocabulary, OSError.
+    """
+    lines = _merges().splitlines()
+    pairs = (line.partition(" ") for line in lines)
+    ranks = {(left, right): rank for rank, (left, _, right) in enumerate(pairs)}
+    vocab = _vocab(lines)
+    added = (AddedToken(token, vocab[token], False, special=True) for token in (START, END))
+    return CLIPTokenizer(vocab, ranks, pad=vocab[END], added=tuple(added))
 
 
 def write_tokenizer(folder: Path, padding: str = END) -> None:
@@ -22,10 +38,6 @@ def write_tokenizer(folder: Path, padding: str = END) -> None:
     Raises BundleError where this installation has no vocabulary, OSError.
     """
     merges = _merges()
-    letters = sorted(ALPHABET)  # bytes that print, then the stand-ins
-    tokens = [*letters, *(f"{letter}{WORD_END}" for letter in letters)]
-    tokens += [line.replace(" ", "") for line in merges.splitlines()]
-    tokens += [START, END]
     config = {
         "tokenizer_class": "CLIPTokenizer",
         "model_max_length": 77,
@@ -36,10 +48,18 @@ def write_tokenizer(folder: Path, padding: str = END) -> None:
         "pad_token": padding,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    vocab = {token: number for number, token in enumerate(tokens)}
-    _write(folder / "vocab.json", json.dumps(vocab, ensure_ascii=False))
+    vocab = json.dumps(_vocab(merges.splitlines()), ensure_ascii=False)
+    _write(folder / "vocab.json", vocab)
     _write(folder / "merges.txt", f"#version: 0.2\n{merges}")
     _write(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
+
+
+def _vocab(merges: Iterable[str]) -> dict[str, int]:
+    """Ids by token, as CLIP numbers them."""
+    letters = sorted(ALPHABET)  # bytes that print, then the stand-ins
+    tokens = [*letters, *(f"{letter}{WORD_END}" for letter in letters)]
+    tokens += [line.replace(" ", "") for line in merges]
+    return {token: number for number, token in enumerate([*tokens, START, END])}
 
 
 def _merges() -> str:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lcmcore.tokenizer import CLIPTokenizer
-from lcmcore.tokenizer.clip_vocabulary import TOKENS, write_tokenizer
+from lcmcore.tokenizer.clip_vocabulary import TOKENS, clip_tokenizer, write_tokenizer
 
 
 @pytest.mark.parametrize("padding", ["<|endoftext|>", "!"])
@@ -19,3 +19,8 @@ def test_ids_are_those_of_clip(tmp_path, padding):
     assert tokenizer.length == 77
     vocab = json.loads((tmp_path / "vocab.json").read_text(encoding="utf-8"))
     assert len(vocab) == TOKENS and vocab["<|endoftext|>"] == TOKENS - 1
+
+
+def test_without_files_it_is_the_same_tokenizer(tmp_path):
+    write_tokenizer(tmp_path)
+    assert clip_tokenizer() == CLIPTokenizer.from_dir(tmp_path)
