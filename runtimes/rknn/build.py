@@ -43,6 +43,7 @@ PLATFORMS = ("rk3562", "rk3566", "rk3568", "rk3576", "rk3588")
 MIN_COSINE = 0.99  # of half precision to ONNX Runtime; below it the image is another one
 
 _FILENAME = RknnRuntime.filename
+_DESCENT = "source"  # the table of lcm.toml: what a model was made from
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ def run(args: argparse.Namespace) -> None:
         )
         for each in {size, *tiles.values()}
     }
-    _inherit_settings(args.onnx_dir, args.out)
+    _inherit_settings(args.onnx_dir, args.out, whole=len(components) == len(COMPONENTS))
     names = (name for component in COMPONENTS for name in _companions(component))
     copy_each((name for name in names if not (args.out / name).exists()), args.onnx_dir, args.out)
     with Progress() as progress:
@@ -184,12 +185,25 @@ def run(args: argparse.Namespace) -> None:
             _build(component, args.onnx_dir, args.out, own, progress.say)
 
 
-def _inherit_settings(source: Path, out: Path) -> None:
-    """Copy the settings of the model, but not of its files, to the lcm.toml of a new bundle."""
-    tables = read_settings(source)
+def _inherit_settings(source: Path, out: Path, whole: bool) -> None:
+    """Copy the settings of the model, but not of its files, to the lcm.toml of a new bundle.
+
+    What the model was made from goes along where all networks do; where it differs from that of the
+    networks before, the defaults are those of the new model, too.
+    """
+    tables, before = read_settings(source), read_settings(out)
     kept = {key: tables[key] for key in tables if key not in {"runtime", *COMPONENTS}}
-    if kept and not read_settings(out):
-        write_settings(out, kept)
+    descent = dict(kept.pop(_DESCENT, {}))
+    after = before or kept
+    if whole and descent:
+        earlier = {**before.get(_DESCENT, {})}
+        earlier.pop("converter", None)
+        if earlier != descent:
+            after = {**after, "defaults": kept.get("defaults", {})}
+        descent["converter"] = f"rknn-toolkit2 {metadata.version('rknn-toolkit2')}"
+        after = {**after, _DESCENT: descent}
+    if after != before:
+        write_settings(out, {key: value for key, value in after.items() if value != {}})
 
 
 def _require_tools() -> None:

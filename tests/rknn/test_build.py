@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 
+from lcmcore.cli.info import describe
 from lcmcore.errors import ArgumentError, BundleError, NetworkError, RuntimeUnavailableError
 from lcmcore.util.configfile import read_table
 from lcmcore.util.files import sha256
@@ -123,6 +124,47 @@ def test_the_whole_bundle(
         *("lcm.toml", "model_index.json", "scheduler", "text_encoder", "tokenizer", "unet"),
         *("vae_decoder", "vae_encoder"),
     ]
+
+
+def descent(root: Path) -> list[str]:
+    """What `lcm info` says of it."""
+    return [line for line in describe(root) if line.startswith(("  defaults", "  made from"))]
+
+
+def test_what_a_model_was_made_from_goes_along(source: Path, tmp_path: Path, calls: Calls) -> None:
+    """And follows the model when it is exported again; what the user set stays until then."""
+    out, path = tmp_path / "out", source / "lcm.toml"
+    path.write_text(
+        "[defaults]\nnum_inference_steps = 4\nguidance_scale = 1.0\n"
+        '[source]\ncheckpoint = "a.safetensors"\nsha256 = "12"\nexporter = "torch 2.13.0"\n'
+        '[source.lora.1]\nfile = "lcm.safetensors"\nscale = 1.0\nsha256 = "34"\n'
+    )
+    run(source, out)
+    made_from = [
+        "  made from checkpoint a.safetensors, sha256 12, exporter torch 2.13.0,"
+        " converter rknn-toolkit2 9.8.7",
+        "  made from lora: file lcm.safetensors, scale 1.0, sha256 34",
+    ]
+    assert descent(out) == ["  defaults: 4 steps, guidance 1.0", *made_from]
+    text = (out / "lcm.toml").read_text()
+    (out / "lcm.toml").write_text(
+        text.replace("num_inference_steps = 4", "num_inference_steps = 6")
+    )
+    run(source, out)
+    assert descent(out) == ["  defaults: 6 steps, guidance 1.0", *made_from]
+    path.write_text('[source]\ncheckpoint = "b.safetensors"\n')
+    run(source, out)
+    assert descent(out) == [
+        "  defaults: 4 steps, guidance by the type of UNet",
+        "  made from checkpoint b.safetensors, converter rknn-toolkit2 9.8.7",
+    ]
+
+
+def test_of_one_network_it_tells_nothing(source: Path, tmp_path: Path, calls: Calls) -> None:
+    """The others may be of another model, as in a published directory that lacks an encoder."""
+    (source / "lcm.toml").write_text('[source]\ncheckpoint = "a.safetensors"\n')
+    run(source, tmp_path / "out", components="vae_encoder")
+    assert descent(tmp_path / "out") == ["  defaults: 4 steps, guidance by the type of UNet"]
 
 
 @pytest.fixture

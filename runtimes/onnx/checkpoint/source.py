@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -64,6 +65,7 @@ def open_source(args: argparse.Namespace, stage: Path) -> Source:
     notes: list[str] = []
     if is_folder(path):
         checkpoint = _folder(path)
+        record["sha256"] = _digest(*(path / network for network in NETWORKS))
     else:
         checkpoint, kind = _single_file(args, stage, notes)
         record |= {"kind": kind, "sha256": sha256(path)}
@@ -108,10 +110,21 @@ def _numbered(tables: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _digests(weights: Weights) -> dict[str, str]:
     if isinstance(weights, Path):
-        return {}
+        return {"sha256": _digest(weights)}
     if isinstance(weights, WeightPair):
         return {f"{half}_sha256": sha256(file.path) for half, file in weights.files.items()}
     return {"sha256": sha256(weights.path)}
+
+
+def _digest(*folders: Path) -> str:
+    """SHA-256 over the names and digests of weights in diffusers' layout."""
+    files = [path for folder in folders for path in sorted(folder.iterdir())]
+    lines = [
+        f"{sha256(path)} {path.parent.name}/{path.name}\n"
+        for path in files
+        if path.suffix in SUFFIXES and is_file(path)
+    ]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _staged(checkpoint: Checkpoint, stage: Path) -> Checkpoint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from argparse import ArgumentParser
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, LCMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from lcmcore.cli.info import describe
 from lcmcore.errors import BundleError, LcmError, NetworkError
 from runtimes.onnx import OnnxRuntime, build
 from tests.rknn.fixtures import TINY
@@ -142,6 +144,19 @@ def test_text_encoder_is_transformers(original: Path, exported: Path) -> None:
     np.testing.assert_allclose(
         run(exported, "text_encoder", input_ids=ids.numpy()), want, atol=TOLERANCE
     )
+
+
+def test_digest_of_a_folder_is_that_of_its_weights(original: Path, exported: Path) -> None:
+    """As `sha256sum text_encoder/*.safetensors unet/*.safetensors vae/*.safetensors` lists them."""
+    lines = [
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()} {path.parent.name}/{path.name}\n"
+        for network in ("text_encoder", "unet", "vae")
+        for path in sorted((original / network).glob("*.safetensors"))
+    ]
+    assert len(lines) == 3
+    digest = hashlib.sha256("".join(lines).encode()).hexdigest()
+    (line,) = [line for line in describe(exported) if line.startswith("  made from ")]
+    assert line.startswith(f"  made from checkpoint {original.name}, sha256 {digest}, exporter ")
 
 
 def test_fixed_size(checkpoint: Path, tmp_path: Path) -> None:
