@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,9 +64,8 @@ def checkpoint(work: Path) -> None:
 
 def onnx(work: Path) -> None:
     """`lcm build onnx`."""
-    from runtimes.onnx import build
-
-    build.run(Namespace(checkpoint=work / "checkpoint", out=work / "onnx", size=None))
+    if lcm(["build", "onnx", str(work / "checkpoint"), str(work / "onnx")]):
+        raise SystemExit(1)
     size = sum(path.stat().st_size for path in (work / "onnx").rglob("*") if path.is_file())
     print(f"four networks, {size / 1e9:.1f} GB")
 

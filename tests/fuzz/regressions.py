@@ -181,7 +181,13 @@ def _tokenizers() -> list[Item]:
     return found
 
 
+def _weights() -> list[Item]:
+    """A text of 2 GB in a pickle of a few bytes, for which memory was taken."""
+    return [{"a.ckpt": b"\x80\x02X\xff\xff\xff\x7fa."}]
+
+
 _MAKERS = {
+    "weights": _weights,
     "image": _images,
     "record": _records,
     "onnx": _networks,

@@ -228,3 +228,32 @@ def prompts() -> list[Item]:
         "a\u0301 " * 99,
     )
     return [{"prompt.txt": text.encode()} for text in texts]
+
+
+def weights() -> list[Item]:
+    """LoRAs, a textual inversion and parts of checkpoints, as safetensors and of torch."""
+    import torch
+    from safetensors.torch import save
+
+    import runtimes.onnx.checkpoint.lora  # noqa: F401 - that no item takes the time for it
+
+    up, down = torch.ones(8, 4), torch.ones(4, 8)
+    a = "lora_unet_a"
+    kohya = {f"{a}.lora_up.weight": up, f"{a}.lora_down.weight": down, f"{a}.alpha": up[0, 0]}
+    kohya = {name: tensor.clone() for name, tensor in kohya.items()}
+    pair = {"a": up, "b": down}
+    loha = {f"{a}.hada_w{n}_{half}": pair[half].clone() for n in (1, 2) for half in pair}
+    peft = {"unet.b.lora_A.weight": down.half(), "unet.b.lora_B.weight": up.half()}
+    unet = {"model.diffusion_model.input_blocks.0.0.weight": torch.ones(8, 4, 3, 3)}
+    adapter = {"lora_adapter_metadata": json.dumps({"unet.r": 4, "unet.lora_alpha": 8})}
+    found = [save(each, {"format": "pt"}) for each in (kohya, loha, unet)]
+    items: list[Item] = [{"a.safetensors": content} for content in (*found, save(peft, adapter))]
+    lightning = {"global_step": 7, "state_dict": {**unet, **kohya}, "hyper_parameters": {"a": 1}}
+    embedding = {"string_to_token": {"*": 265}, "string_to_param": {"*": torch.ones(2, 768)}}
+    for name, content, is_zip in (
+        ("a.ckpt", lightning, True), ("a.ckpt", kohya, False), ("a.pt", embedding, True),
+    ):  # fmt: skip
+        buffer = io.BytesIO()
+        torch.save(content, buffer, _use_new_zipfile_serialization=is_zip)
+        items.append({name: buffer.getvalue()})
+    return items

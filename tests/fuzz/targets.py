@@ -15,6 +15,7 @@ import unicodedata
 from collections.abc import Callable
 from contextlib import closing, redirect_stderr, redirect_stdout
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -311,6 +312,26 @@ def check_request(folder: Path) -> None:
         raise Fault("no image")
 
 
+def check_weights(folder: Path) -> None:
+    """A file of weights is told what it is, and every tensor is read, or it is refused."""
+    from runtimes.onnx.checkpoint.kinds import checkpoint_kind
+    from runtimes.onnx.checkpoint.lora import Lora
+    from runtimes.onnx.checkpoint.weight_file import WeightFile
+
+    path = _only(folder)
+    file = WeightFile(path)
+    if not checkpoint_kind(file.shapes):
+        raise Fault("of no kind")
+    for name in file.shapes:
+        if not np.isfinite(file.read(name).numpy()).all():
+            raise Fault(f"{name} is not finite")
+    lora = Lora.open(path)
+    lora.kind, lora.is_lcm  # noqa: B018 - they read metadata
+    for layer, shape in (("lora_unet_a", (8, 8)), ("unet.b", (8, 8))):
+        if layer in lora.layers:
+            lora.delta(layer, shape)  # type: ignore[arg-type]
+
+
 TARGETS = {
     "image": Target(check_image, seeds.images, strategies.images, links=False),
     "record": Target(check_record, seeds.records, strategies.records),
@@ -325,3 +346,5 @@ TARGETS = {
     "jobs": Target(check_jobs, seeds.jobs, strategies.jobs),
     "request": Target(check_request, seeds.requests, strategies.requests, links=False),
 }
+if find_spec("torch") and find_spec("safetensors"):  # `make test-export` has them
+    TARGETS["weights"] = Target(check_weights, seeds.weights, links=False)

@@ -1,12 +1,16 @@
 """A file of named tensors: .safetensors, or a .ckpt or .pt of torch that is read weights-only.
 
 safetensors checks sizes and offsets of a header before it believes them, and maps the file. torch's
-weights-only reader builds tensors and containers; it runs nothing that a pickle asks for.
+weights-only reader builds tensors and containers; it runs nothing that a pickle asks for, and what
+PyTorch Lightning adds is passed over (`lightning.py`).
 """
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +24,10 @@ from torch import Tensor
 from lcmcore.errors import BundleError, LcmError, first_line
 from lcmcore.util.files import open_solid
 from lcmcore.util.placeholder import EMPTY, HEAD_BYTES, placeholder
+from runtimes.onnx.checkpoint.lightning import load_checkpoint
+from runtimes.onnx.pages import drop_pages
 
+_MAX_MAPPED_BYTES = 2**28
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".bin", ".pth")
 # How files of torch begin, now and before 1.6. A .safetensors file may begin with any number, the
 # length of its header, but that follows and is a JSON object.
@@ -40,12 +47,16 @@ _REASONS = {  # what safetensors' messages hold, by its version -> what is wrong
 
 
 class WeightFile:
-    """Tensors by name, each read when it is asked for; raises BundleError that names the file."""
+    """Tensors by name, each read when it is asked for; raises BundleError that names the file.
+
+    Tensors are copies: what has been read of a mapped file is taken out of memory now and then.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.paths = (path,)
         self.metadata: Mapping[str, str] = {}
+        self._mapped_bytes = 0  # at most: what was read since pages were dropped
         head = _head(path)
         with _readable(path):
             if head[8:9] != b"{" and head.startswith((_ZIP, _PICKLE)):
@@ -64,7 +75,11 @@ class WeightFile:
         """One tensor in float32; raises BundleError if it has NaN, infinities or no numbers."""
         with _readable(self.path):
             found = self._file.get_tensor(name) if self._tensors is None else self._tensors[name]
-            tensor = found.to(torch.float32)
+            tensor = found.to(torch.float32, copy=True)
+        self._mapped_bytes += found.nbytes
+        if self._mapped_bytes > _MAX_MAPPED_BYTES:
+            drop_pages(self.path.resolve())
+            self._mapped_bytes = 0
         if not torch.isfinite(tensor).all():
             raise BundleError(f"{self.path}: {name} holds NaN or infinities: a broken file")
         return tensor
@@ -118,12 +133,30 @@ def _torch_tensors(path: Path) -> dict[str, Tensor]:
         raise BundleError(
             f"{path}: a pickle of torch that is named .safetensors: do not trust where it is from"
         )
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    content = _torch_content(path)
     found: dict[str, Tensor] = {}
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     _collect(content, "", found)
     return found
+
+
+def _torch_content(path: Path) -> Any:
+    if not zipfile.is_zipfile(path):
+        with _BoundedFile(io.FileIO(path)) as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError:
+        return load_checkpoint(path)
+
+
+class _BoundedFile(io.BufferedReader):
+    """A file that takes no memory for what it has not: a pickle may ask for any length."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        rest = os.fstat(self.fileno()).st_size - self.tell()
+        return super().read(rest if size is None or size < 0 else min(size, max(rest, 0)))
 
 
 def _collect(value: Any, name: str, found: dict[str, Tensor], depth: int = 0) -> None:

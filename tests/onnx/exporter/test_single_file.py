@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections import OrderedDict
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,7 @@ from lcmcore.util.configfile import read_object
 from lcmcore.util.files import sha256
 from runtimes.onnx import OnnxRuntime
 from runtimes.onnx.checkpoint.modules import load
+from runtimes.onnx.checkpoint.weight_file import WeightFile
 from tests.goldens.reference import Model, draw
 from tests.onnx.exporter.lora_files import DISTILLED, kohya, pairs
 from tests.onnx.exporter.tiny_configs import (
@@ -125,6 +129,53 @@ def test_checkpoint_of_torch_and_of_half_precision(tmp_path: Path) -> None:
     assert torch.equal(outputs[0], outputs[1]) and torch.equal(outputs[0], outputs[2])
 
 
+def test_checkpoint_of_lightning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its callbacks and settings are objects of classes that are not installed here, and not run.
+
+    The layout is that of Lightning's `Trainer.dump_checkpoint`, 1.x, as `v1-5-pruned.ckpt` has it.
+    """
+    ran = []
+    name = "pytorch_lightning.callbacks.model_checkpoint"
+
+    class ModelCheckpoint(dict):  # type: ignore[type-arg]
+        __module__ = name
+
+        def __reduce__(self) -> Any:
+            return ModelCheckpoint, (), {"dirpath": "logs"}, iter(["a"]), iter([("b", 1)])
+
+        def append(self, value: Any) -> None:
+            ran.append(value)
+
+        def __setstate__(self, state: Any) -> None:
+            ran.append(state)
+
+    ModelCheckpoint.__qualname__ = "ModelCheckpoint"
+    module = ModuleType(name)
+    module.ModelCheckpoint = ModelCheckpoint  # type: ignore[attr-defined]
+    state = {name: tensor.half() for name, tensor in tensors().items()}
+    with monkeypatch.context() as patch:
+        for each in ("pytorch_lightning", "pytorch_lightning.callbacks", name):
+            patch.setitem(sys.modules, each, module)
+        torch.save(
+            {
+                **{"epoch": 4, "global_step": 840000, "pytorch-lightning_version": "1.4.2"},
+                "state_dict": OrderedDict(state, **{"model_ema.decay": torch.tensor(0.9999)}),
+                "callbacks": {ModelCheckpoint: {"best": torch.ones(2)}, "x": ModelCheckpoint()},
+                "optimizer_states": [{"state": {0: {"step": 3, "exp_avg": torch.ones(2)}}}],
+            },
+            tmp_path / "model.ckpt",
+        )
+    file = WeightFile(tmp_path / "model.ckpt")
+    assert not ran and name not in sys.modules
+    assert set(file.shapes) == {*state, "model_ema.decay"}
+    assert all(torch.equal(file.read(key), value.float()) for key, value in state.items())
+    configs = write_configs(tmp_path / "configs")
+    stage = tmp_path / "stage"
+    stage.mkdir()
+    source = open_checkpoint(stage, tmp_path / "model.ckpt", "--config-from", configs)
+    assert source.record["kind"] == "Stable Diffusion 1.x"
+
+
 def test_distilled_checkpoint_has_its_guidance(tmp_path: Path) -> None:
     """An LCM's UNet reads the guidance scale: its layer is in the file, and in no config."""
     configs = write_configs(tmp_path / "configs")
@@ -160,6 +211,17 @@ def test_prediction_type_of_stable_diffusion_2(
     stage.mkdir()
     open_checkpoint(stage, path, "--config-from", configs, *chosen)
     assert Bundle.open(stage).scheduler.prediction_type == expected
+
+
+def test_marker_of_v_prediction(tmp_path: Path) -> None:
+    """An empty tensor that trainers add, in a checkpoint of Stable Diffusion 1 too."""
+    configs = write_configs(tmp_path / "configs")
+    (configs / "scheduler" / "scheduler_config.json").unlink()
+    save_file({**tensors(), "v_pred": torch.zeros(0)}, tmp_path / "model.safetensors")
+    stage = tmp_path / "stage"
+    stage.mkdir()
+    open_checkpoint(stage, tmp_path / "model.safetensors", "--config-from", configs)
+    assert Bundle.open(stage).scheduler.prediction_type == "v_prediction"
 
 
 def test_img2img_with_an_lcm_lora_is_that_of_diffusers(tmp_path: Path) -> None:
