@@ -21,6 +21,7 @@ from lcmcore.cli.info import describe
 from lcmcore.util.configfile import read_object
 from lcmcore.util.files import sha256
 from runtimes.onnx import OnnxRuntime
+from runtimes.onnx.checkpoint import weight_file
 from runtimes.onnx.checkpoint.modules import load
 from runtimes.onnx.checkpoint.weight_file import WeightFile
 from tests.goldens.reference import Model, draw
@@ -127,6 +128,30 @@ def test_checkpoint_of_torch_and_of_half_precision(tmp_path: Path) -> None:
         assert vae.dtype == torch.float32
         outputs.append(vae.decode(torch.ones(1, 4, 8, 8)).sample)
     assert torch.equal(outputs[0], outputs[1]) and torch.equal(outputs[0], outputs[2])
+
+
+def resident(path: Path) -> int:
+    """How many bytes of a mapped file are in this process's memory."""
+    lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+    return sum(
+        next(int(each.split()[1]) << 10 for each in lines if each.startswith("Rss:"))
+        for line in lines
+        if line.endswith(str(path))
+    )
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16])
+def test_a_file_that_is_read_does_not_stay_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: torch.dtype
+) -> None:
+    """Else the export of a full-size one takes its size, 4 GB, beside all else."""
+    path = tmp_path / "model.safetensors"
+    save_file({str(number): torch.ones(2**20, dtype=kind) for number in range(8)}, path)
+    monkeypatch.setattr(weight_file, "_MAX_MAPPED_BYTES", 2**22)
+    file = WeightFile(path)
+    read = [file.read(name) for name in file.shapes]
+    assert resident(path) < 2**23
+    assert all(bool((tensor == 1).all()) for tensor in read)
 
 
 def test_checkpoint_of_lightning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
