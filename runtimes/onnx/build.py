@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 OPSET = 18  # rknn-toolkit2 takes up to 19
 TOLERANCE = 1e-4  # difference of ONNX Runtime from torch, relative to the largest value
+HALF_TOLERANCE = 1e-2  # with weights in float16
 
 _FILENAME = "model.onnx"
 _IR_VERSION = 8  # the one of opset 18; ONNX Runtime 1.17 reads up to 9
@@ -69,6 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
              " checkpoint)")  # fmt: skip
     add("--embedding", metavar="FILE", type=Path, action="append", default=[],
         help="add the words of a textual inversion; may be repeated (default: none)")  # fmt: skip
+    add("--precision", choices=("float32", "float16"), default="float32",
+        help="what the weights are stored in: float16 halves the disk that they take; computed in"
+             " float32 (default: float32)")  # fmt: skip
     add("--config-from", metavar="DIR", type=Path,
         help="folder with the configs, tokenizer and scheduler of a single file (default: those"
              " of its generation)")  # fmt: skip
@@ -98,7 +102,7 @@ def run(args: argparse.Namespace) -> None:
             progress.say(note)
         checkpoint = source.checkpoint
         for component in COMPONENTS:
-            progress.say(f"{component}: {_export(component, checkpoint, args.out, args.size)}")
+            progress.say(f"{component}: {_export(component, checkpoint, args)}")
             OnnxRuntime().open(component, args.out / component, {}).close()  # writes its cache
             copy_each(COMPANIONS.get(component, ()), checkpoint.root, args.out)
         _record(source, args.out)
@@ -116,31 +120,32 @@ def _record(source: Source, out: Path) -> None:
     write_settings(out, {**tables, "source": source.record})
 
 
-def _export(component: str, checkpoint: Checkpoint, out: Path, size: str | None) -> str:
+def _export(component: str, checkpoint: Checkpoint, args: argparse.Namespace) -> str:
     """Export one network; returns what was done, for the progress line."""
     from runtimes.onnx.checkpoint.exports import CONFIG_SOURCES, load_export
 
     start = time.perf_counter()
     network = CONFIG_SOURCES[component]
     config = checkpoint.root / network / "config.json"
-    stamp = _stamp(checkpoint, network, size)
-    target = out / component
+    stamp = _stamp(checkpoint, network, args)
+    target = args.out / component
     if _stamp_of(target / _FILENAME) == stamp:
         return "already exported, skipped"
     with _quiet(), staged(target, last=_FILENAME) as stage:
         with _network_errors(component, "cannot be loaded"):
             export = load_export(component, checkpoint)
-        sizes = _latent_sizes(export, size)
+        sizes = _latent_sizes(export, args.size)
         with _network_errors(component, "torch cannot export it"):
             examples = [_example(export, latents) for latents in sizes]
-            _write(export, examples[0][0], stage / _FILENAME, size is None, stamp)
+            _write(export, examples[0][0], stage / _FILENAME, args, stamp)
         del export
         gc.collect()  # frees torch's weights before ONNX Runtime loads its own
         difference = _largest_difference(stage / _FILENAME, examples)
-        if not difference <= TOLERANCE:
+        tolerance = TOLERANCE if args.precision == "float32" else HALF_TOLERANCE
+        if not difference <= tolerance:
             raise NetworkError(
                 component, f"ONNX Runtime differs from torch by {difference:.1e} of the largest"
-                f" value, more than {TOLERANCE:g}: report this with the versions of both",
+                f" value, more than {tolerance:g}: report this with the versions of both",
             )  # fmt: skip
         copy_over(config, stage / "config.json", checkpoint.root)
     seconds = time.perf_counter() - start
@@ -170,11 +175,15 @@ def _example(export: Export, size: LatentSize) -> tuple[dict[str, Any], Any]:
         return inputs, export.module(*inputs.values()).numpy()
 
 
-def _write(export: Export, inputs: dict[str, Any], path: Path, free: bool, stamp: str) -> None:
+def _write(
+    export: Export, inputs: dict[str, Any], path: Path, args: argparse.Namespace, stamp: str
+) -> None:
     """Export to a .onnx file with the weights in one external file."""
     import torch
 
-    axes = [export.axes.get(name, {}) if free else {} for name in inputs]
+    from runtimes.onnx.checkpoint.half_precision import halve_weights
+
+    axes = [{} if args.size else export.axes.get(name, {}) for name in inputs]
     program = torch.onnx.export(
         export.module,
         tuple(inputs.values()),
@@ -189,6 +198,8 @@ def _write(export: Export, inputs: dict[str, Any], path: Path, free: bool, stamp
     program.model.metadata_props[_STAMP] = stamp
     for node in program.model.graph:
         node.metadata_props.clear()  # it holds paths of torch's source on this machine
+    if args.precision == "float16":
+        halve_weights(program.model)
     program.save(str(path), external_data=True)
 
 
@@ -204,12 +215,13 @@ def _largest_difference(path: Path, examples: list[tuple[dict[str, Any], Any]]) 
     return float(max(differences))
 
 
-def _stamp(checkpoint: Checkpoint, network: str, size: str | None) -> str:
-    """A digest that differs where weights, config, size, opset or what is merged do."""
+def _stamp(checkpoint: Checkpoint, network: str, args: argparse.Namespace) -> str:
+    """A digest that differs where weights, config, size, precision, opset or what is merged do."""
     from runtimes.onnx.checkpoint.source import facts
 
     found = [*facts(checkpoint, network)]
-    return hashlib.sha256(repr((found, size or _ANY_SIZE, OPSET)).encode()).hexdigest()
+    how = (args.size or _ANY_SIZE, args.precision, OPSET)
+    return hashlib.sha256(repr((found, how)).encode()).hexdigest()
 
 
 def _stamp_of(path: Path) -> str | None:

@@ -69,6 +69,8 @@ def open_source(args: argparse.Namespace, stage: Path) -> Source:
     else:
         checkpoint, kind = _single_file(args, stage, notes)
         record |= {"kind": kind, "sha256": sha256(path)}
+    if args.precision != "float32":
+        record["precision"] = args.precision
     packages = ("lcmcore", "torch")
     record["exporter"] = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
     if args.vae is not None or args.embedding:
