@@ -4,7 +4,7 @@ The names and shapes are those that CompVis' latent-diffusion gives to a UNetMod
 and transformers' CLIPTextModel, and Stability's to OpenCLIP, written down block by block as in its
 `openaimodel.py` and `modules/diffusionmodules/model.py`: not by the code that is tested.
 
-    python -m tests.onnx.exporter.original OUT.safetensors [--v2]      a full-size one, 4 GB
+    python -m tests.onnx.exporter.original OUT.safetensors [--v2] [--half]   a full-size one, 4 GB
 """
 
 from __future__ import annotations
@@ -195,4 +195,5 @@ def full_size(v2: bool) -> Shapes:
 
 
 if __name__ == "__main__":
-    save_file(random_tensors(full_size("--v2" in sys.argv)), Path(sys.argv[1]))
+    kind = torch.float16 if "--half" in sys.argv else torch.float32
+    save_file(random_tensors(full_size("--v2" in sys.argv), dtype=kind), Path(sys.argv[1]))
