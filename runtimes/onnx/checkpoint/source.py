@@ -119,10 +119,10 @@ def _digests(weights: Weights) -> dict[str, str]:
 
 
 def _digest(*folders: Path) -> str:
-    """SHA-256 over the names and digests of weights in diffusers' layout."""
+    """SHA-256 of what `sha256sum` prints for the weights of folders, as `unet/NAME`."""
     files = [path for folder in folders for path in sorted(folder.iterdir())]
     lines = [
-        f"{sha256(path)} {path.parent.name}/{path.name}\n"
+        f"{sha256(path)}  {path.parent.name}/{path.name}\n"
         for path in files
         if path.suffix in SUFFIXES and is_file(path)
     ]
