@@ -126,6 +126,12 @@ def encode_png(image: Image.Image, record: Mapping[str, str]) -> bytes:
     return buffer.getvalue()
 
 
+def png_size(png: bytes) -> tuple[int, int]:
+    """(width, height) of a PNG that `encode_png` made, by its first chunk, IHDR."""
+    width, height = struct.unpack_from(">II", png, 16)
+    return width, height
+
+
 def read_record(path: Path) -> dict[str, str]:
     """The record of an image that lcmcore made (PNG, JPEG, WebP); raises ImageError for any other.
 

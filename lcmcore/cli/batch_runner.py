@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import errno
-import io
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from PIL import Image
 
 from lcmcore.cli.batch_tasks import BadTask, Task, Tasks
 from lcmcore.cli.progress import Progress, count_of, duration
@@ -26,7 +23,7 @@ from lcmcore.image_files.opening import MAX_BYTES
 from lcmcore.jobs.fingerprint import RECORD_KEY, fingerprint, is_done
 from lcmcore.jobs.job import Job
 from lcmcore.jobs.worker import EncodedImage
-from lcmcore.png import absolute
+from lcmcore.png import absolute, png_size
 from lcmcore.util.files import read_regular, write_whole
 
 _POLL_SECONDS = 0.5  # between looks at whether to stop
@@ -150,7 +147,7 @@ class Runner:
                 self._fail(task, error)
             else:
                 self.tally.generated += 1
-                width, height = Image.open(io.BytesIO(png)).size
+                width, height = png_size(png)
                 self._show(f"{task.output} ({width}x{height})")
 
     def _write(self, task: Task, png: bytes) -> None:

@@ -18,7 +18,7 @@ from lcmcore.model_digest import model_digest
 from lcmcore.png import SOFTWARE, read_record
 from lcmcore.runtime import Runtime, describe_file, foreign_errors, importable_runtimes
 from lcmcore.tiling import VAE_OVERLAP, place_tiles
-from lcmcore.util.files import is_folder, read_regular, sha256
+from lcmcore.util.files import is_file, is_folder, read_regular, sha256
 from lcmcore.util.printable import printable
 
 FileDescriber = Callable[[Runtime, Path], Iterator[str]]  # lines about a model file
@@ -36,7 +36,7 @@ def describe(path: Path, check: bool = False, cost: bool = False) -> Iterator[st
     each layer of a network will take is listed, where a runtime can tell.
     """
     if not is_folder(path):
-        if not has_format(path) and not path.exists() and how_to_fetch(path.as_posix()):
+        if not has_format(path) and not is_file(path) and how_to_fetch(path.as_posix()):
             require_model_dir(path)
         return _describe_image(path)
     return _describe_bundle(path, partial(describe_file, check=check, cost=cost))
