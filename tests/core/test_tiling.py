@@ -228,6 +228,23 @@ def test_the_unets_outputs_are_averaged_by_the_weights_of_its_tiles(configs):
     np.testing.assert_allclose(output[0, 0, 5, 32:], 2)
 
 
+def test_tiles_of_the_unet_overlap_by_16_latents_and_those_of_the_vae_by_8(configs):
+    """Along 52 latents two tiles of 32 overlap by 12."""
+    runtime = FakeRuntime(size=(256, 256))
+    runs = dict.fromkeys(("unet", "vae_decoder"), 0)
+
+    def counted(component, function, **inputs):
+        runs[component] += 1
+        return function(**inputs)
+
+    for component in runs:
+        function = runtime._functions[component]
+        runtime._functions[component] = partial(counted, component, function)
+    with lcmcore.load(configs, runtime=runtime) as pipe:
+        pipe("a lake", num_inference_steps=1, width=8 * 52)
+    assert runs == {"unet": 3, "vae_decoder": 2}
+
+
 @pytest.mark.parametrize("guidance_scale", [1.0, 4.0])
 @pytest.mark.parametrize("options", [{}, {"latent_sampling": "sample"}, {"strength": 1.0}])
 def test_a_call_by_tiles_is_the_call_of_the_whole(configs, guidance_scale, options):
