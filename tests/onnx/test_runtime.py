@@ -288,14 +288,14 @@ def test_options_that_are_wrong(options, words, tmp_path):
         OnnxRuntime().open("unet", tmp_path, options)
 
 
-def test_a_fixed_size_is_the_only_one(configs):
-    """Batch 1 and 8x8 latents in the file: one image a run, of 64x64 only."""
+def test_a_fixed_size_is_the_default_and_serves_others_by_tiles(configs):
+    """Batch 1 and 8x8 latents in the file: one tile of one image a run."""
     write_unet(configs / "unet", (INT64, []), size=(8, 8), batch=1)
     with lcmcore.load(configs, runtime={"unet": "onnx", "default": FakeRuntime()}) as pipe:
         result = pipe(["a", "b"], seed=1)
         assert [image.size for image in result.images] == [(64, 64)] * 2
-        with pytest.raises(ArgumentError, match="128x64 is not supported"):
-            pipe("a", width=128)
+        result = pipe("a", seed=1, width=128)
+        assert [image.size for image in result.images] == [(128, 64)]
 
 
 def test_a_unet_without_guidance_input(configs):

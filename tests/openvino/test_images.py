@@ -65,8 +65,7 @@ def test_fixed_size_runs_a_batch_one_by_one(form, tmp_path):
         change(bundle)
     with lcmcore.load(bundle, runtime="openvino", threads=1) as pipe:
         assert distance(draw(pipe, IMAGE), IMAGE) < TOLERANCE
-        with pytest.raises(lcmcore.LcmError, match="32x32"):
-            draw(pipe, TEXT)
+        assert draw(pipe, TEXT).shape[1:3] != (32, 32)  # by tiles
 
 
 @pytest.mark.parametrize("form", [[], [to_ir]], ids=["onnx", "ir"])
