@@ -19,7 +19,9 @@ def main() -> int:
     from lcmcore.cli.main import main as run
 
     if sys.argv[1:2] == ["batch"]:
-        import lcmcore.cli.batch  # noqa: F401 - it brings multiprocessing
+        import lcmcore.cli.batch
+    if sys.argv[1:2] == ["serve"]:
+        import lcmcore.jobs.pool  # noqa: F401
     try:
         if hasattr(signal, "pthread_sigmask"):
             for signum in _SIGNALS:

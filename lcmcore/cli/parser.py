@@ -48,6 +48,7 @@ def make_parser(builders: bool) -> Parser:
     _add_img2img(commands)
     _add_txt2img(commands)
     _add_batch(commands)
+    _add_serve(commands)
     _add_bench(commands)
     _add_info(commands)
     _add_doctor(commands)
@@ -189,6 +190,69 @@ def _place_words(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
         parser.error(f'no such file: {args.inits[missing]}; a prompt is quoted, as in "{text}"')
     if args.jobs is not None and len(args.inits) > 1:
         parser.error("with --jobs, at most one folder of init images and a prompt are taken")
+
+
+def _add_serve(commands: Any) -> None:
+    def run(args: argparse.Namespace) -> int:
+        from lcmcore.cli.serve import serve  # imports multiprocessing, Starlette and uvicorn
+
+        return serve(args)
+
+    parser = _add_command(
+        commands,
+        "serve",
+        "",
+        "serve the model: OpenAI's and AUTOMATIC1111's APIs, and a page to draw on",
+        [
+            "lcm serve",
+            "lcm serve --port 8080 --workers 2 --model MODEL",
+            "LCM_API_KEY=KEY lcm serve --host 0.0.0.0",
+        ],
+        run,
+    )
+    add = parser.add_argument
+    add("--host", metavar="ADDRESS", default="127.0.0.1",
+        help="where to serve; 0.0.0.0 is everywhere (default: %(default)s)")  # fmt: skip
+    add("--port", type=int, metavar="N", default=7860,
+        help="0 is any that is free (default: %(default)s)")  # fmt: skip
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--workers", type=int, metavar="N", default=1,
+                       help="processes on this machine (default: %(default)s)")  # fmt: skip
+    where.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="of a Dask cluster, e.g. tcp://board1:8786 (default: none)",
+    )
+    _add_verbose(parser)
+    _add_access(parser)
+    _add_limits(parser)
+    _add_models(parser)
+
+
+def _add_access(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("who may use it").add_argument
+    add("--api-key", metavar="KEY",
+        help="what clients must send; other users of this machine can read it here, but not in the"
+        " variable (default: $LCM_API_KEY)")  # fmt: skip
+    add("--no-auth", action="store_true",
+        help="let everybody who reaches the address use it (default: no)")  # fmt: skip
+    add("--cors", action="append", metavar="ORIGIN", default=[],
+        help="a page's origin whose scripts may use it, like https://example.org; may be repeated"
+        " (default: the server's own only)")  # fmt: skip
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("limits").add_argument
+    add("--queue", type=int, metavar="N", default=16,
+        help="images that may wait; more are refused (default: %(default)s)")  # fmt: skip
+    add("--max-images", type=int, metavar="N", default=4,
+        help="of one request (default: %(default)s)")  # fmt: skip
+    add("--max-steps", type=int, metavar="N", default=50,
+        help="inference steps of an image (default: %(default)s)")  # fmt: skip
+    add("--max-side", type=int, metavar="N", default=1024,
+        help="pixels of an image's longer side (default: %(default)s)")  # fmt: skip
+    add("--max-body", type=int, metavar="MIB", default=32,
+        help="size of a request (default: %(default)s)")  # fmt: skip
 
 
 def _add_bench(commands: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from lcmcore.errors import RuntimeUnavailableError, first_line
 from lcmcore.jobs.job import Job
 from lcmcore.jobs.process import WorkerSpec
-from lcmcore.jobs.worker import EncodedImage, PipelineWorker
+from lcmcore.jobs.worker import EncodedImage, ModelSummary, PipelineWorker
 
 _CONNECT_TIMEOUT = "10s"
 
@@ -64,6 +64,11 @@ def run_on_worker(spec: bytes, job: Job) -> EncodedImage:
     return _WORKER.run(spec, job)
 
 
+def summary_on_worker(spec: bytes) -> ModelSummary:
+    """Warm up a Dask worker; what a service tells of its model. `spec` is a pickled WorkerSpec."""
+    return _WORKER.summary(spec)
+
+
 class _CachedWorker:
     """The one PipelineWorker of a Dask process, kept open for the next job; runs one at a time."""
 
@@ -74,17 +79,20 @@ class _CachedWorker:
 
     def run(self, spec: bytes, job: Job) -> EncodedImage:
         with self._lock:
-            if self._worker is None or self._spec != spec:
-                self._open(spec)
-            assert self._worker is not None
-            return self._worker.run_job(job)
+            return self._opened(spec).run_job(job)
 
-    def _open(self, spec: bytes) -> None:
-        if self._worker is not None:
-            self._worker.close()
-            self._worker = None
-        opened: WorkerSpec = pickle.loads(spec)
-        self._worker, self._spec = opened.open(), spec
+    def summary(self, spec: bytes) -> ModelSummary:
+        with self._lock:
+            return self._opened(spec).warm_up()
+
+    def _opened(self, spec: bytes) -> PipelineWorker:
+        if self._worker is None or self._spec != spec:
+            if self._worker is not None:
+                self._worker.close()
+                self._worker = None
+            opened: WorkerSpec = pickle.loads(spec)
+            self._worker, self._spec = opened.open(), spec
+        return self._worker
 
 
 _WORKER = _CachedWorker()

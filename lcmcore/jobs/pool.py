@@ -19,7 +19,7 @@ from typing import Any, Literal, overload
 from lcmcore.errors import DeadlineExceeded, LcmError, QueueFull, WorkerDied
 from lcmcore.jobs.job import Job
 from lcmcore.jobs.process import WorkerProcess, WorkerSpec
-from lcmcore.jobs.worker import EncodedImage, EncodedImageWithLatents
+from lcmcore.jobs.worker import EncodedImage, EncodedImageWithLatents, OnStep
 from lcmcore.runtime_choice import RuntimeChoice
 from lcmcore.util.closeable import Closeable
 from lcmcore.util.validate import real_number, whole_number
@@ -45,9 +45,12 @@ class Pool(Closeable):
         workers: int = 1,
         queue_size: int | None = None,
         log_level: int | None = None,
+        warm_up: bool = False,
         **options: Any,
     ) -> None:
         """Open the model in every worker; the other arguments are those of PipelineWorker.
+
+        With `warm_up` every worker runs its networks once before it is ready, and `summary` is set.
 
         `log_level`, e.g. logging.INFO: the processes write what lcmcore logs from that level up to
         stderr; None leaves their logging as Python sets it up.
@@ -59,7 +62,7 @@ class Pool(Closeable):
         self._queue: SimpleQueue[_PendingJob | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._closed = self._aborted = False
-        spec = WorkerSpec(model_dir, runtime, options)
+        spec = WorkerSpec(model_dir, runtime, options, warm_up)
         self._processes = [WorkerProcess(spec, index, count, log_level) for index in range(count)]
         _start_all(self._processes)
         self._threads = [
@@ -68,30 +71,56 @@ class Pool(Closeable):
         ]
         for thread in self._threads:
             thread.start()
+        self.summary = self._processes[0].summary
         atexit.register(self.close)  # idle processes would keep Python from exiting
 
     @overload
     def submit(
-        self, job: Any, *, latents: Literal[False] = False, deadline: float | None = None
+        self,
+        job: Any,
+        *,
+        latents: Literal[False] = False,
+        deadline: float | None = None,
+        on_step: OnStep | None = None,
     ) -> Future[EncodedImage]: ...
 
     @overload
     def submit(
-        self, job: Any, *, latents: Literal[True], deadline: float | None = None
+        self,
+        job: Any,
+        *,
+        latents: Literal[True],
+        deadline: float | None = None,
+        on_step: OnStep | None = None,
     ) -> Future[EncodedImageWithLatents]: ...
 
     @overload
     def submit(
-        self, job: Any, *, latents: bool, deadline: float | None = None
+        self,
+        job: Any,
+        *,
+        latents: bool,
+        deadline: float | None = None,
+        on_step: OnStep | None = None,
     ) -> Future[EncodedImage] | Future[EncodedImageWithLatents]: ...
 
-    def submit(self, job: Any, *, latents: bool = False, deadline: float | None = None) -> Any:
+    def submit(
+        self,
+        job: Any,
+        *,
+        latents: bool = False,
+        deadline: float | None = None,
+        on_step: OnStep | None = None,
+    ) -> Any:
         """Queue a job; its future returns what the worker's `run_job` returns: (PNG, seed).
 
         With `latents`, what `run_job_with_latents` returns. `deadline` is in seconds from now: a
         job that is not done by then fails with DeadlineExceeded, and the worker that runs it is
-        replaced. `cancel` works on a job that no worker has started. The future raises what the
-        worker raises, or WorkerDied. Raises QueueFull, and ArgumentError for what is not a job.
+        replaced. `cancel` works on a job that no worker has started. `on_step` is called in another
+        thread after each step, and again from the first if the job is retried; the worker waits for
+        it, and if it returns False the job ends with Cancelled. The future raises what the worker
+        or `on_step` raises, or WorkerDied. Raises QueueFull, and ArgumentError for what is not a
+        job.
         """
         if deadline is not None:
             deadline = real_number("deadline", deadline, 0, _MAX_DEADLINE)
@@ -102,7 +131,7 @@ class Pool(Closeable):
                 raise LcmError("the pool is closed")
             if not self._room.acquire(blocking=False):
                 raise QueueFull("the queue of the pool is full: submit the job again later")
-            pending = _PendingJob(method, job, deadline)
+            pending = _PendingJob(method, job, deadline, on_step)
             self._queue.put(pending)
         return pending.future
 
@@ -153,12 +182,12 @@ class Pool(Closeable):
 
     def _call(self, process: WorkerProcess, pending: _PendingJob) -> Any:
         try:
-            return process.call(pending.method, pending.job, pending.until)
+            return process.call(pending.method, pending.job, pending.until, pending.on_step)
         except WorkerDied:
             if self._aborted:
                 raise
         try:
-            return process.call(pending.method, pending.job, pending.until)
+            return process.call(pending.method, pending.job, pending.until, pending.on_step)
         except WorkerDied as error:
             raise WorkerDied(f"{error}, and so did the worker that tried this job before") from None
 
@@ -166,9 +195,12 @@ class Pool(Closeable):
 class _PendingJob:
     """A queued job. The first to claim it, a worker or its deadline, completes its future."""
 
-    def __init__(self, method: str, job: Job, deadline: float | None) -> None:
+    def __init__(
+        self, method: str, job: Job, deadline: float | None, on_step: OnStep | None
+    ) -> None:
         self.method = method
         self.job = job
+        self.on_step = on_step
         self.future: Future[Any] = Future()
         self.until = None if deadline is None else time.monotonic() + deadline
         self._unclaimed = threading.Lock()

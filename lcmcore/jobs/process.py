@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lcmcore.errors import ArgumentError, DeadlineExceeded, LcmError, WorkerDied, first_line
-from lcmcore.jobs.worker import PipelineWorker
+from lcmcore.jobs.worker import JobStep, ModelSummary, OnStep, PipelineWorker
 from lcmcore.runtime import worker_options
 from lcmcore.runtime_choice import RuntimeChoice
 from lcmcore.util.files import is_deleted
@@ -27,17 +27,19 @@ from lcmcore.util.logs import log_to_stderr
 
 _STOP_TIMEOUT = 5.0  # seconds for an idle process to exit, and for one that was killed
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_STEP = None  # what an answer begins with that is not the last: not True, done, nor False, failed
 # Not fork: a copy of a process with threads, which ONNX Runtime has, may hang.
 _SPAWN = multiprocessing.get_context("spawn")
 
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """The arguments of a PipelineWorker."""
+    """The arguments of a PipelineWorker, and whether it runs its networks before the first job."""
 
     model_dir: str | Path | None = None
     runtime: RuntimeChoice = "auto"
     options: dict[str, Any] = field(default_factory=dict)
+    warm_up: bool = False
 
     def open(self, index: int = 0, count: int = 1) -> PipelineWorker:
         """Open worker `index` of `count` on this machine, with its share of it; raises LcmError."""
@@ -57,6 +59,7 @@ class WorkerProcess:
         self._pipe: Connection | None = None
         self._answer: Future[Any] = Future()  # what the process says next
         self._ready = False
+        self.summary: ModelSummary | None = None  # of a worker that was warmed up
         self._lock = threading.Lock()  # `kill` and `abandon` are called by other threads
 
     def start(self) -> None:
@@ -85,7 +88,7 @@ class WorkerProcess:
     def wait_until_ready(self, until: float | None = None) -> None:
         """Return when the model is open; raises what opening it raised, else as `call` does."""
         try:
-            self._receive(until)
+            self.summary = self._receive(until)
         except WorkerDied as error:
             raise WorkerDied(
                 f"{error} before it was ready (in a script, create a Pool below"
@@ -93,22 +96,25 @@ class WorkerProcess:
             ) from None
         self._ready = True
 
-    def call(self, method: str, job: Any, until: float | None) -> Any:
+    def call(
+        self, method: str, job: Any, until: float | None, on_step: OnStep | None = None
+    ) -> Any:
         """What the worker's method returns for the job; raises what it raises.
 
-        Raises DeadlineExceeded if `time.monotonic()` passes `until`, having killed the process,
-        and WorkerDied if the process ends before it has answered.
+        `on_step` is called in another thread, and what it raises is raised here, too. Raises
+        DeadlineExceeded if `time.monotonic()` passes `until`, having killed the process, and
+        WorkerDied if the process ends before it has answered.
         """
         self._ensure_ready(until)
         try:
-            message = pickle.dumps((method, job))
+            message = pickle.dumps((method, job, on_step is not None))
         except Exception as error:  # any __reduce__ may fail in any way
             raise ArgumentError(f"the job cannot be pickled: {first_line(error)}") from error
         with self._lock:
             pipe = self._pipe
             if pipe is None:
                 raise WorkerDied(f"{self._name} was killed")
-            self._answer = _in_thread(lambda: _exchange(pipe, message))
+            self._answer = _in_thread(lambda: _exchange(pipe, message, on_step))
         try:
             return self._receive(until)
         except DeadlineExceeded:
@@ -231,9 +237,20 @@ def _in_thread(work: Callable[[], Any]) -> Future[Any]:
     return answer
 
 
-def _exchange(pipe: Connection, message: bytes) -> Any:
+def _exchange(pipe: Connection, message: bytes, on_step: OnStep | None) -> Any:
+    """Send a job and receive its answer; before it come the steps, each of which waits for a word.
+
+    So a job is cancelled between two steps, and no word can come too late and hit the next job.
+    """
     pipe.send_bytes(message)
-    return pipe.recv()
+    failure: Exception | None = None
+    while (answer := pipe.recv())[0] is _STEP:
+        try:
+            go_on = failure is None and on_step is not None and on_step(answer[1]) is not False
+        except Exception as error:
+            go_on, failure = False, error
+        pipe.send(go_on)
+    return answer if failure is None else (False, failure)
 
 
 def _forget(process: SpawnProcess) -> None:
@@ -282,13 +299,14 @@ def _serve(
         log_to_stderr(log_level)
     try:
         worker = spec.open(index, count)
+        summary = worker.warm_up() if spec.warm_up else None
     except Exception as error:
         pipe.send_bytes(_failure(error))
         return
-    pipe.send((True, None))
+    pipe.send((True, summary))
     with worker:
         while (message := _receive_message(pipe)) is not None:
-            pipe.send_bytes(_answer(worker, message))
+            pipe.send_bytes(_answer(worker, message, pipe))
 
 
 def _exit_with_parent() -> None:
@@ -305,10 +323,18 @@ def _receive_message(pipe: Connection) -> bytes | None:
         return None
 
 
-def _answer(worker: PipelineWorker, message: bytes) -> bytes:
+def _answer(worker: PipelineWorker, message: bytes, pipe: Connection) -> bytes:
+    def report(step: JobStep) -> bool:
+        try:
+            pipe.send((_STEP, step))
+            return bool(pipe.recv())
+        except (EOFError, OSError):  # nobody waits for the job
+            os._exit(1)
+
     try:
-        method, job = pickle.loads(message)
-        return pickle.dumps((True, getattr(worker, method)(job)))
+        method, job, with_steps = pickle.loads(message)
+        run = getattr(worker, method)
+        return pickle.dumps((True, run(job, report) if with_steps else run(job)))
     except Exception as error:
         return _failure(error)
 

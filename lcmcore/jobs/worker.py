@@ -4,24 +4,60 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lcmcore.bundle import demo_dir
+from lcmcore.call import Callback
 from lcmcore.errors import LcmError
 from lcmcore.jobs.job import Job
-from lcmcore.pipeline import load
+from lcmcore.pipeline import Pipeline, load
 from lcmcore.png import encode_png, make_record, model_origin
 from lcmcore.runtime_choice import RuntimeChoice
+from lcmcore.util.arrays import Pixels
 from lcmcore.util.closeable import Closeable
 
 EncodedImage: TypeAlias = "tuple[bytes, int]"  # PNG, seed
 EncodedImageWithLatents: TypeAlias = "tuple[bytes, int, bytes]"  # and pooled latents
 
 _SIDE = 8  # of the pooled latents
+
+
+class JobStep(NamedTuple):
+    """A step of a job that is done: its number, counted from 1, and how many there will be.
+
+    `preview` is [height / 8, width / 8, 3] in uint8: what the image will be about, without a run of
+    the VAE (`lcmcore.preview`); None after the last step, and where the worker makes no previews.
+    """
+
+    number: int
+    total: int
+    preview: Pixels | None
+
+
+OnStep: TypeAlias = "Callable[[JobStep], bool | None]"  # False cancels the job
+
+
+class ModelSummary(NamedTuple):
+    """What a service tells of its model: the sizes that it makes, and its defaults.
+
+    Sizes are (width, height); `compiled` is the only one of networks with fixed shapes, else None,
+    and then sides are multiples of `multiple`. A preview has a pixel for each `factor` on a side.
+    """
+
+    name: str
+    size: tuple[int, int]
+    compiled: tuple[int, int] | None
+    multiple: int
+    factor: int
+    num_inference_steps: int
+    guidance_scale: float
+    negative_prompt: bool  # whether the model takes one
+    edits: bool  # whether it makes images from images
 
 
 class PipelineWorker(Closeable):
@@ -51,35 +87,74 @@ class PipelineWorker(Closeable):
         """Close the networks."""
         self.pipeline.close()
 
-    def run_job(self, job: Any) -> EncodedImage:
+    def run_job(self, job: Any, on_step: OnStep | None = None) -> EncodedImage:
         """The image as PNG, with its record in text chunks, and the seed that made it.
 
-        Raises ArgumentError, ImageError or NetworkError.
+        `on_step` is called after each step. Raises ArgumentError, ImageError or NetworkError, and
+        Cancelled if `on_step` returned False.
         """
-        return self._run(job)[:2]
+        return self._run(job, on_step)[:2]
 
-    def run_job_with_latents(self, job: Any) -> EncodedImageWithLatents:
+    def run_job_with_latents(
+        self, job: Any, on_step: OnStep | None = None
+    ) -> EncodedImageWithLatents:
         """PNG and seed, and the latents that were decoded, averaged to 8x8.
 
         These are the bytes of float16 [1, 4, 8, 8], little-endian, NCHW. Raises as `run_job` does.
         """
-        return self._run(job)
+        return self._run(job, on_step)
 
-    def _run(self, job: Any) -> EncodedImageWithLatents:
+    def summary(self) -> ModelSummary:
+        """What a service tells of the model; asks the UNet. Raises NetworkError."""
+        pipe = self.pipeline
+        sizes = pipe.sizes
+        return ModelSummary(
+            name=Path(self._origin["model"]).name,
+            size=sizes.choose(None, None, None),
+            compiled=sizes.compiled,
+            multiple=sizes.multiple,
+            factor=sizes.vae.factor,
+            num_inference_steps=pipe.default_steps,
+            guidance_scale=pipe.default_guidance_scale,
+            negative_prompt=not pipe.guidance_width,
+            edits="vae_encoder" in pipe.networks.runtimes,
+        )
+
+    def warm_up(self) -> ModelSummary:
+        """Run the networks once, so that they are open when the first job comes.
+
+        Raises as `run_job` does: what is broken is found now.
+        """
+        self.pipeline("", num_inference_steps=1, seed=0)
+        return self.summary()
+
+    def _run(self, job: Any, on_step: OnStep | None) -> EncodedImageWithLatents:
         job = Job.read(job)
         try:
-            return self._encoded(job)
+            return self._encoded(job, on_step)
         except MemoryError:
             raise LcmError("out of memory: choose a smaller size") from None
 
-    def _encoded(self, job: Job) -> EncodedImageWithLatents:
+    def _encoded(self, job: Job, on_step: OnStep | None) -> EncodedImageWithLatents:
         images = job.req.images(job.init_image, job.mask)
-        result = self.pipeline(job.req.prompt, **images, **job.req.keywords())
+        callback = None if on_step is None else _callback(on_step)
+        result = self.pipeline(
+            job.req.prompt, **images, **job.req.keywords(), callback_on_step_end=callback
+        )
         digests = {"init-sha256": _digest(job.init_image), "mask-sha256": _digest(job.mask)}
         origin = {**self._origin, **digests, **job.req.preparation(), **job.record}
         record = make_record(job.req.prompt, result, origin)
         latents = average_to(result.latents, _SIDE).astype("<f2").tobytes()
         return encode_png(result.images[0], record), result.seeds[0], latents
+
+
+def _callback(on_step: OnStep) -> Callback:
+    """What a call does after each of its steps."""
+
+    def follow(_: Pipeline, index: int, __: int, tensors: dict[str, Any]) -> bool | None:
+        return on_step(JobStep(index + 1, len(tensors["timesteps"]), None))
+
+    return follow
 
 
 def average_to(latents: NDArray[np.float32], side: int) -> NDArray[np.float32]:

@@ -1,0 +1,1 @@
+"""`lcm serve`; nothing is imported here: Starlette and uvicorn are of the extra `server`."""
