@@ -17,8 +17,9 @@ from lcmcore.errors import LcmError
 from lcmcore.jobs.job import Job
 from lcmcore.pipeline import Pipeline, load
 from lcmcore.png import encode_png, make_record, model_origin
+from lcmcore.preview import colours_of, preview
 from lcmcore.runtime_choice import RuntimeChoice
-from lcmcore.util.arrays import Pixels
+from lcmcore.util.arrays import Floats, Pixels
 from lcmcore.util.closeable import Closeable
 
 EncodedImage: TypeAlias = "tuple[bytes, int]"  # PNG, seed
@@ -31,7 +32,7 @@ class JobStep(NamedTuple):
     """A step of a job that is done: its number, counted from 1, and how many there will be.
 
     `preview` is [height / 8, width / 8, 3] in uint8: what the image will be about, without a run of
-    the VAE (`lcmcore.preview`); None after the last step, and where the worker makes no previews.
+    the VAE (`lcmcore.preview`); None after the last step, and of a worker that was not warmed up.
     """
 
     number: int
@@ -80,6 +81,7 @@ class PipelineWorker(Closeable):
         """
         self.worker_id = worker_id
         self.pipeline = load(model_dir or demo_dir(), runtime, **options)
+        self._colours: Floats | None = None  # of previews
         files = {key: options.get(key) for key in ("config", "tokenizer")}
         self._origin = model_origin(model_dir, runtime, **files, options=options)
 
@@ -121,11 +123,12 @@ class PipelineWorker(Closeable):
         )
 
     def warm_up(self) -> ModelSummary:
-        """Run the networks once, so that they are open when the first job comes.
+        """Run the networks once, so that they are open when the first job comes; learn previews.
 
-        Raises as `run_job` does: what is broken is found now.
+        Raises NetworkError: what is broken is found now.
         """
         self.pipeline("", num_inference_steps=1, seed=0)
+        self._colours = colours_of(self.pipeline, self._origin["model-digest"])
         return self.summary()
 
     def _run(self, job: Any, on_step: OnStep | None) -> EncodedImageWithLatents:
@@ -137,7 +140,7 @@ class PipelineWorker(Closeable):
 
     def _encoded(self, job: Job, on_step: OnStep | None) -> EncodedImageWithLatents:
         images = job.req.images(job.init_image, job.mask)
-        callback = None if on_step is None else _callback(on_step)
+        callback = None if on_step is None else self._callback(on_step)
         result = self.pipeline(
             job.req.prompt, **images, **job.req.keywords(), callback_on_step_end=callback
         )
@@ -147,14 +150,17 @@ class PipelineWorker(Closeable):
         latents = average_to(result.latents, _SIDE).astype("<f2").tobytes()
         return encode_png(result.images[0], record), result.seeds[0], latents
 
+    def _callback(self, on_step: OnStep) -> Callback:
+        """What a call does after each of its steps."""
 
-def _callback(on_step: OnStep) -> Callback:
-    """What a call does after each of its steps."""
+        def follow(_: Pipeline, index: int, __: int, tensors: dict[str, Any]) -> bool | None:
+            number, total = index + 1, len(tensors["timesteps"])
+            seen = None
+            if self._colours is not None and number < total:
+                seen = preview(tensors["denoised"][0], self._colours)
+            return on_step(JobStep(number, total, seen))
 
-    def follow(_: Pipeline, index: int, __: int, tensors: dict[str, Any]) -> bool | None:
-        return on_step(JobStep(index + 1, len(tensors["timesteps"]), None))
-
-    return follow
+        return follow
 
 
 def average_to(latents: NDArray[np.float32], side: int) -> NDArray[np.float32]:

@@ -24,18 +24,15 @@ from typing import Any
 import lcmcore
 from lcmcore.errors import OutputError
 from lcmcore.util.files import read_regular, sha256, write_whole
-from lcmcore.util.temporary import remove_leftovers, temporary_folder
-from runtimes.onnx.cache_folder import (
-    HAS_LOCKS,
+from lcmcore.util.private_folder import (
     UntrustedError,
-    cache_root,
-    exclusive,
+    cache_folder,
     make_private,
-    opened_lock,
     require_private,
     require_trusted,
-    take_shared,
 )
+from lcmcore.util.temporary import remove_leftovers, temporary_folder
+from runtimes.onnx.cache_locks import HAS_LOCKS, exclusive, opened_lock, take_shared
 from runtimes.onnx.checksums import boot_id, checksums, is_intact, status
 from runtimes.onnx.model_files import external_files
 
@@ -49,7 +46,7 @@ _ROOM = 2.5  # of the model's size: the work folder holds its weights, then the 
 _PACKAGE = Path(__file__).parent
 # What an entry depends on: of this package, these files and what they import of it.
 _SOURCES = (
-    *("cache_folder.py", "checksums.py", "graph.py", "graph_cache.py", "model_files.py"),
+    *("cache_locks.py", "checksums.py", "graph.py", "graph_cache.py", "model_files.py"),
     *("optimize.py", "protobuf.py", "rewrites/*.py", "sampling.py"),
 )
 _warned: set[str] = set()
@@ -142,7 +139,7 @@ def check(source: Path, cache: str = _CACHE) -> str | None:
 
 
 def _entry(source: Path, cache: str) -> Path:
-    return cache_root(cache) / hashlib.sha256(os.fsencode(source.absolute())).hexdigest()[:20]
+    return cache_folder(cache) / hashlib.sha256(os.fsencode(source.absolute())).hexdigest()[:20]
 
 
 def _worth_caching(source: Path) -> bool:

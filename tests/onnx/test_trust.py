@@ -19,7 +19,8 @@ import pytest
 
 from lcmcore import NetworkError
 from lcmcore.cli.main import main
-from runtimes.onnx import OnnxRuntime, cache_folder, checksums, graph_cache
+from lcmcore.util import private_folder
+from runtimes.onnx import OnnxRuntime, cache_locks, checksums, graph_cache
 from tests.onnx.test_graph_cache import LATENTS, builds, decode, entries, folder, root
 from tests.onnx.test_optimize import write_weighted
 from tests.parity.bundles import TINY
@@ -364,9 +365,9 @@ def test_what_belongs_to_others_is_neither_used_nor_removed(
     (entry,) = entries(root)
     path = {"cache": root.parent, "onnx": root, "entry": entry}.get(what, entry / what)
     inode = path.stat().st_ino
-    real = cache_folder._is_foreign
+    real = private_folder._is_foreign
     monkeypatch.setattr(
-        cache_folder, "_is_foreign", lambda status: status.st_ino == inode or real(status)
+        private_folder, "_is_foreign", lambda status: status.st_ino == inode or real(status)
     )
     decode(folder)
     (line,) = warnings(caplog)
@@ -384,7 +385,7 @@ def test_root_and_the_user_are_trusted(tmp_path, monkeypatch):
     foreign = os.stat_result([*status[:4], 99, *status[5:]])
     own = os.stat_result([*status[:4], 1234, *status[5:]])
     roots = os.stat_result([*status[:4], 0, *status[5:]])
-    assert [cache_folder._is_foreign(each) for each in (foreign, own, roots)] == [
+    assert [private_folder._is_foreign(each) for each in (foreign, own, roots)] == [
         True,
         False,
         False,
@@ -552,9 +553,9 @@ def held(lock, role, seconds=600):
 def test_a_lock_is_waited_for_with_a_word_and_not_for_ever(role, root, folder, caplog, monkeypatch):
     decode(folder)
     (lock,) = root.glob("*.lock")
-    monkeypatch.setattr(cache_folder, "_SILENT_SECONDS", 0.2)
-    monkeypatch.setattr(cache_folder, "WAIT_SECONDS", 1.0 if role == "waits" else 0.0)
-    monkeypatch.setattr(cache_folder, "BUILD_SECONDS", 1.0 if role == "builds" else 0.0)
+    monkeypatch.setattr(cache_locks, "_SILENT_SECONDS", 0.2)
+    monkeypatch.setattr(cache_locks, "WAIT_SECONDS", 1.0 if role == "waits" else 0.0)
+    monkeypatch.setattr(cache_locks, "BUILD_SECONDS", 1.0 if role == "builds" else 0.0)
     with held(lock, role) as process:
         start = time.monotonic()
         assert decode(folder).shape == (1, 3, 64, 64)
