@@ -27,7 +27,7 @@ try:
     from lcmcore.server.app import Access, make_app
     from lcmcore.server.guard import is_loopback
     from lcmcore.server.queue import JobQueue, Submit
-    from lcmcore.server.run import bound_socket, run
+    from lcmcore.server.run import bound_socket, make_server, run
     from lcmcore.server.service import Limits, Service
 except ModuleNotFoundError as error:
     raise RuntimeUnavailableError(
@@ -51,7 +51,7 @@ def serve(args: argparse.Namespace) -> int:
                 return shutdown.status
             queue = JobQueue(submit, workers, waiting)
             service = Service(queue, summary, limits, int(time.time()), _record(args, summary))
-            run(make_app(service, access), queue, bound)
+            run(make_server(make_app(service, access), queue), bound)
         tell("lcm: served; stopped")
     return 0
 

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from lcmcore.errors import LcmError
-from lcmcore.server import openai
+from lcmcore.server import a1111, openai
 from lcmcore.server.errors import error_response
 from lcmcore.server.guard import HEALTH, AccessLog, Guard
 from lcmcore.server.service import Service
@@ -70,7 +70,7 @@ def make_app(service: Service, access: Access) -> ASGIApp:
         return error_response(error, request.url.path, service.queue.retry_after)
 
     app = Starlette(
-        routes=[Route(HEALTH, health), *_page(), *openai.routes(service)],
+        routes=[Route(HEALTH, health), *_page(), *openai.routes(service), *a1111.routes(service)],
         middleware=middleware,
         exception_handlers=dict.fromkeys((HTTPException, LcmError, Exception), failed),
     )

@@ -123,6 +123,10 @@ class Fields:
         texts = [] if value is None else value if isinstance(value, list) else [value]
         return [_decoded(name, each) for each in texts]
 
+    def raw(self, name: str) -> Any:
+        """The value as it was sent; None if it was not."""
+        return self._values.get(name)
+
     def _get(self, name: str) -> Any:
         value = self._values.get(name)
         return None if value is None or value in ("", []) else value

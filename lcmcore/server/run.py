@@ -49,8 +49,8 @@ def bound_socket(host: str, port: int) -> socket.socket:
     return bound
 
 
-def run(app: ASGIApp, queue: JobQueue, bound: socket.socket) -> None:
-    """Serve until a signal comes, and finish what runs then."""
+def make_server(app: ASGIApp, queue: JobQueue) -> uvicorn.Server:
+    """The server of the application."""
     config = uvicorn.Config(
         app,
         lifespan="off",
@@ -62,9 +62,13 @@ def run(app: ASGIApp, queue: JobQueue, bound: socket.socket) -> None:
         proxy_headers=False,
         limit_concurrency=_MAX_REQUESTS,
     )
+    return _Server(config, queue)
+
+
+def run(server: uvicorn.Server, bound: socket.socket) -> None:
+    """Serve until a signal comes, and finish what runs then."""
     host, port = bound.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    server = _Server(config, queue)
 
     async def serve() -> None:
         serving = asyncio.ensure_future(server.serve([bound]))
