@@ -10,7 +10,8 @@ PEERS ?= .peers
 NPU ?= .npu
 BOARD ?= .board
 
-.PHONY: demo test test-all test-types test-openvino test-rknn test-board test-container test-export mutants check bench peers \
+.PHONY: demo test test-all test-types test-server load test-openvino test-rknn test-board test-container test-export \
+	mutants check bench peers \
 	rewrites npu fuzz kill-test soak throughput goldens pictures dist clean
 
 demo: $(VENV)/.demo
@@ -40,6 +41,14 @@ test-types: dist $(VENV)/.installed .venv-types/.installed
 # The OpenVINO runtime, whose package, 180 MB, is not in the environment of the other tests.
 test-openvino: .venv-openvino/.installed
 	.venv-openvino/bin/python -m pytest tests/openvino
+
+# The server, asked by the clients that people have: the packages openai and webuiapi.
+test-server: .venv-server/.installed
+	.venv-server/bin/python -m pytest tests/server/clients
+
+# Two hundred clients ask the server for SECONDS; a tenth hang up, a tenth send rubbish.
+load: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.serve_load --seconds $(SECONDS)
 
 # Rockchip's converter and simulator; x86-64 Linux.
 test-rknn: .venv-rknn/.installed
@@ -138,6 +147,11 @@ $(VENV)/.installed: $(VENV)/.demo
 .venv-openvino/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv-openvino
 	.venv-openvino/bin/pip install --quiet --editable '.[onnx,openvino,dev]'
+	@touch $@
+
+.venv-server/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-server
+	.venv-server/bin/pip install --quiet --editable '.[onnx,dev]' openai webuiapi
 	@touch $@
 
 # rknn-toolkit2 last, and without its needs: docs/rk3588.md.

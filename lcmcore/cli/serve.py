@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lcmcore.cli.generate import model_dir, runtime_choice, runtime_options
+from lcmcore.cli.progress import count_of
 from lcmcore.cli.signals import GracefulShutdown
 from lcmcore.errors import ArgumentError, RuntimeUnavailableError
 from lcmcore.jobs.cluster import connect, run_on_worker, summary_on_worker
@@ -52,7 +53,11 @@ def serve(args: argparse.Namespace) -> int:
             queue = JobQueue(submit, workers, waiting)
             service = Service(queue, summary, limits, int(time.time()), _record(args, summary))
             run(make_server(make_app(service, access), queue), bound)
-        tell("lcm: served; stopped")
+            counts = queue.counts
+        tell(
+            f"lcm: stopped; {count_of(counts.done, 'image')} generated, of which {counts.unwanted}"
+            f" for clients that had gone, {counts.failed} failed or cancelled"
+        )
     return 0
 
 

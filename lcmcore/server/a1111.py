@@ -132,14 +132,14 @@ class _Api:
         steps = fields.whole("steps", 1, _MAX_CLIENT_STEPS)
         cfg = fields.number("cfg_scale", 0, 100)
         seed = fields.whole("seed", *_SEEDS)
-        negative = fields.text("negative_prompt") if self._service.summary.negative_prompt else None
+        negative = fields.text("negative_prompt")
         request = {
             "prompt": fields.text("prompt", ""),
             "size": self._size(fields),
             "num_inference_steps": None if steps is None or steps >= _STEPS else steps,
             "guidance_scale": None if cfg == _CFG else cfg,
             "seed": None if seed == -1 else seed,
-            "negative_prompt": negative,
+            "negative_prompt": negative if self._service.summary.negative_prompt else None,
         }
         if images:
             request["denoise_strength"] = fields.number("denoising_strength", 0, 1)

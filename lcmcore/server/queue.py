@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from lcmcore.errors import LcmError, QueueFull
@@ -28,6 +29,15 @@ class Stopping(LcmError):  # noqa: N818 - an event, not a fault
     """The server is shutting down, and starts no more jobs."""
 
 
+@dataclass
+class Counts:
+    """What has become of the jobs that a worker was given."""
+
+    done: int = 0
+    failed: int = 0  # or cancelled between two steps
+    unwanted: int = 0  # done when the client had gone: it went after the last step
+
+
 class JobQueue:
     """Waiting is done here, not in the pool, so that a job is gone once its client is."""
 
@@ -41,6 +51,7 @@ class JobQueue:
         self._running = 0
         self._stopping = False
         self._seconds = 1.0  # of a job, about
+        self.counts = Counts()
 
     @property
     def load(self) -> dict[str, int]:
@@ -92,7 +103,12 @@ class JobQueue:
         except BaseException:
             self._end()
             raise
-        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._end, start))
+
+        def end() -> None:
+            self._count(future, gone.is_set())
+            self._end(start)
+
+        future.add_done_callback(lambda _: loop.call_soon_threadsafe(end))
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
@@ -116,6 +132,13 @@ class JobQueue:
                 raise
         else:
             self._running += 1
+
+    def _count(self, future: Future[EncodedImage], gone: bool) -> None:
+        if future.cancelled() or future.exception() is not None:
+            self.counts.failed += 1
+        else:
+            self.counts.done += 1
+            self.counts.unwanted += gone
 
     def _end(self, start: float | None = None) -> None:
         """A job has ended, and its worker is free."""
