@@ -44,7 +44,7 @@ test-openvino: .venv-openvino/.installed
 
 # The server, asked by the clients that people have: the packages openai and webuiapi.
 test-server: .venv-server/.installed
-	.venv-server/bin/python -m pytest tests/server/clients
+	.venv-server/bin/python -m pytest tests/server/clients tests/server/test_docs.py
 
 # Two hundred clients ask the server for SECONDS; a tenth hang up, a tenth send rubbish.
 load: $(VENV)/.installed

@@ -96,7 +96,7 @@ def discard(entry: Path) -> None:
 
 def folders(prefix: str) -> list[str]:
     """The names, for `cache`, of the folders that begin with `prefix`; raises no error."""
-    return sorted(path.name for path in cache_root().parent.glob(f"{prefix}-*/"))
+    return sorted(path.name for path in cache_folder(_CACHE).parent.glob(f"{prefix}-*/"))
 
 
 def state(source: Path, version: str, cache: str = _CACHE) -> str:
