@@ -6,6 +6,7 @@ import logging
 from typing import Any, NamedTuple
 
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from lcmcore.errors import (
@@ -64,7 +65,7 @@ def answer_of(error: Exception) -> Answer:
 
 def log_failure(error: Exception) -> None:
     """Log what is no client's fault."""
-    if answer_of(error).status >= 500:
+    if answer_of(error).status >= 500 and not isinstance(error, ClientDisconnect):
         log.error("%s: %s", type(error).__name__, first_line(error))
 
 

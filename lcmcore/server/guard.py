@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from functools import partial
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -25,6 +26,7 @@ from lcmcore.util.terminal import tell
 HEALTH = "/health"  # open to everybody: it says nothing but that the server works
 
 _BODY_SECONDS = 120.0  # for a client to send its body
+_BODIES = 8  # of the largest size that are in memory at the same time, or as many bytes
 _GONE = 499  # for the log, as nginx has it: the client hung up
 _MAX_PATH = 200  # characters of a path in the log
 _CHALLENGE = {"www-authenticate": 'Basic realm="lcm", charset="UTF-8"'}  # a browser asks for it
@@ -92,6 +94,7 @@ class Guard:
         self._hosts = hosts
         self._cors = cors
         self._body = body
+        self._bodies: list[_Body] = []  # of the requests in progress
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer why not."""
@@ -99,8 +102,20 @@ class Guard:
             self._check(scope["path"], Headers(scope=scope))
         except HTTPException as error:
             await error_response(error, scope["path"])(scope, receive, send)
-        else:
-            await self._app(scope, self._bounded(receive), send)
+            return
+        body = _Body(receive, self._body)
+        self._bodies.append(body)
+        try:
+            await self._app(scope, partial(self._received, body), send)
+        finally:
+            self._bodies.remove(body)
+
+    async def _received(self, body: _Body) -> Message:
+        """The next part of a body, within the bounds of one and of all; raises HTTPException."""
+        message = await body.receive()
+        if sum(each.size for each in self._bodies) > _BODIES * self._body:
+            raise HTTPException(503, "too much is being sent to this server: try again later")
+        return message
 
     def _check(self, path: str, headers: Headers) -> None:
         if path != HEALTH:
@@ -108,7 +123,7 @@ class Guard:
             self._check_place(headers)
         length = headers.get("content-length", "0")
         if not length.isdecimal() or len(length) > 18 or int(length) > self._body:
-            raise self._too_large()
+            raise _too_large(self._body)
 
     def _check_key(self, headers: Headers) -> None:
         """In constant time: that of two digests."""
@@ -127,28 +142,35 @@ class Guard:
         if not same and origin not in self._cors and "*" not in self._cors:
             raise HTTPException(403, "pages of another origin need --cors ORIGIN")
 
-    def _bounded(self, receive: Receive) -> Receive:
-        deadline = time.monotonic() + _BODY_SECONDS
-        size, done = 0, False
 
-        async def bounded() -> Message:
-            nonlocal size, done
-            if done:
-                return await receive()
-            try:
-                message = await asyncio.wait_for(receive(), max(0.0, deadline - time.monotonic()))
-            except asyncio.TimeoutError:
-                raise HTTPException(408, "the body came too slowly") from None
-            size += len(message.get("body", b""))
-            done = not message.get("more_body", False)
-            if size > self._body:
-                raise self._too_large()
-            return message
+class _Body:
+    """The body of a request, as it comes."""
 
-        return bounded
+    def __init__(self, receive: Receive, limit: int) -> None:
+        self.size = 0
+        self._receive = receive
+        self._limit = limit
+        self._deadline = time.monotonic() + _BODY_SECONDS
+        self._done = False
 
-    def _too_large(self) -> HTTPException:
-        return HTTPException(413, f"a body may have {self._body / 2**20:g} MiB")
+    async def receive(self) -> Message:
+        """The next part; raises HTTPException if there is too much, or it comes too slowly."""
+        if self._done:
+            return await self._receive()
+        left = max(0.0, self._deadline - time.monotonic())
+        try:
+            message = await asyncio.wait_for(self._receive(), left)
+        except asyncio.TimeoutError:
+            raise HTTPException(408, "the body came too slowly") from None
+        self.size += len(message.get("body", b""))
+        self._done = not message.get("more_body", False)
+        if self.size > self._limit:
+            raise _too_large(self._limit)
+        return message
+
+
+def _too_large(limit: int) -> HTTPException:
+    return HTTPException(413, f"a body may have {limit / 2**20:g} MiB")
 
 
 def is_loopback(host: str) -> bool:

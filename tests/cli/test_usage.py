@@ -102,10 +102,16 @@ def desk(tmp_path, monkeypatch):
     return tmp_path
 
 
+ELSEWHERE = ("lcm build", "lcm serve")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("prog", [prog for prog in PARSERS if not prog.startswith("lcm build")])
+@pytest.mark.parametrize("prog", [prog for prog in PARSERS if not prog.startswith(ELSEWHERE)])
 def test_examples_run_in_their_order(prog, desk):
-    """Those of `lcm build` need torch, or Rockchip's converter; pages of docs run them."""
+    """Those of `lcm build` need torch, or Rockchip's converter; pages of docs run them.
+
+    Those of `lcm serve` do not end: `tests/server/test_docs.py` runs them.
+    """
     path = f"{LCM.parent}{os.pathsep}{os.environ['PATH']}"
     lines = examples(PARSERS[prog])
     if prog == "lcm info":

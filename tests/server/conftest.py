@@ -102,6 +102,8 @@ def steered(steering):
         def start(access=Access(), limits=Limits(), waiting=2, workers=1):  # noqa: B008
             pool = Pool(runtime=steering.runtime, workers=workers, warm_up=True)
             stack.callback(pool.close)
+            for path in steering.folder.glob("*.runs"):  # of the warming up
+                path.unlink()
             running = Running(pool, access, limits, waiting, workers)
             stack.callback(running.close)
             return running

@@ -13,6 +13,7 @@ import httpx
 import pytest
 import yaml
 
+import lcmcore
 from lcmcore.server.service import Limits
 from tests.jobs.fakes import wait_for
 from tests.server.conftest import LCM, SCRIBBLE, started
@@ -59,6 +60,21 @@ def test_the_command_serves(variables, words, tmp_path):
         assert httpx.get(f"{url}/health").json() == {"status": "ok"}
         expected = 401 if variables else 200
         assert httpx.get(f"{url}/v1/models").status_code == expected
+        assert command.stop() == 0
+
+
+def examples():
+    """The words of each example of the help page, and the variables before them."""
+    page = subprocess.check_output([LCM, "serve", "--help"], text=True)
+    for line in page.partition("examples:\n")[2].splitlines():
+        variables, _, words = line.strip().rpartition("lcm serve")
+        yield dict(each.split("=", 1) for each in variables.split()), words.split()
+
+
+@pytest.mark.parametrize(("variables", "words"), [*examples()], ids=" ".join)
+def test_the_examples_of_the_help_page_serve(variables, words, tmp_path):
+    words = [str(lcmcore.demo_dir()) if word == "MODEL" else word for word in words]
+    with started(tmp_path / "log", *words, "--port", "0", **variables) as command:
         assert command.stop() == 0
 
 

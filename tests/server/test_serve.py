@@ -68,7 +68,7 @@ def test_a_client_that_hangs_up_ends_its_job_after_the_step_in_progress(steps, s
     server, seen = steps()
     steering.hold()
     connection = hung_up(server, {**BODY, "num_inference_steps": 40, "stream": stream})
-    wait_for(lambda: server.queue.load["running"] == 1)
+    steering.wait_for_runs(1)
     connection.close()
     settle()
     assert server.queue.load["running"] == 1  # a step is not interrupted
@@ -176,6 +176,24 @@ def test_bodies_are_bounded(steered):
             yield b" " * 100
 
     assert server.client.post(GENERATE, content=parts()).status_code == 413
+
+
+def test_all_bodies_together_are_bounded(steered, steering):
+    """Nine of the largest size wait; the memory has room for eight."""
+    server = steered(limits=Limits(body=10_000), waiting=20)
+    steering.hold()
+    large = {**BODY, "prompt": "x" * 9000}
+    threads = [post(server, large) for _ in range(8)]
+    wait_for(lambda: server.queue.load == {"running": 1, "waiting": 7})
+    small = {**BODY, "prompt": "x" * 100}
+    assert server.client.post(GENERATE, json=large).status_code == 503
+    others = [post(server, small) for _ in range(2)]
+    wait_for(lambda: server.queue.load["waiting"] == 9)
+    steering.release()
+    for thread, answers in [*threads, *others]:
+        thread.join(60)
+        assert answers[0].status_code == 200
+    assert server.client.post(GENERATE, json=large).status_code == 200
 
 
 class TestKeys:
