@@ -12,6 +12,7 @@ from lcmcore.errors import ArgumentError, reason_of
 from lcmcore.server.queue import JobQueue
 from lcmcore.util.terminal import tell
 
+_KEEP_ALIVE = 75  # seconds; a client may send its next request just when the server closes
 _MAX_REQUESTS = 1024  # at the same time; more are answered 503
 
 
@@ -60,6 +61,7 @@ def make_server(app: ASGIApp, queue: JobQueue) -> uvicorn.Server:
         log_level="error",
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE,
         limit_concurrency=_MAX_REQUESTS,
     )
     return _Server(config, queue)
