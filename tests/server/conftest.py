@@ -54,13 +54,14 @@ def started(log, *options, **environment):
         command.process.wait()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def demo_server(tmp_path_factory):
+    """Not for the session: tests of pools count the children of this process."""
     with started(tmp_path_factory.mktemp("server") / "log") as command:
         yield command
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def demo_client(demo_server):
     with httpx.Client(base_url=demo_server.url, timeout=120) as client:
         yield client
