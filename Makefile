@@ -10,9 +10,9 @@ PEERS ?= .peers
 NPU ?= .npu
 BOARD ?= .board
 
-.PHONY: demo test test-all test-types test-server load test-openvino test-rknn test-board test-container test-export \
-	mutants check bench peers \
-	rewrites npu fuzz kill-test soak throughput goldens pictures dist clean
+.PHONY: demo test test-all test-types test-server test-page strokes load test-openvino test-rknn test-board \\
+	test-container test-export mutants check bench peers rewrites npu fuzz kill-test soak throughput goldens pictures \\
+	dist clean
 
 demo: $(VENV)/.demo
 	@mkdir -p $(OUT)
@@ -45,6 +45,14 @@ test-openvino: .venv-openvino/.installed
 # The server, asked by the clients that people have: the packages openai and webuiapi.
 test-server: .venv-server/.installed
 	.venv-server/bin/python -m pytest tests/server/clients tests/server/test_docs.py
+
+# The page of the server in a browser; Debian's chromium.
+test-page: $(VENV)/.browser
+	$(BIN)/python -m pytest tests/server/page
+
+# How long after a stroke on the page its picture is there.
+strokes: $(VENV)/.browser
+	$(BIN)/python -m benchmarks.strokes
 
 # Two hundred clients ask the server for SECONDS; a tenth hang up, a tenth send rubbish.
 load: $(VENV)/.installed
@@ -112,8 +120,9 @@ throughput: $(VENV)/.installed
 goldens: .venv-build/.installed
 	.venv-build/bin/python -m tests.goldens.make
 
-pictures: $(VENV)/.installed
+pictures: $(VENV)/.browser
 	$(BIN)/python docs/pictures/make.py
+	$(BIN)/python -m tests.server.page.screenshots docs/pictures/page.jpg
 
 # What goes to a package index: an archive of the sources, and the wheel built from it.
 dist: .venv-dist/.installed
@@ -132,6 +141,10 @@ $(VENV)/.demo: pyproject.toml
 $(VENV)/.installed: $(VENV)/.demo
 	@echo "Installing the tests' and developers' tools in $(VENV), about 200 MB more"
 	@$(BIN)/pip install --quiet --editable '.[onnx,dev]'
+	@touch $@
+
+$(VENV)/.browser: $(VENV)/.installed tests/server/page/requirements.txt
+	@$(BIN)/pip install --quiet --requirement tests/server/page/requirements.txt
 	@touch $@
 
 .venv-dist/.installed:
