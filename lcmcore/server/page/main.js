@@ -21,6 +21,7 @@ const COLOURS = {
 };
 const EXAMPLE = "a green meadow with mountains and a lake at sunset"; // the demo model draws landscapes
 const STRENGTH = 0.45; // at which a picture follows what was drawn, and the prompt still paints it
+const MASK_BLUR = 4; // pixels over which what is repainted passes into what is kept
 const SLOW_STEP = 500; // milliseconds of a step from which previews are shown
 const WRITING = 300; // milliseconds after a letter of the prompt
 const SHAPES = [[1, 1], [1.5, 1], [1, 1.5], [1.5, 1.5], [2, 2]]; // times the model's own size
@@ -56,6 +57,7 @@ async function make(signal) {
   const image = drawn ? await paper.image(width, height) : null;
   const mask = drawn && paper.hasMask ? await paper.maskImage(width, height) : null;
   if (!image) delete fields.strength;
+  if (mask) fields.mask_blur = MASK_BLUR;
   const start = performance.now();
   const onPartial = ({ blob, step, steps }) => {
     if (signal.aborted) return;

@@ -3,7 +3,7 @@
 const DETAIL = 1024; // pixels of the longer side of a layer
 const UNDO_LIMIT = 20;
 const TOLERANCE = 40; // of a fill: how far a channel may differ from where it began
-const MASK = "#e0482a";
+const MASK = "#d4149c"; // unlike what is painted
 
 /**
  * Tools: brush, eraser, fill, mask. Calls `onStroke` while a stroke is drawn, and `onChange` when

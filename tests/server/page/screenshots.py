@@ -40,7 +40,7 @@ def draw(drive):
     drive.width(92)
     drive.colour("sun")
     drive.stroke((0.84, 0.15), (0.841, 0.15))
-    drive.width(30)
+    drive.width(38)
     drive.colour("forest")
     for x, y in ((0.13, 0.84), (0.92, 0.72)):
         drive.stroke((x, y), (x, y - 0.2))
@@ -51,8 +51,23 @@ def draw(drive):
     drive.settled()
 
 
+def repaint_sky(drive):
+    """Draw on the picture: its sky is masked, made anew, and compared."""
+    source = drive.source
+    drive.page.keyboard.press("d")
+    drive.changed(source)
+    drive.page.fill("#prompt", "a landscape with mountains at night")
+    drive.page.locator("#strength").fill("0.8")
+    drive.tool("mask")
+    drive.width(160)
+    drive.stroke((0.02, 0.08), (0.98, 0.08), (0.98, 0.22), (0.02, 0.22))
+    drive.page.wait_for_timeout(500)
+    drive.settled()
+    drive.page.click("#compare")
+
+
 def screenshots(browser, address):
-    """(name, PNG) of each screen, dark and light; the dark ones compare and keep."""
+    """(name, PNG) of each screen, light and dark, the dark ones with a mask."""
     for name, screen in SCREENS.items():
         for scheme in ("light", "dark"):
             page = browser.new_context(**screen, color_scheme=scheme).new_page()
@@ -62,17 +77,14 @@ def screenshots(browser, address):
             if scheme == "light":
                 yield f"{name}-first", page.screenshot()
             draw(drive)
-            for _ in range(3):
+            for seed in (8, 9, 7):
                 page.click("#keep")
                 source = drive.source
-                page.click("#dice")
+                page.fill("#seed", str(seed))
+                page.keyboard.press("Tab")
                 drive.changed(source)
-            page.locator(".thumb").first.click()
             if scheme == "dark":
-                page.click("#compare")
-                page.keyboard.press("m")
-                drive.stroke((0.3, 0.7), (0.7, 0.85), (0.35, 0.85))
-                drive.settled()
+                repaint_sky(drive)
             page.mouse.move(2, 2)
             page.evaluate("() => document.activeElement.blur()")
             page.wait_for_timeout(400)
