@@ -46,8 +46,9 @@ OnStep: TypeAlias = "Callable[[JobStep], bool | None]"  # False cancels the job
 class ModelSummary(NamedTuple):
     """What a service tells of its model: the sizes that it makes, and its defaults.
 
-    Sizes are (width, height); `compiled` is the only one of networks with fixed shapes, else None,
-    and then sides are multiples of `multiple`. A preview has a pixel for each `factor` on a side.
+    Sizes are (width, height), their sides multiples of `multiple`; `compiled` is that of a UNet
+    with fixed shapes, which makes others by tiles. A preview has a pixel for each `factor` on a
+    side.
     """
 
     name: str

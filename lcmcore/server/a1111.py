@@ -157,7 +157,7 @@ class _Api:
         asked = [fields.whole(name, 1, self._service.limits.side) for name in ("width", "height")]
         summary = self._service.summary
         if summary.compiled is not None:
-            return None  # it has one
+            return None  # others, by tiles, are for who asks for them: a client always sends one
         if asked == [None, None]:
             return None
         sides = [side or default for side, default in zip(asked, summary.size, strict=True)]

@@ -89,7 +89,6 @@ def _model(service: Service) -> dict[str, Any]:
         "created": service.created,
         "owned_by": "lcmcore",
         "size": "{}x{}".format(*summary.size),
-        "size_is_fixed": summary.compiled is not None,
         "size_multiple": summary.multiple,
         "max_side": limits.side,
         "max_images": limits.images,

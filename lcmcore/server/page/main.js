@@ -361,9 +361,8 @@ function useModel() {
   byId("model").textContent = model.id;
   document.title = `${model.id} · lcm`;
   const [width, height] = model.size.split("x").map(Number);
-  const shapes = model.size_is_fixed ? SHAPES.slice(0, 1) : SHAPES;
   const round = (side) => Math.round(side / model.size_multiple) * model.size_multiple;
-  const sizes = shapes
+  const sizes = SHAPES
     .map(([x, y]) => [round(width * x), round(height * y)])
     .filter((each) => Math.max(...each) <= model.max_side);
   byId("size").replaceChildren(
