@@ -9,16 +9,18 @@ from PIL import Image
 
 from lcmcore.errors import ArgumentError
 from lcmcore.exif import encode_with_exif
+from lcmcore.image_files.opening import open_image
 from lcmcore.util.arrays import Pixels
 
 FORMATS = ("png", "jpeg", "webp")
 _SUFFIXES = {"jpeg": ".jpg", "webp": ".webp"}
 _PREVIEW_QUALITY = 80
+_NAME = "the worker's image"
 
 
 def texts_of(png: bytes) -> dict[str, str]:
     """The record of a PNG that a worker made."""
-    with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+    with open_image(io.BytesIO(png), _NAME) as image:
         image.load()
         return dict(image.text)  # type: ignore[attr-defined]
 
@@ -29,7 +31,7 @@ def encoded(png: bytes, output_format: str) -> bytes:
         return png
     if output_format not in FORMATS:
         raise ArgumentError(f"output_format must be one of {', '.join(FORMATS)}")
-    with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+    with open_image(io.BytesIO(png), _NAME) as image:
         return encode_with_exif(image.convert("RGB"), texts_of(png), _SUFFIXES[output_format])
 
 
