@@ -138,7 +138,7 @@ def check(source: Path, cache: str = _CACHE) -> str | None:
         return f"optimized graph: not checked, {error}"
 
 
-def _entry(source: Path, cache: str) -> Path:
+def _entry(source: Path, cache: str = _CACHE) -> Path:
     return cache_folder(cache) / hashlib.sha256(os.fsencode(source.absolute())).hexdigest()[:20]
 
 
