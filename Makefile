@@ -22,7 +22,7 @@ demo: $(VENV)/.demo
 
 # The fast majority: all but those marked slow. Plain `pytest` runs all of them, like test-all.
 test: $(VENV)/.installed
-	@echo "The fast tests, one or two minutes; make test-all runs all of them, in about ten"
+	@echo "The fast tests, about three minutes; make test-all runs all of them, in a quarter of an hour"
 	@$(BIN)/python -m pytest -m "not slow"
 
 test-all: $(VENV)/.installed
