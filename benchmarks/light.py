@@ -65,7 +65,7 @@ def main() -> None:
     print(f"import lcmcore / import numpy, PIL.Image   {import_ratio():.2f}   (at most 1.2)")
     print(f"img2img outside the networks               {outside_share():.2%}  (at most 3 %)")
     core, runtimes = installed_kilobytes("lcmcore", "server"), installed_kilobytes("runtimes")
-    print(f"the core, lcmcore, without the demo model  {core:.0f} kB (under 480)")
+    print(f"the core, lcmcore, without the demo model  {core:.0f} kB (under 500)")
     print(
         f"the server, with its page                  {installed_kilobytes('lcmcore/server'):.0f} kB"
     )
