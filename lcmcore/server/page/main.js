@@ -19,7 +19,7 @@ const COLOURS = {
   sun: "#f6c945",
   dusk: "#e0714d",
 };
-const EXAMPLE = "a green meadow with mountains and a lake at sunset"; // the demo model draws landscapes
+const EXAMPLE = "a green meadow with mountains and a lake and pine trees at sunset"; // the demo model draws landscapes
 const STRENGTH = 0.45; // at which a picture follows what was drawn, and the prompt still paints it
 const MASK_BLUR = 4; // pixels over which what is repainted passes into what is kept
 const SLOW_STEP = 500; // milliseconds of a step from which previews are shown

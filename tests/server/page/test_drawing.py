@@ -25,7 +25,7 @@ def test_an_empty_drawing_is_a_picture_of_the_prompt_alone(visit):
     asked = json.loads(request.post_data)
     assert request.url.endswith("/v1/images/generations")
     assert "strength" not in asked
-    assert asked["prompt"] == "a green meadow with mountains and a lake at sunset"
+    assert asked["prompt"] == "a green meadow with mountains and a lake and pine trees at sunset"
     assert (asked["seed"], asked["size"], asked["stream"]) == (7, "256x256", True)
 
 
