@@ -67,7 +67,7 @@ def make_app(service: Service, access: Access) -> ASGIApp:
         )
 
     async def failed(request: Request, error: Exception) -> Response:
-        return error_response(error, request.url.path, service.queue.retry_after)
+        return error_response(error, request.scope["path"], service.queue.retry_after)
 
     app = Starlette(
         routes=[Route(HEALTH, health), *_page(), *openai.routes(service), *a1111.routes(service)],

@@ -138,7 +138,7 @@ class Guard:
         if self._hosts is not None and host not in self._hosts and not _is_address(host):
             raise HTTPException(403, "this server is not asked for by that name")
         origin = headers.get("origin")
-        same = origin is None or urlsplit(origin).netloc == headers.get("host")
+        same = origin is None or _netloc(origin) == headers.get("host")
         if not same and origin not in self._cors and "*" not in self._cors:
             raise HTTPException(403, "pages of another origin need --cors ORIGIN")
 
@@ -196,6 +196,13 @@ def _keys(headers: Headers) -> list[bytes]:
         except (binascii.Error, ValueError):
             return []
     return []
+
+
+def _netloc(address: str) -> str:
+    try:
+        return urlsplit(address).netloc
+    except ValueError:
+        return ""
 
 
 def _hostname(address: str) -> str:

@@ -120,8 +120,10 @@ def onnx_web_half(root: Path) -> None:
 def _halve(folder: Path) -> None:
     """Weights, inputs and outputs in float16, the timestep too."""
     path = folder / "model.onnx"
-    model = convert_float_to_float16(onnx.load(path), keep_io_types=False)
-    onnx.save(model, path)
+    model = onnx.load(path)
+    for number, node in enumerate(model.graph.node):
+        node.name = node.name or f"node_{number}"  # ONNX Runtime 1.17 derives others from it
+    onnx.save(convert_float_to_float16(model, keep_io_types=False), path)
 
 
 def _external(folder: Path, name: str) -> None:

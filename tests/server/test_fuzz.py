@@ -4,7 +4,7 @@ import json
 import socket
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from lcmcore.jobs.pool import Pool
@@ -137,6 +137,9 @@ def test_broken_forms(server, path, kind, parts):
         max_size=3,
     ),
 )
+@example("POST", "", {"host": "["})
+@example("GET", "health", {"host": "localhost", "origin": "http://["})
+@example("GET", "", {"host": "localhost", "origin": "http://["})
 def test_paths_and_headers(server, method, path, headers):
     sent = "".join(f"{key}: {value}\r\n" for key, value in headers.items())
     raw = f"{method} /{path} HTTP/1.1\r\n{sent}Connection: close\r\n\r\n".encode("latin-1")
