@@ -7,14 +7,14 @@ encoder that returns the moments, and an opset that rknn-toolkit2 converts.
 from __future__ import annotations
 
 import argparse
-import gc
+import ctypes
 import hashlib
 import logging
 import tempfile
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,8 +138,7 @@ def _export(component: str, checkpoint: Checkpoint, args: argparse.Namespace) ->
         with _network_errors(component, "torch cannot export it"):
             examples = [_example(export, latents) for latents in sizes]
             _write(export, examples[0][0], stage / _FILENAME, args, stamp)
-        del export
-        gc.collect()  # frees torch's weights before ONNX Runtime loads its own
+        _free_weights(export.module)  # before ONNX Runtime maps its own
         difference = _largest_difference(stage / _FILENAME, examples)
         tolerance = TOLERANCE if args.precision == "float32" else HALF_TOLERANCE
         if not difference <= tolerance:
@@ -150,6 +149,17 @@ def _export(component: str, checkpoint: Checkpoint, args: argparse.Namespace) ->
         copy_over(config, stage / "config.json", checkpoint.root)
     seconds = time.perf_counter() - start
     return f"exported in {seconds:.0f} s, {difference:.1e} of the largest value from torch"
+
+
+def _free_weights(module: Any) -> None:
+    """Give the memory of torch's weights back to the system; the module is of no use then.
+
+    Deleting it would not: torch's exporter keeps a reference to each tensor that it has seen.
+    """
+    for tensor in (*module.parameters(), *module.buffers()):
+        tensor.data = tensor.data.new_empty(0)
+    with suppress(AttributeError, OSError, TypeError):  # another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _latent_sizes(export: Export, size: str | None) -> list[LatentSize]:

@@ -18,6 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from lcmcore.cli.info import describe
 from lcmcore.errors import BundleError, LcmError, NetworkError
 from runtimes.onnx import OnnxRuntime, build
+from runtimes.onnx.checkpoint import exports
 from tests.rknn.fixtures import TINY
 
 pytestmark = pytest.mark.filterwarnings("default")  # torch and diffusers warn of one another
@@ -261,3 +262,26 @@ def test_encoders_that_draw_are_cut_before_it(
     np.testing.assert_allclose(moments[:, :4], want.mean.numpy(), atol=tolerance)
     np.testing.assert_allclose(moments[:, 4:], want.logvar.numpy(), atol=tolerance)
     assert not [record for record in caplog.records if record.name.startswith("lcmcore")]
+
+
+def test_the_weights_of_torch_are_gone_when_onnx_runtime_takes_its_own(
+    original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's exporter keeps each tensor that it has seen: of a full-size UNet 3.4 GB."""
+    loaded, compare = exports.load_export, build._largest_difference
+    modules: list[Any] = []
+    left: list[int] = []
+
+    def load(component: str, checkpoint: Any) -> Any:
+        export = loaded(component, checkpoint)
+        modules.append(export.module)
+        return export
+
+    def look(path: Path, examples: Any) -> float:
+        left.append(sum(tensor.untyped_storage().nbytes() for tensor in modules[-1].parameters()))
+        return compare(path, examples)
+
+    monkeypatch.setattr(exports, "load_export", load)
+    monkeypatch.setattr(build, "_largest_difference", look)
+    export(original, tmp_path)
+    assert left == [0] * 4
