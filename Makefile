@@ -10,8 +10,8 @@ PEERS ?= .peers
 NPU ?= .npu
 BOARD ?= .board
 
-.PHONY: demo test test-all test-types test-server test-page strokes load test-openvino test-rknn test-board \\
-	test-container test-export mutants check bench peers rewrites npu fuzz kill-test soak throughput goldens pictures \\
+.PHONY: demo test test-all test-types test-server test-page strokes load test-openvino test-rknn test-board \
+	test-container test-export mutants check bench peers rewrites npu fuzz kill-test soak throughput goldens pictures \
 	dist clean
 
 demo: $(VENV)/.demo
