@@ -20,9 +20,13 @@ _NAME = "the worker's image"
 
 def texts_of(png: bytes) -> dict[str, str]:
     """The record of a PNG that a worker made."""
+    return _decoded(png)[1]
+
+
+def _decoded(png: bytes) -> tuple[Image.Image, dict[str, str]]:
+    """The image in RGB and its record."""
     with open_image(io.BytesIO(png), _NAME) as image:
-        image.load()
-        return dict(image.text)  # type: ignore[attr-defined]
+        return image.convert("RGB"), dict(image.text)  # type: ignore[attr-defined]
 
 
 def encoded(png: bytes, output_format: str) -> bytes:
@@ -31,8 +35,8 @@ def encoded(png: bytes, output_format: str) -> bytes:
         return png
     if output_format not in FORMATS:
         raise ArgumentError(f"output_format must be one of {', '.join(FORMATS)}")
-    with open_image(io.BytesIO(png), _NAME) as image:
-        return encode_with_exif(image.convert("RGB"), texts_of(png), _SUFFIXES[output_format])
+    image, record = _decoded(png)
+    return encode_with_exif(image, record, _SUFFIXES[output_format])
 
 
 def encoded_preview(preview: Pixels, factor: int, output_format: str) -> bytes:

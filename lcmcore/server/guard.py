@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from functools import partial
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -134,11 +134,11 @@ class Guard:
 
     def _check_place(self, headers: Headers) -> None:
         """A page of somebody else may not use the server through the browser of who may."""
-        host = _hostname(f"//{headers.get('host', '')}")
+        host = _split(f"//{headers.get('host', '')}").hostname or ""
         if self._hosts is not None and host not in self._hosts and not _is_address(host):
             raise HTTPException(403, "this server is not asked for by that name")
         origin = headers.get("origin")
-        same = origin is None or _netloc(origin) == headers.get("host")
+        same = origin is None or _split(origin).netloc == headers.get("host")
         if not same and origin not in self._cors and "*" not in self._cors:
             raise HTTPException(403, "pages of another origin need --cors ORIGIN")
 
@@ -198,18 +198,12 @@ def _keys(headers: Headers) -> list[bytes]:
     return []
 
 
-def _netloc(address: str) -> str:
+def _split(address: str) -> SplitResult:
+    """The parts of an address, all empty for what is none."""
     try:
-        return urlsplit(address).netloc
+        return urlsplit(address)
     except ValueError:
-        return ""
-
-
-def _hostname(address: str) -> str:
-    try:
-        return urlsplit(address).hostname or ""
-    except ValueError:
-        return ""
+        return urlsplit("")
 
 
 def _is_address(host: str) -> bool:
