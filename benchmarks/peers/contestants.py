@@ -37,7 +37,7 @@ NO_CACHE = _lcmcore("lcmcore, graph_cache=False", "bundle", graph_cache=False)
 OPENVINO, OPENVINO_BF16 = (
     Contestant(
         f"lcmcore, openvino {precision}",
-        "with_lcmcore",
+        "with_openvino",
         "lcmcore-openvino",
         {"runtime": "openvino", "precision": precision},
         opens_late=True,
