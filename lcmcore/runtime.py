@@ -150,7 +150,8 @@ class Runtime(Protocol):
     def variants(self) -> Iterator[Mapping[str, Any]]:
         """Options by which this machine computes in other ways, for `lcm bench --compare`.
 
-        For example {"precision": "bfloat16"}. The default is one, without options.
+        For example {"precision": "bfloat16"}. Or {"instances": 3}, as in lcm.toml, which is tried
+        where an image takes several tiles. The default is one, without options.
         """
         yield {}
 

@@ -1,14 +1,14 @@
-"""`lcm bench --compare`: each network on each runtime, and in each precision, that works here.
+"""`lcm bench --compare`: each network on each runtime, and in each way, that works here.
 
-Every candidate gets the inputs that the network had in one call of the pipeline, and its outputs
-are held against those of float32. What is measured is the network alone, open by itself.
+Every candidate gets the inputs that the network had in one call of the pipeline, and its output is
+held against that of float32. What is measured is the network alone, open by itself; one of a fixed
+size makes a larger image by tiles, as in a pipeline.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,21 +21,20 @@ from lcmcore.cli.bench import AnonymousMemory, measure
 from lcmcore.cli.generate import model_dir, runtime_options
 from lcmcore.cli.progress import Progress
 from lcmcore.errors import ArgumentError, LcmError, NetworkError
-from lcmcore.pipeline import Pipeline, load
-from lcmcore.runtime import Network, Runtime, foreign_errors, importable_runtimes, require_available
-from lcmcore.util.arrays import Array
+from lcmcore.networks import Networks
+from lcmcore.pipeline import Pipeline
+from lcmcore.runtime import Runtime, foreign_errors, importable_runtimes, require_available
+from lcmcore.util.arrays import Array, Floats
 from lcmcore.util.configfile import set_in_tables
 from lcmcore.util.files import is_file, require_writable
 from lcmcore.util.memory import anonymous_bytes
 from lcmcore.util.terminal import say
 from lcmcore.util.validate import read_size, real_number, whole_number
 
-Arrays = Mapping[str, Array]
-
 
 @dataclass(frozen=True)
 class Candidate:
-    """A runtime, and the options that it is tried with, beside those of the command."""
+    """A runtime, and what it is tried with: keys of a network's table in lcm.toml."""
 
     runtime: Runtime
     options: Mapping[str, Any]
@@ -65,58 +64,34 @@ def run(args: argparse.Namespace) -> None:
             raise ArgumentError("--write changes lcm.toml: name a model with --model DIR")
         require_writable(args.config or Path(root or "") / "lcm.toml")
     bundle = Bundle.open(root or demo_dir(), args.config, args.tokenizer)
-    given = {key: value for key, value in runtime_options(args).items() if key != "memory"}
-    found: dict[str, list[Outcome]] = {}
+    tried = {each: list(_candidates(bundle.folder(each), each)) for each in COMPONENTS}
+    references = {each: _reference(each, bundle, tried[each]) for each in COMPONENTS}
+    plain = _plain(bundle, tried, runtime_options(args))
+    found: dict[str, list[Outcome]] = {component: [] for component in COMPONENTS}
     say("network        runtime                          seconds   opened       MB   dB to float32")
     with Progress() as progress:
         progress.show("an image in float32")
-        calls = _recorded(args, bundle)
+        calls = _recorded(args, plain, references)
         for component in COMPONENTS:
-            found[component] = []
-            for candidate in _candidates(bundle.folder(component), component):
+            for candidate in tried[component]:
                 progress.show(f"{component} on {candidate}")
+                runtimes = {**references, component: candidate.runtime}
                 try:
                     outcome = _measured(
-                        candidate, bundle, component, calls[component], given, rounds
+                        candidate, plain, runtimes, component, calls[component], rounds
                     )
                 except LcmError as error:
                     say(f"{component:14} {candidate!s:30} {error}")
                     continue
-                found[component].append(outcome)
-                say(_line(component, outcome))
+                if outcome is not None:
+                    found[component].append(outcome)
+                    say(_line(component, outcome))
     best = {name: _fastest(outcomes, least) for name, outcomes in found.items() if outcomes}
     for component, outcome in best.items():
         say(f"fastest within {least:g} dB: {component} on {outcome.candidate}")
     if args.write:
-        _write(bundle.settings_file, best, found)
+        _write(bundle.settings_file, best, tried)
         say(f"{bundle.settings_file}: runtimes of {', '.join(best)} written")
-
-
-def _recorded(args: argparse.Namespace, bundle: Bundle) -> dict[str, _Call]:
-    """What each network was given, and returned, in one call of a pipeline in float32."""
-    calls: dict[str, _Call] = {}
-    runtimes: dict[str, Runtime] = {}
-    for component in COMPONENTS:
-        reference = _reference(bundle.folder(component), component)
-        runtimes[component] = _Recorder(reference, calls)
-    options = {**runtime_options(args), "memory": "low"}
-    for key in ("device", "precision"):
-        options.pop(key, None)
-    pipe: Pipeline
-    with load(
-        bundle.paths.root, runtimes, config=args.config, tokenizer=args.tokenizer, **options
-    ) as pipe:
-        size = read_size(args.size) if args.size else None
-        next(iter(measure(pipe, 1, size, 1)))
-    return calls
-
-
-def _reference(folder: Path, component: str) -> Runtime:
-    """The runtime of the lowest priority that "auto" would take: the NPU's has half precision."""
-    usable = [each.runtime for each in _candidates(folder, component) if each.runtime.priority >= 0]
-    if not usable:
-        raise NetworkError(component, f"no runtime that works here opens a file of {folder}")
-    return min(usable, key=lambda runtime: runtime.priority)
 
 
 def _candidates(folder: Path, component: str) -> Iterator[Candidate]:
@@ -131,37 +106,92 @@ def _candidates(folder: Path, component: str) -> Iterator[Candidate]:
             yield from (Candidate(runtime, variant) for variant in runtime.variants())
 
 
+def _reference(component: str, bundle: Bundle, candidates: Sequence[Candidate]) -> Runtime:
+    """The runtime of the lowest priority that "auto" would take: the NPU's has half precision."""
+    usable = [each.runtime for each in candidates if each.runtime.priority >= 0]
+    if not usable:
+        folder = bundle.folder(component)
+        raise NetworkError(component, f"no runtime that works here opens a file of {folder}")
+    return min(usable, key=lambda runtime: runtime.priority)
+
+
+def _plain(
+    bundle: Bundle, tried: Mapping[str, Sequence[Candidate]], options: Mapping[str, Any]
+) -> Bundle:
+    """The bundle with the command's options in lcm.toml, and without the keys that are tried."""
+    tables = {}
+    for component in COMPONENTS:
+        table = {**bundle.settings.components.get(component, {}), **options}
+        left_out = {"memory", "tile", *_keys(tried[component])}
+        tables[component] = {key: table[key] for key in table.keys() - left_out}
+    return _changed(bundle, components=tables, tile=options.get("tile", bundle.settings.tile))
+
+
+def _changed(bundle: Bundle, **settings: Any) -> Bundle:
+    """With other settings than those of its lcm.toml."""
+    changed = bundle.settings._replace(**settings)
+    return Bundle(bundle.paths, changed, bundle.settings_file, bundle.tokenizer_dir)
+
+
+def _keys(candidates: Sequence[Candidate]) -> set[str]:
+    return {key for each in candidates for key in each.options}
+
+
+def _recorded(
+    args: argparse.Namespace, bundle: Bundle, runtimes: Mapping[str, Runtime]
+) -> dict[str, _Call]:
+    """What each network was given, and returned, in one call of a pipeline in float32."""
+    networks = _Recorder(bundle, runtimes, {}, "low")
+    with Pipeline(bundle, networks) as pipe:
+        next(iter(measure(pipe, 1, read_size(args.size) if args.size else None, 1)))
+    return networks.calls
+
+
 def _measured(
     candidate: Candidate,
     bundle: Bundle,
+    runtimes: Mapping[str, Runtime],
     component: str,
     call: _Call,
-    given: Mapping[str, Any],
     rounds: int,
-) -> Outcome:
-    """The median of `rounds` runs after a first one; raises LcmError."""
-    runtime = candidate.runtime
-    options = {**bundle.settings.options_of(component), **given, **candidate.options}
-    known = {key: value for key, value in options.items() if key in runtime.options}
-    runtime.release_memory()
+) -> Outcome | None:
+    """The median of `rounds` runs after a first one; None for instances without tiles to share.
+
+    Raises LcmError.
+    """
+    tables = dict(bundle.settings.components)
+    tables[component] = {**tables[component], **candidate.options}
+    candidate.runtime.release_memory()
     before, seconds = anonymous_bytes(), []
-    with AnonymousMemory() as memory, foreign_errors(runtime.name, component):
-        start = time.perf_counter()
-        with closing(runtime.open(component, bundle.folder(component), known)) as network:
-            opening = time.perf_counter() - start
-            names = [spec.name for spec in network.inputs]
-            inputs = dict(zip(names, call.inputs.values(), strict=True))
-            inputs.update({name: call.inputs[name] for name in names if name in call.inputs})
-            for spec in network.inputs:
-                if not spec.fits(inputs[spec.name]):
-                    raise NetworkError(component, f"not compared: it takes {spec}")
-            for _ in range(rounds + 1):
-                start = time.perf_counter()
-                outputs = network.run(inputs)
-                seconds.append(time.perf_counter() - start)
-    psnr = _psnr(next(iter(call.outputs.values())), next(iter(outputs.values())))
+    with (
+        AnonymousMemory() as memory,
+        closing(Networks(_changed(bundle, components=tables), runtimes, {}, "high")) as networks,
+    ):
+        if "instances" in candidate.options and not _is_cut(networks, component, call):
+            return None
+        for _ in range(rounds + 1):
+            start = networks.running[component]
+            output = networks.run(component, **call.inputs)
+            seconds.append(networks.running[component] - start)
     grown = max(memory.peak - before, 0)
-    return Outcome(candidate, float(np.median(seconds[1:])), opening, grown, psnr)
+    return Outcome(
+        candidate,
+        float(np.median(seconds[1:])),
+        networks.opening[component],
+        grown,
+        _psnr(call.output, output),
+    )
+
+
+def _is_cut(networks: Networks, component: str, call: _Call) -> bool:
+    """Whether the image is larger than the size that the network is made for."""
+    sides = [spec.shape[2:] for spec in networks.inputs(component) if len(spec.shape) == 4]
+    wholes = [array.shape[2:] for array in call.inputs.values() if array.ndim == 4]
+    return any(
+        side is not None and whole > side
+        for pair in zip(wholes, sides, strict=True)
+        for whole, side in zip(*pair, strict=True)
+    )
 
 
 def _psnr(expected: Array, found: Array) -> float:
@@ -186,13 +216,14 @@ def _line(component: str, outcome: Outcome) -> str:
     )
 
 
-def _write(path: Path, best: Mapping[str, Outcome], found: Mapping[str, list[Outcome]]) -> None:
-    """Into lcm.toml, without the options of those that were not chosen."""
+def _write(
+    path: Path, best: Mapping[str, Outcome], tried: Mapping[str, Sequence[Candidate]]
+) -> None:
+    """Into lcm.toml, without the keys of those that were not chosen."""
     changes: dict[str, dict[str, Any]] = {}
     for component, outcome in best.items():
-        tried = {key for each in found[component] for key in each.candidate.options}
         changes[component] = {
-            **dict.fromkeys(tried),
+            **dict.fromkeys(_keys(tried[component])),
             "runtime": outcome.candidate.runtime.name,
             **outcome.candidate.options,
         }
@@ -201,39 +232,18 @@ def _write(path: Path, best: Mapping[str, Outcome], found: Mapping[str, list[Out
 
 @dataclass(frozen=True)
 class _Call:
-    inputs: Arrays
-    outputs: Arrays
+    inputs: Mapping[str, Array]
+    output: Floats
 
 
-class _Recorder(Runtime):
-    """Another runtime, whose networks note what they were given last, and returned."""
+class _Recorder(Networks):
+    """Networks that note what each was given last, and returned, in `calls`."""
 
-    def __init__(self, runtime: Runtime, calls: dict[str, _Call]) -> None:
-        self.name, self.filename, self.priority = runtime.name, runtime.filename, runtime.priority
-        self.options = runtime.options
-        self._runtime, self._calls = runtime, calls
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.calls: dict[str, _Call] = {}
 
-    def available(self) -> str | None:
-        return self._runtime.available()
-
-    def model_file(self, folder: Path) -> Path:
-        return self._runtime.model_file(folder)
-
-    def open(self, component: str, folder: Path, options: Mapping[str, Any]) -> Network:
-        return _RecordedNetwork(
-            self._runtime.open(component, folder, options), component, self._calls
-        )
-
-
-class _RecordedNetwork(Network):
-    def __init__(self, network: Network, component: str, calls: dict[str, _Call]) -> None:
-        self.inputs, self.outputs = network.inputs, network.outputs
-        self._network, self._component, self._calls = network, component, calls
-
-    def run(self, inputs: Arrays) -> dict[str, Array]:
-        outputs = self._network.run(inputs)
-        self._calls[self._component] = _Call(dict(inputs), dict(outputs))
-        return outputs
-
-    def close(self) -> None:
-        self._network.close()
+    def run(self, component: str, **inputs: Array) -> Floats:
+        output = super().run(component, **inputs)
+        self.calls[component] = _Call(inputs, output)
+        return output

@@ -21,7 +21,7 @@ from lcmcore.runtime import (
 from runtimes.rknn import board, diagnosis, signature
 from runtimes.rknn.cost import Prediction, predict_all, report
 from runtimes.rknn.file import OLDEST_TOOLKIT, RknnFile
-from runtimes.rknn.network import CORE_MASKS, RknnNetwork
+from runtimes.rknn.network import CORE_MASKS, MASKS_OF_CORES, RknnNetwork
 
 log = logging.getLogger("lcmcore.runtimes.rknn")
 
@@ -50,10 +50,14 @@ class RknnRuntime(Runtime):
         return None
 
     def variants(self) -> Iterator[Mapping[str, Any]]:
-        """The NPU's cores that a network may be given: one, or all of them together."""
+        """What may run a network: one core, all of them together, or an instance on each."""
         cores = board.cores(board.platform())
-        for count in {1, cores}:
-            yield {"core_mask": "_".join(map(str, range(count)))} if cores > 1 else {}
+        if cores == 1:
+            yield {}
+            return
+        yield {"core_mask": "0"}
+        yield {"core_mask": MASKS_OF_CORES[cores]}
+        yield {"instances": cores}
 
     def worker_options(self, index: int, count: int) -> dict[str, Any]:
         """One NPU core for each worker, in turn; no option if the NPU has one core."""

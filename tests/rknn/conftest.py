@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from tests.rknn.double import Array, RKNNLiteDouble
 Calls = Callable[[], list[list[Any]]]
 
 
+@cache  # a session takes longer to open than to run
 def network_of(component: str) -> Any:
     """A tiny ONNX network as a function of arrays in the order of its .rknn file."""
     network = OnnxRuntime().open(component, fixtures.TINY / component, {})
