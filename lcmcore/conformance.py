@@ -32,6 +32,8 @@ from lcmcore.util.arrays import Array
 
 Inputs = Mapping[str, Array]
 _TOKENS, _PIXELS = 77, 64
+_SIZE = (128, 64)  # width, height of the hint
+_ROUNDING = 0.05  # what two compilers of half precision may differ by
 _LEVELS = ("ok", "warning", "error")
 _GARBAGE = b"lcmcore.conformance: this is not a model\n"
 
@@ -47,7 +49,8 @@ def breaches(
 
     Networks of free size run at 64x64 pixels, with random numbers. `options` go to `open`. A result
     is the same as another if no value is off by more than `tolerance` of the largest: the rounding
-    of threads and batches. Raises BundleError.
+    of threads and batches. A runtime with the option `size` is opened with that, too. Raises
+    BundleError.
     """
     bundle = Bundle.open(model_dir)
     try:
@@ -67,6 +70,9 @@ def breaches(
                     yield f"{component}: {line}"
             for line in _of_files(runtime, component, bundle.folder(component), options or {}):
                 yield f"{component}: {line}"
+            if "size" in runtime.options.difference(options or {}):
+                for line in _of_size(runtime, component, bundle, options or {}, tolerance):
+                    yield f"{component}: {line}"
         except Exception as error:
             yield f"{component}: raised {_shown(error)}"
 
@@ -138,6 +144,34 @@ def _of_network(
     network.close()
     network.close()
     yield from _foreign("run after close", lambda: network.run(first))
+
+
+def _of_size(
+    runtime: Runtime,
+    component: str,
+    bundle: Bundle,
+    options: Mapping[str, Any],
+    tolerance: float,
+) -> Iterator[str]:
+    """Whether the hint `size` is followed, or leaves a network as it is."""
+    folder, hint = bundle.folder(component), "{}x{}".format(*_SIZE)
+    scale = 1 if component == "vae_encoder" else bundle.vae.factor
+    sides = tuple(side // scale for side in reversed(_SIZE))
+    with (
+        closing(runtime.open(component, folder, options)) as plain,
+        closing(runtime.open(component, folder, {**options, "size": hint})) as sized,
+    ):
+        for free, fixed in zip(plain.inputs, sized.inputs, strict=True):
+            if len(fixed.shape) == 4 and fixed.shape[2:] not in (sides, free.shape[2:]):
+                yield f"opened with size {hint} it takes {fixed}"
+        inputs = _inputs(sized.inputs, component, bundle, 0)
+        results = sized.run(inputs)
+        check_outputs(component, sized.outputs, results)
+        if all(spec.fits(inputs[spec.name]) for spec in plain.inputs):
+            others = plain.run(inputs)  # names of outputs that the core does not use may differ
+            shared = {name: others[name] for name in others.keys() & results.keys()}
+            if not _same(shared, results, max(tolerance, _ROUNDING)):
+                yield f"opened with size {hint} it gives other outputs"
 
 
 def _accepted(what: str, open_it: Callable[[], Network]) -> Iterator[str]:

@@ -120,7 +120,9 @@ class Runtime(Protocol):
     def open(self, component: str, folder: Path, options: Mapping[str, Any]) -> Network:
         """Open the component's network; raises NetworkError or RuntimeUnavailableError.
 
-        It may be called from another thread than the one that runs the network.
+        It may be called from another thread than the one that runs the network. Of a runtime that
+        has "size" among its `options`, they may hold one of images, e.g. "512x384": a hint for
+        compilers of fixed shapes. Images of other sizes are then made by tiles of that one.
         """
 
     def model_file(self, folder: Path) -> Path:

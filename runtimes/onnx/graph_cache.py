@@ -61,17 +61,19 @@ def optimized(
     build: Callable[[Path, Path], None],
     cache: str = _CACHE,
     files: Files = external_files,
+    least: int | None = None,
 ) -> Iterator[Path | None]:
     """The entry with a model's optimized graph, or None; locked against replacement while in use.
 
     `build(source, folder)` writes it if this `version` of the runtime's library has no entry yet in
-    the folder `cache`; `files(source)` are all that the model consists of.
+    the folder `cache`; `files(source)` are all that the model consists of. Those of fewer than
+    `least` bytes, by default MIN_BYTES, get none.
     """
     found = None
     with ExitStack() as stack:
         try:
             entry = _entry(source, cache)
-            if HAS_LOCKS and (entry.is_dir() or _worth_caching(source)):
+            if HAS_LOCKS and (entry.is_dir() or _worth_caching(source, least)):
                 stack.enter_context(_usable(entry, source, version, build, files))
                 found = entry
                 log.info("%s: optimized graph %s", source, entry)
@@ -99,11 +101,11 @@ def folders(prefix: str) -> list[str]:
     return sorted(path.name for path in cache_folder(_CACHE).parent.glob(f"{prefix}-*/"))
 
 
-def state(source: Path, version: str, cache: str = _CACHE) -> str:
+def state(source: Path, version: str, cache: str = _CACHE, least: int | None = None) -> str:
     """A line about the entry of a model, for `lcm info`."""
     try:
         entry = _entry(source, cache)
-        if not (entry.is_dir() or _worth_caching(source)):
+        if not (entry.is_dir() or _worth_caching(source, least)):
             return "optimized graph: none, the model is small"
         require_private(entry.parent)
         if entry.is_dir():
@@ -142,9 +144,10 @@ def _entry(source: Path, cache: str = _CACHE) -> Path:
     return cache_folder(cache) / hashlib.sha256(os.fsencode(source.absolute())).hexdigest()[:20]
 
 
-def _worth_caching(source: Path) -> bool:
+def _worth_caching(source: Path, least: int | None) -> bool:
     files = source.parent.rglob("*")  # weights may be in folders below
-    return sum(_size(path) for path in files if path.is_file()) >= MIN_BYTES
+    size = sum(_size(path) for path in files if path.is_file())
+    return size >= (MIN_BYTES if least is None else least)
 
 
 @contextmanager

@@ -135,6 +135,54 @@ def test_runs_of_two_threads_are_compared():
     assert found
 
 
+class Sized(FakeRuntime):
+    """With the option `size`; `turned` says what becomes of it, and `factor` of the outputs."""
+
+    options = frozenset({"size"})
+    factor = 1.0
+
+    def turned(self, width, height):
+        return width, height
+
+    def open(self, component, folder, options):
+        if "size" not in options:
+            return super().open(component, folder, options)
+        size = self.turned(*map(int, options["size"].split("x")))
+        fixed = FakeRuntime(unet=lambda sample, **_: half(sample) * self.factor, size=size)
+        return fixed.open(component, folder, {})
+
+
+def half(sample, **_):
+    return sample / 2
+
+
+def of_size(runtime, configs):
+    return list(breaches(runtime, configs, ("unet", "vae_decoder")))
+
+
+def test_the_hint_of_a_size(configs):
+    class Turned(Sized):
+        def turned(self, width, height):
+            return height, width
+
+    class Ignoring(Sized):
+        def turned(self, width, height):
+            return None
+
+    class Halved(Sized):
+        factor = 0.5
+
+    assert of_size(Sized(unet=half), configs) == []
+    assert of_size(Ignoring(unet=half), configs) == []
+    assert of_size(Turned(unet=half), configs) == [
+        "unet: opened with size 128x64 it takes sample [?, 4, 16, 8] float32",
+        "vae_decoder: opened with size 128x64 it takes latent_sample [?, 4, 16, 8] float32",
+    ]
+    assert of_size(Halved(unet=half), configs) == [
+        "unet: opened with size 128x64 it gives other outputs"
+    ]
+
+
 def test_what_is_wrong_outside_the_networks():
     class Runtime(OnnxRuntime):
         def worker_options(self, index, count):

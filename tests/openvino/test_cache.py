@@ -20,7 +20,7 @@ from tests.parity.bundles import assemble
 def root(tmp_path, monkeypatch):
     """The cache's folder; tiny networks count as large."""
     monkeypatch.setenv("LCM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(graph_cache, "MIN_BYTES", 0)
+    monkeypatch.setattr("runtimes.openvino.runtime.MIN_BYTES", 0)
     monkeypatch.setattr(graph_cache, "_warned", set())
     return tmp_path / "cache"
 
@@ -80,6 +80,30 @@ def test_each_precision_has_an_entry(bundle, root):
     assert len(blobs(root)) == 2
     np.testing.assert_array_equal(decode(bundle), single)
     np.testing.assert_array_equal(decode(bundle, precision="bfloat16"), half)
+
+
+def test_each_size_has_an_entry(bundle, root, reads):
+    to_ir(bundle)
+    plain = decode(bundle)
+    for size in ("64x64", " 64X64"):
+        np.testing.assert_allclose(decode(bundle, size=size), plain, atol=1e-4)
+    assert reads == [False, True, False, True, True]
+    assert [path.parents[1].name for path in blobs(root)] == [
+        "openvino-cpu-f32",
+        "openvino-cpu-f32-64x64",
+    ]
+    text = "\n".join(describe(bundle))
+    assert "openvino-cpu-f32-64x64: optimized graph: " in text
+
+
+def test_a_small_model_gets_no_entry(bundle, root, monkeypatch):
+    size = sum(path.stat().st_size for path in (bundle / "vae_decoder").iterdir())
+    monkeypatch.setattr("runtimes.openvino.runtime.MIN_BYTES", size + 1)
+    decode(bundle)
+    assert blobs(root) == []
+    monkeypatch.setattr("runtimes.openvino.runtime.MIN_BYTES", size)
+    decode(bundle)
+    assert len(blobs(root)) == 1
 
 
 def test_another_model_replaces_the_entry(bundle, root):

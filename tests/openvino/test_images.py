@@ -57,6 +57,18 @@ def test_forms_that_exporters_write(form, tmp_path):
             assert distance(draw(pipe, name), name) < TOLERANCE
 
 
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
+def test_forms_that_are_compiled_for_one_size(form, tmp_path):
+    """What is free in them is fixed, a timestep of any rank, too; other sizes go by tiles."""
+    bundle = assemble("lcm", tmp_path / "bundle")
+    form(bundle)
+    with lcmcore.load(bundle, runtime="openvino", threads=1, size="32x32") as pipe:
+        assert distance(draw(pipe, IMAGE), IMAGE) < TOLERANCE
+        for component in ("unet", "vae_encoder", "vae_decoder"):
+            assert pipe.networks.is_compiled(component)
+        assert pipe("a lake", seed=1, width=48, height=32).images[0].size == (48, 32)
+
+
 @pytest.mark.parametrize("form", [[], [to_ir]], ids=["onnx", "ir"])
 def test_fixed_size_runs_a_batch_one_by_one(form, tmp_path):
     bundle = assemble("lcm", tmp_path / "bundle")

@@ -20,6 +20,7 @@ from lcmcore.conformance import breaches
 from lcmcore.png import read_record
 from runtimes.openvino import OpenVINORuntime
 from runtimes.openvino.files import model_files
+from tests.fixed_size import fix_size
 from tests.openvino.test_images import to_ir
 from tests.parity.bundles import TINY, assemble
 
@@ -111,6 +112,8 @@ def test_large_weights_of_its_own_format_choose_low_memory(ir, monkeypatch):
         ({"threads": 0}, "threads must be from 1 to 1024, not 0"),
         ({"threads": "two"}, "threads must be a whole number"),
         ({"graph_cache": "no"}, "graph_cache must be true or false, not 'no'"),
+        ({"size": "64"}, "size must be WIDTHxHEIGHT, like 512x384, not '64'"),
+        ({"size": "64x60"}, "size 64x60: width and height must be multiples of 8"),
     ],
 )
 def test_bad_options(options, message):
@@ -123,6 +126,15 @@ def test_precision_that_the_device_has_not(monkeypatch):
     monkeypatch.setattr("runtimes.openvino.runtime._precisions", lambda *_: ["float32"])
     with pytest.raises(ArgumentError, match="precision float16: OpenVINO's CPU has float32"):
         decode(TINY / "lcm" / "vae_decoder", precision="float16")
+
+
+def test_what_a_model_fixes_stays(tmp_path):
+    """The size is for what is free."""
+    root = fix_size(TINY / "lcm", tmp_path / "fixed", (48, 32))
+    for component, sides in (("unet", (4, 6)), ("vae_encoder", (32, 48))):
+        network = OpenVINORuntime().open(component, root / component, {"size": "64x64"})
+        assert network.inputs[0].shape[2:] == sides
+        network.close()
 
 
 @pytest.mark.parametrize("device", ["CPU", "AUTO"])
