@@ -13,6 +13,7 @@ import struct
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
+from xml.sax.saxutils import escape, quoteattr
 
 from runtimes.onnx.protobuf import Message
 from tests.fuzz.items import Item, Link
@@ -335,10 +336,31 @@ def _words(content: bytearray, rng: Rng) -> bytes:
     return bytes(content)
 
 
+# XML.
+
+_XML_PLACE = re.compile(r'"[^"]*"|(?<=>)[^<>\s]+(?=<)|<\w+ [^<>]*/>')
+
+
+def _xml(content: bytes, rng: Rng) -> bytes:
+    """Another value of an attribute, another text, or an element twice or not at all."""
+    text = content.decode()
+    place = rng.choice(list(_XML_PLACE.finditer(text)))
+    value = str(rng.choice((*INTEGERS, *FLOATS, *TEXTS, "?", "f16", "i64")))
+    if place[0].startswith("<"):
+        value = rng.choice(("", place[0] * 2))
+    else:
+        if rng.random() < 0.3:
+            value = rng.choice(re.findall(r'"([^"<>]*)"', text))
+        value = quoteattr(value) if place[0].startswith('"') else escape(value)
+    text = text[: place.start()] + value + text[place.end() :]
+    return text.encode("utf-8", "surrogatepass")
+
+
 _BY_SUFFIX: dict[str, Callable[[bytes, Rng], bytes]] = {
     "json": _json,
     "jsonl": _json_lines,
     "png": _png,
     "onnx": _protobuf,
     "rknn": _rknn,
+    "xml": _xml,
 }

@@ -123,6 +123,22 @@ def networks() -> list[Item]:
     return [*found, linked]
 
 
+def openvino_models() -> list[Item]:
+    """A network in OpenVINO's own format, free in size and not."""
+    from runtimes.openvino import package
+
+    openvino, core = package.load()
+    found = []
+    for fixed in (False, True):
+        model = core.read_model(str(TINY / "lcm" / "vae_decoder" / "model.onnx"))
+        if fixed:
+            model.reshape([1, 4, 8, 8])
+        with tempfile.TemporaryDirectory() as name:
+            openvino.save_model(model, str(Path(name) / "openvino_model.xml"))
+            found.append(read(Path(name)))
+    return found
+
+
 def rknn_files() -> list[Item]:
     """The converter's files, without most of their programs, and a small one with its program."""
     found = []

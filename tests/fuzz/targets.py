@@ -186,6 +186,23 @@ def _compare(found: Any, wanted: Any) -> None:
         raise Fault("another result with the cache than without")
 
 
+def check_openvino(folder: Path) -> None:
+    """A model in OpenVINO's own format is described, opened and run, or refused."""
+    from lcmcore.runtime import check_inputs, check_specs
+    from runtimes.openvino import OpenVINORuntime
+    from runtimes.openvino.files import IR
+
+    runtime = OpenVINORuntime()
+    list(runtime.describe(folder / IR))
+    latents = {"latent_sample": np.zeros((1, 4, 8, 8), np.float32)}
+    options = {"threads": 1, "graph_cache": False}
+    with closing(runtime.open("vae_decoder", folder, options)) as network:
+        for specs in (network.inputs, network.outputs):
+            check_specs("vae_decoder", specs)
+        check_inputs("vae_decoder", network.inputs, latents)
+        network.run(latents)
+
+
 def check_rknn(folder: Path) -> None:
     """A .rknn file is described, its cost too, and is given a signature for its component."""
     from lcmcore.bundle import COMPONENTS
@@ -346,5 +363,7 @@ TARGETS = {
     "jobs": Target(check_jobs, seeds.jobs, strategies.jobs),
     "request": Target(check_request, seeds.requests, strategies.requests, links=False),
 }
+if find_spec("openvino"):  # `make test-openvino` has it
+    TARGETS["openvino"] = Target(check_openvino, seeds.openvino_models)
 if find_spec("torch") and find_spec("safetensors"):  # `make test-export` has them
     TARGETS["weights"] = Target(check_weights, seeds.weights, links=False)
