@@ -8,11 +8,12 @@ SEED ?= 0
 KILLS ?= 165
 PEERS ?= .peers
 NPU ?= .npu
+EXPORT ?= .export
 BOARD ?= .board
 
 .PHONY: demo test test-all test-types test-server test-page strokes load test-openvino test-rknn test-board \
-	test-container test-export mutants check bench peers rewrites npu fuzz kill-test soak throughput goldens pictures \
-	dist clean
+	test-container test-export mutants check bench export peers rewrites npu fuzz kill-test soak throughput goldens \
+	pictures dist clean
 
 demo: $(VENV)/.demo
 	@mkdir -p $(OUT)
@@ -110,6 +111,12 @@ rewrites: $(VENV)/.installed
 npu: $(NPU)/.built .venv-rknn/.installed
 	.venv-rknn/bin/python -m benchmarks.npu $(NPU)/bundle $(NPU)/records
 
+# A full-size checkpoint in one file, exported as it is and with LoRAs: memory, and whether the networks
+# compute what diffusers' from_single_file and fuse_lora do. 15 GB of disk, 10 GB of memory.
+export: .venv-build/.installed
+	.venv-build/bin/python -m benchmarks.export $(EXPORT)
+	.venv-build/bin/python -m benchmarks.export $(EXPORT) --lora
+
 soak: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.soak
 
@@ -198,4 +205,4 @@ $(NPU)/.built: .venv-build/.installed
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-* .board $(PEERS) $(NPU) out dist build
+	rm -rf .venv .venv-* .board $(PEERS) $(NPU) $(EXPORT) out dist build

@@ -18,7 +18,9 @@ DISTILLED = (
 )  # fmt: skip
 
 
-def pairs(model: nn.Module, endings: tuple[str, ...], prefix: str, seed: int = 0) -> dict[str, Any]:
+def pairs(
+    model: nn.Module, endings: tuple[str, ...], prefix: str, seed: int = 0, rank: int = RANK
+) -> dict[str, Any]:
     """Random (down, up) of the layers with these names, by the layer's name in diffusers."""
     generator = torch.Generator().manual_seed(seed)
     found = {}
@@ -26,19 +28,22 @@ def pairs(model: nn.Module, endings: tuple[str, ...], prefix: str, seed: int = 0
         if name.endswith(endings) and hasattr(layer, "weight"):
             out, *within = layer.weight.shape
             ones = (1,) * (layer.weight.ndim - 2)
-            down = torch.randn(RANK, *within, generator=generator) / within[0] ** 0.5
-            found[prefix + name] = (down, torch.randn(out, RANK, *ones, generator=generator) / 4)
+            down = torch.randn(rank, *within, generator=generator) / within[0] ** 0.5
+            found[prefix + name] = (down, torch.randn(out, rank, *ones, generator=generator) / 4)
     return found
 
 
 def of_pipeline(
-    pipe: StableDiffusionPipeline, unet: tuple[str, ...] = ATTENTION, seed: int = 0
+    pipe: StableDiffusionPipeline,
+    unet: tuple[str, ...] = ATTENTION,
+    seed: int = 0,
+    rank: int = RANK,
 ) -> dict[str, Any]:
     text = {  # transformers 5.6 left `text_model.` out; files have it
         key.replace("text_encoder.encoder", "text_encoder.text_model.encoder"): each
-        for key, each in pairs(pipe.text_encoder, TEXT, "text_encoder.", seed).items()
+        for key, each in pairs(pipe.text_encoder, TEXT, "text_encoder.", seed, rank).items()
     }
-    return {**pairs(pipe.unet, unet, "unet.", seed), **text}
+    return {**pairs(pipe.unet, unet, "unet.", seed, rank), **text}
 
 
 def kohya(layers: dict[str, Any]) -> dict[str, Tensor]:

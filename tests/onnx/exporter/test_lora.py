@@ -24,6 +24,7 @@ from tests.onnx.exporter.lora_files import (
     pairs,
     peft_style,
 )
+from tests.onnx.exporter.reference import from_single_file, fuse
 from tests.onnx.exporter.tiny_configs import open_checkpoint, tensors, write_configs
 
 pytestmark = pytest.mark.filterwarnings("default")  # torch and diffusers warn of one another
@@ -40,21 +41,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pipeline(files: Path) -> StableDiffusionPipeline:
-    return StableDiffusionPipeline.from_single_file(
-        str(files / "model.safetensors"), config=str(files / "configs"), local_files_only=True,
-        torch_dtype=torch.float32,
-    )  # fmt: skip
+    return from_single_file(files / "model.safetensors", files / "configs")
 
 
 def fused(files: Path, chosen: list[tuple[Path, float]]) -> StableDiffusionPipeline:
     """diffusers + peft."""
     pipe = pipeline(files)
-    for number, (path, _) in enumerate(chosen):
-        pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=f"a{number}")
-    names = [f"a{number}" for number in range(len(chosen))]
-    pipe.set_adapters(names, [scale for _, scale in chosen])
-    pipe.fuse_lora(adapter_names=names)
-    pipe.unload_lora_weights()
+    fuse(pipe, chosen)
     return pipe
 
 

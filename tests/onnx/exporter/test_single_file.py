@@ -26,6 +26,7 @@ from runtimes.onnx.checkpoint.modules import load
 from runtimes.onnx.checkpoint.weight_file import WeightFile
 from tests.goldens.reference import Model, draw
 from tests.onnx.exporter.lora_files import DISTILLED, kohya, pairs
+from tests.onnx.exporter.reference import from_single_file, fuse
 from tests.onnx.exporter.tiny_configs import (
     TEXT,
     TOKENS,
@@ -51,10 +52,7 @@ def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def reference(root: Path) -> StableDiffusionPipeline:
     """diffusers, reading the same file with the same configs."""
-    return StableDiffusionPipeline.from_single_file(
-        str(root / "model.safetensors"), config=str(root / "configs"), local_files_only=True,
-        torch_dtype=torch.float32,
-    )  # fmt: skip
+    return from_single_file(root / "model.safetensors", root / "configs")
 
 
 def difference(got: Any, want: torch.Tensor) -> float:
@@ -260,9 +258,7 @@ def test_img2img_with_an_lcm_lora_is_that_of_diffusers(tmp_path: Path) -> None:
     words = ("--config-from", configs, "--lora", f"{lora}:0.8")
     export(tmp_path / "model.safetensors", out, *words)
 
-    pipe.load_lora_weights(str(tmp_path), weight_name=lora.name)
-    pipe.fuse_lora(lora_scale=0.8)
-    pipe.unload_lora_weights()
+    fuse(pipe, [(lora, 0.8)])
     image = Image.effect_noise((128, 64), 60).convert("RGB")
     call = {"prompt": "a snow tree", "strength": 0.75, "seed": 42}
     scheduler = read_object(configs / "scheduler" / "scheduler_config.json")
