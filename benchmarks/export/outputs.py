@@ -19,8 +19,8 @@ from lcmcore.util.configfile import read_object
 
 Arrays: TypeAlias = "dict[str, np.ndarray[Any, Any]]"
 
+TIMESTEP = 259
 _LATENTS = (1, 4, 24, 32)  # an image of 256x192
-_TIMESTEP = 259
 
 
 def inputs(root: Path) -> Arrays:
@@ -49,7 +49,7 @@ def of_diffusers(work: Path, loras: bool) -> Arrays:
     with torch.no_grad():
         outputs = {
             "text_encoder": pipe.text_encoder(given["ids"])[0],
-            "unet": pipe.unet(given["latents"], _TIMESTEP, given["hidden"]).sample,
+            "unet": pipe.unet(given["latents"], TIMESTEP, given["hidden"]).sample,
             "vae_encoder": pipe.vae.encode(given["image"]).latent_dist.parameters,
             "vae_decoder": pipe.vae.decode(given["latents"]).sample,
         }
@@ -67,7 +67,7 @@ def of_exported(bundle: Path) -> Arrays:
         "text_encoder": {"input_ids": given["ids"]},
         "unet": {
             "sample": given["latents"],
-            "timestep": np.array([_TIMESTEP]),
+            "timestep": np.array([TIMESTEP]),
             "encoder_hidden_states": given["hidden"],
         },
         "vae_encoder": {"sample": given["image"]},

@@ -33,8 +33,14 @@ def test_loras_of_all_styles_are_merged_on_both_sides(tmp_path: Path) -> None:
         *words,
     )  # fmt: skip
     assert not [note for note in source.notes if "fit nothing" in note]
-    text = load(source.checkpoint, "text_encoder")
-    ids = torch.from_numpy(outputs.inputs(tmp_path / files.CONFIGS)["ids"])
-    got = text(ids)[0].detach().numpy()
-    want = merged["text_encoder"]
-    assert np.abs(got - want).max() < 1e-5 * np.abs(want).max()
+    text, unet = (load(source.checkpoint, name) for name in changed)
+    arrays = outputs.inputs(tmp_path / files.CONFIGS)
+    given = {name: torch.from_numpy(each) for name, each in arrays.items()}
+    with torch.no_grad():
+        got = {
+            "text_encoder": text(given["ids"])[0],
+            "unet": unet(given["latents"], outputs.TIMESTEP, given["hidden"]).sample,
+        }
+    for name in changed:
+        want = merged[name]
+        assert np.abs(got[name].numpy() - want).max() < 1e-5 * np.abs(want).max(), name
