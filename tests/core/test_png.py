@@ -6,8 +6,10 @@ The files are laid out byte by byte here as the PNG specification says, or writt
 import io
 import os
 import struct
+import time
 import tracemalloc
 import zlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from lcmcore.png import encode_png, is_ours, make_record, model_origin, read_rec
 
 pytestmark = pytest.mark.host  # the same on every processor, and hundreds of tests
 
+PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 RECORD = {"Software": "lcmcore 0.1.0", "prompt": "a lake\nat night", "seed": "7"}
 
@@ -62,6 +65,26 @@ def test_what_was_written_is_read(png):
     assert is_ours(path)
     with Image.open(path) as read:
         assert read.tobytes() == image.tobytes()
+
+
+def test_a_png_takes_half_the_time_of_zlibs_default_and_about_its_space():
+    """Measured on the pictures of the documentation: a quarter, and 1 to 8 % more."""
+    with Image.open(PICTURES / "masks.jpg") as file:
+        image = file.convert("RGB")
+
+    def usual():
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        return buffer.getvalue()
+
+    def seconds(encode):
+        start = time.process_time()
+        encode()
+        return time.process_time() - start
+
+    ours = partial(encode_png, image, RECORD)
+    assert len(ours()) < 1.1 * len(usual())
+    assert min(map(seconds, [ours] * 5)) < 0.5 * min(map(seconds, [usual] * 5))
 
 
 @pytest.mark.parametrize("after_idat", [False, True])
