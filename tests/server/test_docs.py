@@ -188,6 +188,14 @@ def test_settings_of_open_webui_lead_here(server):
         timeout=60,
     )
     assert answer.json()["data"][0]["b64_json"]
+    answer = httpx.post(
+        f"{at(server.url, settings['IMAGES_EDIT_OPENAI_API_BASE_URL'])}/images/edits",
+        data={"model": "", "prompt": "a lake", "response_format": "b64_json"},
+        files={"image": ("1.png", SCRIBBLE.read_bytes(), "image/png")},
+        headers={"authorization": f"Bearer {settings['IMAGES_EDIT_OPENAI_API_KEY']}"},
+        timeout=60,
+    )
+    assert answer.json()["data"][0]["b64_json"]
 
 
 def test_settings_of_home_assistant_lead_here(server):
