@@ -76,7 +76,10 @@ function form(values) {
 }
 
 function png(text) {
-  return new Blob([Uint8Array.from(atob(text), (each) => each.charCodeAt(0))], { type: "image/png" });
+  const characters = atob(text);
+  const bytes = new Uint8Array(characters.length);
+  for (let at = 0; at < bytes.length; at++) bytes[at] = characters.charCodeAt(at);
+  return new Blob([bytes], { type: "image/png" });
 }
 
 /** Server-sent events of a stream: {name, data}, data being JSON. */

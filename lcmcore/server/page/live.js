@@ -10,6 +10,7 @@ export class Live {
   #onError;
   #job = null;
   #stale = false;
+  #start = 0;
   #timer = 0;
 
   constructor(make, onBusy, onError) {
@@ -18,16 +19,20 @@ export class Live {
     this.#onError = onError;
   }
 
-  /** The input changes still: what runs may finish, so that the picture follows the pen. */
-  follow() {
+  /**
+   * The input changes still: what runs may finish, so that the picture follows the pen. Nothing is
+   * begun for so many milliseconds: a short stroke's picture would wait for the end of that step.
+   */
+  follow(milliseconds) {
     this.#stale = true;
-    if (!this.#job) this.#run();
+    if (!this.#job) this.#start ||= setTimeout(() => this.#run(), milliseconds);
   }
 
   /** The input has changed: what runs is of no use any more. */
   renew() {
-    this.#job?.abort();
-    this.follow();
+    this.#stale = true;
+    if (this.#job) this.#job.abort();
+    else this.#run();
   }
 
   /** The same in a while; for text that is being written, and for servers that are busy. */
@@ -44,6 +49,8 @@ export class Live {
   }
 
   async #run() {
+    clearTimeout(this.#start);
+    this.#start = 0;
     this.#onBusy(true);
     while (this.#stale) {
       clearTimeout(this.#timer);

@@ -71,19 +71,9 @@ async function make(signal) {
   const took = performance.now() - start;
   stepTime = took / Math.max(1, fields.num_inference_steps * (image ? fields.strength : 1));
   if (signal.aborted) return;
-  await blobIsShown(blob);
-  if (signal.aborted) return;
   current = { blob, seed, source: image, caption: captionOf(fields, seed, image, took) };
   byId("trouble").hidden = true;
-  settle(current);
-}
-
-/** A picture that is decoded before it is shown replaces the last without a flash. */
-async function blobIsShown(blob) {
-  const image = new Image();
-  image.src = URL.createObjectURL(blob);
-  await image.decode();
-  URL.revokeObjectURL(image.src);
+  await settle(current);
 }
 
 function captionOf(fields, seed, image, took) {
@@ -94,17 +84,19 @@ function captionOf(fields, seed, image, took) {
 /** The pane follows the drawing again; with a picture, shows it. */
 function settle(picture) {
   kept.release();
-  if (picture) view.show(picture);
+  const shown = picture && view.show(picture);
   if (view.isComparing) compare(true);
+  return shown;
 }
 
 async function trouble(error) {
   view.restore();
   const words = error instanceof ServerError ? error.message : `The page failed: ${error.message}`;
-  byId("trouble").textContent = words.charAt(0).toUpperCase() + words.slice(1);
+  const soon = error.retryAfter ? `${/[.?!]$/.test(words) ? "" : "."} Next try in ${error.retryAfter} s.` : "";
+  byId("trouble").textContent = words.charAt(0).toUpperCase() + words.slice(1) + soon;
   byId("trouble").hidden = false;
   if (error.status === 401) askForKey();
-  else if (error.retryAfter && model) live.renewLater(error.retryAfter * 1000);
+  else if (soon && model) live.renewLater(error.retryAfter * 1000);
 }
 
 function askForKey() {
@@ -124,7 +116,7 @@ byId("ask-key").addEventListener("close", () => {
 
 paper.onStroke = () => {
   byId("hint").hidden = true;
-  live.follow();
+  live.follow(stepTime);
 };
 paper.onChange = () => {
   byId("hint").hidden = !paper.isEmpty;
@@ -145,7 +137,9 @@ byId("file").onchange = ({ target }) => {
 async function load(file) {
   if (!file) return;
   try {
-    paper.place(await createImageBitmap(file));
+    const picture = await createImageBitmap(file);
+    paper.place(picture);
+    picture.close(); // a photograph has a hundred megabytes
   } catch {
     trouble(new ServerError("That is not a picture that this browser can read."));
   }
@@ -266,7 +260,7 @@ function recall() {
 settings.addEventListener("submit", (event) => event.preventDefault());
 settings.addEventListener("input", ({ target }) => {
   showValues();
-  if (target.type === "range") live.follow();
+  if (target.type === "range") live.follow(stepTime);
   else if (target.id !== "size") live.renewLater(WRITING);
 });
 settings.addEventListener("change", ({ target }) => {
@@ -316,7 +310,7 @@ function save() {
 
 byId("keep").onclick = async () => {
   await kept.add(view.shown);
-  view.say("Kept");
+  view.say(`Kept · ${view.shown.caption}`);
 };
 byId("compare").onclick = () => compare(!view.isComparing);
 byId("save").onclick = save;
@@ -385,7 +379,7 @@ async function start() {
     model = await fetchModel();
   } catch (error) {
     await trouble(error);
-    if (error.status !== 401) setTimeout(start, 3000);
+    if (error.status !== 401) setTimeout(start, 1000 * (error.retryAfter ?? 3));
     return;
   }
   byId("trouble").hidden = true;

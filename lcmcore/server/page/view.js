@@ -1,26 +1,27 @@
 // The picture's pane: what is shown, beside what it is compared, and whether it is being made.
 
-const SOON = 120; // milliseconds before a busy sign: a fast answer needs none
+const SOON = 400; // milliseconds before a busy sign: at each stroke it would only flicker
 
 const byId = (id) => document.getElementById(id);
 
 export class View {
   shown = null; // {blob, source, seed, caption}
-  #urls = {};
+  #next = {}; // by the element's id: the image that it shall show
   #busy = 0;
 
   constructor() {
     byId("cut").addEventListener("input", () => this.#cut());
   }
 
-  /** Show a picture that is complete. */
+  /** Show a picture that is complete; resolves when it is to be seen. */
   show(picture) {
     this.shown = picture;
-    this.#put("picture", picture.blob);
+    const seen = this.#put("picture", picture.blob);
     byId("picture").alt = picture.caption;
     byId("picture").classList.remove("preview");
     this.say(picture.caption);
     for (const id of ["reuse", "compare", "save", "keep"]) byId(id).disabled = false;
+    return seen;
   }
 
   /** Show one that is being made. */
@@ -50,11 +51,11 @@ export class View {
   }
 
   busy(on) {
+    const sign = (shown) => (byId("line").hidden = byId("stop").hidden = !shown);
     clearTimeout(this.#busy);
-    if (!on) byId("view").classList.remove("slow");
-    else this.#busy = setTimeout(() => byId("view").classList.add("slow"), SOON);
+    if (on) this.#busy = setTimeout(sign, SOON, true);
+    else sign(false);
     byId("view").setAttribute("aria-busy", String(on));
-    byId("line").hidden = byId("stop").hidden = !on;
     byId("line").style.removeProperty("--done");
   }
 
@@ -67,10 +68,17 @@ export class View {
     byId("status").textContent = text;
   }
 
-  #put(id, blob) {
+  /** A picture that is decoded before it is shown replaces the last without a flash. */
+  async #put(id, blob) {
+    const next = new Image();
+    this.#next[id] = next;
+    next.src = URL.createObjectURL(blob);
+    await next.decode();
     const image = byId(id);
-    if (this.#urls[id]) URL.revokeObjectURL(this.#urls[id]);
-    this.#urls[id] = image.src = URL.createObjectURL(blob);
+    const isNewest = this.#next[id] === next;
+    URL.revokeObjectURL(isNewest ? image.src : next.src);
+    if (!isNewest) return;
+    image.src = next.src;
     image.hidden = false;
     byId("empty").hidden = true;
   }

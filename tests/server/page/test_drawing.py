@@ -55,6 +55,18 @@ def test_the_picture_changes_while_one_draws(visit):
     drive.settled()
 
 
+def test_a_short_stroke_asks_once(visit):
+    """Else its picture waits for the end of a step of one that is stale."""
+    drive = visit().settled()
+    source, asked = drive.source, len(drive.asked)
+    drive.page.mouse.move(*drive.point(0.2, 0.2))
+    drive.page.mouse.down()
+    drive.page.mouse.move(*drive.point(0.3, 0.3))
+    drive.page.mouse.up()
+    drive.changed(source)
+    assert len(drive.asked) == asked + 1
+
+
 def test_the_newest_stroke_wins_and_one_job_is_in_flight(visit):
     drive = visit().settled()
     source = drive.source

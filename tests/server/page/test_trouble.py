@@ -50,6 +50,27 @@ def test_an_error_is_shown_in_the_servers_words_and_goes_with_the_next_picture(v
     assert not drive.page.locator("#trouble").is_visible()
 
 
+@pytest.mark.parametrize("screen", [{}, PHONE], ids=["desktop", "phone"])
+def test_an_error_moves_nothing_and_covers_no_tool(visit, screen):
+    drive = visit(screen).settled()
+    drive.expected = ("400",)
+    controls = "#layer, .rail, #colours, #settings, #keep"
+    places = "() => [...document.querySelectorAll('%s')].map(each => each.getBoundingClientRect())"
+    boxes = drive.page.evaluate(places % controls)
+    drive.page.route(PICTURES, lambda route: route.fulfill(**refusal(400, "no paint " * 20)))
+    drive.page.touchscreen.tap(*drive.point(0.5, 0.5)) if screen else drive.stroke((0.4, 0.5))
+    drive.trouble()
+    assert drive.page.evaluate(places % controls) == boxes
+    (trouble,) = drive.page.evaluate(places % "#trouble")
+    for box in boxes:
+        assert (
+            trouble["right"] <= box["left"]
+            or trouble["bottom"] <= box["top"]
+            or box["right"] <= trouble["left"]
+            or box["bottom"] <= trouble["top"]
+        ), box
+
+
 def test_a_busy_server_is_asked_again_by_itself(visit):
     drive = visit().settled()
     drive.expected = ("429",)
@@ -63,7 +84,7 @@ def test_a_busy_server_is_asked_again_by_itself(visit):
     drive.page.route(PICTURES, answer)
     drive.tool("fill")
     drive.page.mouse.click(*drive.point(0.5, 0.5))
-    assert drive.trouble() == "The queue is full"
+    assert drive.trouble() == "The queue is full. Next try in 1 s."
     drive.changed(before)
     assert not drive.page.locator("#trouble").is_visible()
 
@@ -75,7 +96,8 @@ def test_a_server_that_is_gone_is_said_and_found_again(visit):
     drive.page.route(PICTURES, lambda route: route.abort())
     drive.tool("fill")
     drive.page.mouse.click(*drive.point(0.5, 0.5))
-    assert drive.trouble() == "The server does not answer. Does lcm serve still run?"
+    told = "The server does not answer. Does lcm serve still run? Next try in 2 s."
+    assert drive.trouble() == told
     drive.page.unroute(PICTURES)
     drive.changed(before)
 
@@ -118,7 +140,7 @@ def test_a_stroke_aborts_what_is_stale_and_its_picture_is_never_shown(visit):
     drive.page.on("requestfailed", lambda request: failed.append(request.failure))
     drive.tool("fill")
     drive.page.mouse.click(*drive.point(0.5, 0.5))
-    drive.page.wait_for_selector("#view.slow")
+    drive.page.wait_for_selector("#line:not([hidden])")
     assert drive.page.locator("#line").is_visible()
     drive.colour("sky")
     drive.tool("fill")
