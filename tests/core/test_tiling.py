@@ -1,5 +1,8 @@
 """Tiles: where they lie, how they are blended, and that a VAE of one size serves larger ones."""
 
+import shutil
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -455,3 +458,76 @@ def test_a_vae_of_256_makes_512x384_as_the_whole_does(name, decoder, round_trip,
     assert psnr(encoded_too, whole) > round_trip
     for axis, borders in ((1, [128, 256]), (2, [128, 256, 384])):
         assert _steps(encoded_too, axis, borders) < 1.05 * _steps(whole, axis, borders)
+
+
+DRAW = """
+import sys, numpy, painter, scene
+numpy.save(sys.argv[1], [painter.render(scene.sample(seed)) for seed in range(20)])
+"""
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """20 scenes of the demo model's recipe on a canvas of 768x768, each from a place of its own.
+
+    So nothing in them keeps to the borders of tiles, as the blocks of enlarged pixel art would,
+    and trees, lines and hatching have the size that the VAE has learned.
+    """
+    folder = tmp_path_factory.mktemp("scenes")
+    recipe = shutil.copytree(ROOT / "assets" / "recipe", folder / "recipe")
+    canvas = (recipe / "canvas.py").read_text()
+    assert "\nSIZE = 256\n" in canvas
+    (recipe / "canvas.py").write_text(canvas.replace("\nSIZE = 256\n", "\nSIZE = 768\n"))
+    drawn = folder / "drawn.npy"
+    subprocess.run([sys.executable, "-c", DRAW, drawn], cwd=recipe, check=True)
+    places = np.random.default_rng(0).integers(0, (768 - 384 + 1, 768 - 512 + 1), (20, 2))
+    return [
+        image[top : top + 384, left : left + 512]
+        for image, (top, left) in zip(np.load(drawn), places, strict=True)
+    ]
+
+
+@pytest.fixture(scope="module")
+def round_trips(scenes, demo, tiled):
+    """These scenes through the VAE: as a whole, and by tiles."""
+    return [
+        np.concatenate([pipe.decode(pipe.encode_image(scene, (512, 384))) for scene in scenes])
+        for pipe in (demo, tiled)
+    ]
+
+
+def step_ratio(images, axis, borders):
+    """The mean step across these borders, of that across the four places on either side."""
+    beside = [border + offset for border in borders for offset in range(-4, 5) if offset]
+    return float(_steps(images, axis, borders) / _steps(images, axis, beside))
+
+
+@pytest.mark.slow
+@pytest.mark.host  # where the recipe is
+def test_scenes_by_tiles_are_close_to_the_whole(round_trips):
+    found = [psnr(*pair) for pair in zip(*round_trips, strict=True)]
+    print(f"mean {np.mean(found):.1f} dB, lowest {min(found):.1f} dB")
+    assert np.mean(found) > 44.5
+    assert min(found) > 36
+
+
+@pytest.mark.slow
+@pytest.mark.host  # where the recipe is
+@pytest.mark.parametrize(
+    ("axis", "ends", "middles"),
+    [
+        pytest.param(1, [128, 256], [192], id="rows"),
+        pytest.param(2, [128, 256, 384], [192, 320], id="columns"),
+    ],
+)
+def test_scenes_by_tiles_have_no_seam(round_trips, axis, ends, middles):
+    """Where a tile ends, or in the middle of an overlap, where one would cut without blending.
+
+    The whole has no tiles: its ratio says whether the scenes themselves step there.
+    """
+    whole, tiled = (step_ratio(images, axis, ends) for images in round_trips)
+    amid = [step_ratio(images, axis, middles) for images in round_trips]
+    print(f"whole {whole:.3f}, by tiles {tiled:.3f}; middles {amid[0]:.3f}, {amid[1]:.3f}")
+    assert whole == pytest.approx(1, abs=0.06)
+    assert tiled < 1.1
+    assert amid[1] < 1.1 * amid[0]
