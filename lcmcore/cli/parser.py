@@ -235,7 +235,8 @@ def _add_access(parser: argparse.ArgumentParser) -> None:
         help="what clients must send; other users of this machine can read it here, but not in the"
         " variable (default: $LCM_API_KEY)")  # fmt: skip
     add("--no-auth", action="store_true",
-        help="let everybody who reaches the address use it (default: no)")  # fmt: skip
+        help="let everybody who reaches the address use it (default: without a key, your own user"
+        " and root)")  # fmt: skip
     add("--cors", action="append", metavar="ORIGIN", default=[],
         help="a page's origin whose scripts may use it, like https://example.org; may be repeated"
         " (default: the server's own only)")  # fmt: skip

@@ -25,6 +25,7 @@ from lcmcore.util.terminal import tell
 from lcmcore.util.validate import whole_number
 
 try:
+    from lcmcore.server import peer
     from lcmcore.server.app import Access, make_app
     from lcmcore.server.guard import is_loopback
     from lcmcore.server.queue import JobQueue, Submit
@@ -62,7 +63,10 @@ def serve(args: argparse.Namespace) -> int:
 
 
 def _access(args: argparse.Namespace) -> Access:
-    """Raises ArgumentError for an address that others reach, unless a key or --no-auth is given."""
+    """Without a key or --no-auth, it is for the server's own user.
+
+    Raises ArgumentError for an address that other machines reach.
+    """
     key = args.api_key or os.environ.get("LCM_API_KEY") or None
     if key is not None and args.no_auth:
         raise ArgumentError("--no-auth and a key (--api-key, $LCM_API_KEY) exclude each other")
@@ -71,8 +75,14 @@ def _access(args: argparse.Namespace) -> Access:
             f"--host {args.host} is reached by others: give --api-key KEY (or $LCM_API_KEY), or say"
             " --no-auth"
         )
-    hosts = None if args.no_auth or key is not None else ("localhost", args.host)
-    return Access(key, hosts, tuple(args.cors))
+    if args.no_auth or key is not None:
+        return Access(key, None, tuple(args.cors))
+    if not peer.is_known():
+        tell(
+            "lcm: this system does not say whose a connection is: every user of this machine can"
+            " use the server (a key keeps them out)"
+        )
+    return Access(None, ("localhost", args.host), tuple(args.cors), own_user=peer.is_known())
 
 
 def _record(args: argparse.Namespace, summary: ModelSummary) -> dict[str, str]:

@@ -38,6 +38,7 @@ class Access:
     key: str | None = None
     hosts: Sequence[str] | None = None
     cors: Sequence[str] = field(default_factory=tuple)
+    own_user: bool = False
 
 
 def make_app(service: Service, access: Access) -> ASGIApp:
@@ -53,6 +54,7 @@ def make_app(service: Service, access: Access) -> ASGIApp:
             hosts=access.hosts,
             cors=access.cors,
             body=service.limits.body,
+            own_user=access.own_user,
         )
     ]
     if access.cors:

@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from lcmcore.server import peer
 from lcmcore.server.errors import error_response, log
 from lcmcore.util.terminal import tell
 
@@ -30,6 +31,7 @@ _BODIES = 8  # of the largest size that are in memory at the same time, or as ma
 _GONE = 499  # for the log, as nginx has it: the client hung up
 _MAX_PATH = 200  # characters of a path in the log
 _CHALLENGE = {"www-authenticate": 'Basic realm="lcm", charset="UTF-8"'}  # a browser asks for it
+_NO_KEY_HELPS = {"www-authenticate": 'Bearer realm="lcm"'}  # a browser asks for none
 
 
 class AccessLog:
@@ -75,7 +77,7 @@ class AccessLog:
 
 
 class Guard:
-    """Refuses who has no key, or comes from another page; bounds the body of a request."""
+    """Refuses who has no key, is another user or page; bounds the body of a request."""
 
     def __init__(
         self,
@@ -84,22 +86,25 @@ class Guard:
         hosts: Sequence[str] | None,
         cors: Sequence[str],
         body: int,
+        own_user: bool = False,
     ) -> None:
         """`hosts` are names by which the server may be asked for, beside addresses; None is any.
 
-        `cors` are origins of pages, beside the server's own, and `body` is in bytes.
+        `cors` are origins of pages, beside the server's own, and `body` is in bytes. `own_user`
+        refuses what other users of this machine ask, but for root.
         """
         self._app = app
         self._key = None if key is None else _digest(key.encode())
         self._hosts = hosts
         self._cors = cors
         self._body = body
+        self._own_user = own_user
         self._bodies: list[_Body] = []  # of the requests in progress
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer why not."""
         try:
-            self._check(scope["path"], Headers(scope=scope))
+            self._check(scope, Headers(scope=scope))
         except HTTPException as error:
             await error_response(error, scope["path"])(scope, receive, send)
             return
@@ -117,13 +122,24 @@ class Guard:
             raise HTTPException(503, "too much is being sent to this server: try again later")
         return message
 
-    def _check(self, path: str, headers: Headers) -> None:
-        if path != HEALTH:
+    def _check(self, scope: Scope, headers: Headers) -> None:
+        if scope["path"] != HEALTH:
+            self._check_user(scope)
             self._check_key(headers)
             self._check_place(headers)
         length = headers.get("content-length", "0")
         if not length.isdecimal() or len(length) > 18 or int(length) > self._body:
             raise _too_large(self._body)
+
+    def _check_user(self, scope: Scope) -> None:
+        """At each request: what a port belonged to once says nothing of its next connection."""
+        if self._own_user and not peer.is_own(scope["client"], scope["server"]):
+            raise HTTPException(
+                401,
+                "this server is its own user's: start it with --api-key KEY, or with --no-auth for"
+                " everybody",
+                _NO_KEY_HELPS,
+            )
 
     def _check_key(self, headers: Headers) -> None:
         """In constant time: that of two digests."""
