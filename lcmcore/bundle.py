@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lcmcore.errors import ArgumentError, BundleError
+from lcmcore.errors import ArgumentError, BundleError, first_line
 from lcmcore.scheduler import LCMScheduler
 from lcmcore.util.configfile import read_object, read_table
 from lcmcore.util.files import is_file, is_folder, regular_files
@@ -382,6 +382,24 @@ def require_model_dir(root: Path) -> None:
 
     remedy = how_to_fetch(root.as_posix())
     raise BundleError(f"no model directory at {root}" + (f": {remedy}" if remedy else ""))
+
+
+def bundles_in(folder: Path) -> list[Path]:
+    """The folders in a folder that have a UNet, by name; hidden ones are left out.
+
+    Raises ArgumentError if there is none, or one has a name that cannot be printed.
+    """
+    try:
+        found = sorted(each for each in folder.iterdir() if is_folder(each / "unet"))
+    except OSError as error:
+        raise ArgumentError(f"{folder}: {first_line(error)}") from error
+    found = [each for each in found if not each.name.startswith(".")]
+    for each in found:
+        if not each.name.isprintable():
+            raise ArgumentError(f"{folder}: rename {shown(each.name)}, which cannot be printed")
+    if not found:
+        raise ArgumentError(f"{folder}: no folder in it has a unet")
+    return found
 
 
 def _may_belong_to(filename: str, path: Path, folder: Path) -> bool:

@@ -226,7 +226,10 @@ def _add_serve(commands: Any) -> None:
     _add_verbose(parser)
     _add_access(parser)
     _add_limits(parser)
-    _add_models(parser)
+    _add_models(parser).add_argument(
+        "--models", type=Path, metavar="FOLDER",
+        help="serve all models in it, which requests choose by name; one is open at a time"
+        " (default: one model, which answers to every name)")  # fmt: skip
 
 
 def _add_access(parser: argparse.ArgumentParser) -> None:

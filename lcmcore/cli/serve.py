@@ -7,11 +7,12 @@ import logging
 import os
 import pickle
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 
+from lcmcore.bundle import DEMO, bundles_in
 from lcmcore.cli.generate import model_dir, runtime_choice, runtime_options
 from lcmcore.cli.progress import count_of
 from lcmcore.cli.signals import GracefulShutdown
@@ -21,6 +22,7 @@ from lcmcore.jobs.job import Job
 from lcmcore.jobs.pool import Pool
 from lcmcore.jobs.process import WorkerSpec
 from lcmcore.jobs.worker import EncodedImage, ModelSummary, OnStep
+from lcmcore.png import absolute
 from lcmcore.util.terminal import tell
 from lcmcore.util.validate import whole_number
 
@@ -48,11 +50,13 @@ def serve(args: argparse.Namespace) -> int:
     )
     waiting = whole_number("--queue", args.queue, 0, 2**16)
     with bound_socket(args.host, whole_number("--port", args.port, 0, 65535)) as bound:
-        with GracefulShutdown() as shutdown, _backend(args) as (submit, workers, summary):
+        with GracefulShutdown() as shutdown, _backend(args) as (submit, workers, models):
             if shutdown.requested():
                 return shutdown.status
             queue = JobQueue(submit, workers, waiting)
-            service = Service(queue, summary, limits, int(time.time()), _record(args, summary))
+            service = Service(
+                queue, models, limits, int(time.time()), _record(args), args.models is not None
+            )
             run(make_server(make_app(service, access), queue), bound)
             counts = queue.counts
         tell(
@@ -85,39 +89,74 @@ def _access(args: argparse.Namespace) -> Access:
     return Access(None, ("localhost", args.host), tuple(args.cors), own_user=peer.is_known())
 
 
-def _record(args: argparse.Namespace, summary: ModelSummary) -> dict[str, str]:
+def _record(args: argparse.Namespace) -> dict[str, str]:
     """Names in place of the paths in the records of images."""
-    files = {"model": summary.name, "config": args.config, "tokenizer": args.tokenizer}
+    files = {"config": args.config, "tokenizer": args.tokenizer}
     return {key: Path(path).name for key, path in files.items() if path is not None}
+
+
+def _models(args: argparse.Namespace) -> dict[str, str | None]:
+    """The folders of --models by name, that of --model first; none without --models.
+
+    Raises ArgumentError.
+    """
+    if args.models is None:
+        return {}
+    if args.config is not None or args.tokenizer is not None:
+        raise ArgumentError("--config and --tokenizer are of one model: leave --models out")
+    found = {each.name: str(each) for each in bundles_in(args.models)}
+    if args.model is None:
+        return {**found}
+    chosen = model_dir(args)
+    name = DEMO if chosen is None else Path(absolute(chosen)).name
+    if name in found and (chosen is None or not Path(chosen).samefile(found[name])):
+        raise ArgumentError(f"two models are called {name}: that of --model, and one of --models")
+    return {name: chosen, **{key: path for key, path in found.items() if key != name}}
 
 
 @contextmanager
 def _backend(
     args: argparse.Namespace,
-) -> Iterator[tuple[Submit, Callable[[], int], ModelSummary]]:
-    """What runs jobs, how many at the same time, and the model: of a pool, or of a Dask cluster."""
+) -> Iterator[tuple[Submit, Callable[[], int], Mapping[str, ModelSummary]]]:
+    """What runs jobs, how many at once, and the models: of a pool, or of a Dask cluster."""
     files = {"config": args.config, "tokenizer": args.tokenizer}
     given = {key: str(path) for key, path in files.items() if path is not None}
-    spec = WorkerSpec(model_dir(args), runtime_choice(args), {**runtime_options(args), **given})
+    options = {**runtime_options(args), **given}
+    models = _models(args)
     if args.scheduler is None:
         level = logging.getLogger("lcmcore").getEffectiveLevel()
         with Pool(
-            *(spec.model_dir, spec.runtime),
+            *(None if models else model_dir(args), runtime_choice(args)),
             workers=args.workers,
             log_level=level,
             warm_up=True,
-            **spec.options,
+            models=models,
+            **options,
         ) as pool:
-            assert pool.summary is not None
-            yield pool.submit, lambda: args.workers, pool.summary
+            yield pool.submit, lambda: args.workers, _summaries(pool, models)
         return
-    packed = pickle.dumps(spec)
+    paths: list[tuple[str | None, str | None]] = [*models.items()] or [(None, model_dir(args))]
+    specs = {
+        name: pickle.dumps(WorkerSpec(path, runtime_choice(args), options)) for name, path in paths
+    }
     with connect(args.scheduler) as (executor, threads):
 
         def submit(job: Job, *, on_step: OnStep) -> Future[EncodedImage]:
             """Steps stay in the cluster: a job that runs there is not cancelled."""
-            return executor.submit(run_on_worker, packed, job)
+            return executor.submit(run_on_worker, specs[job.model], job)
 
         if not threads():
             tell(f"lcm: waiting for a worker to join {args.scheduler}")
-        yield submit, threads, executor.submit(summary_on_worker, packed).result()
+        found = [executor.submit(summary_on_worker, each).result() for each in specs.values()]
+        yield submit, threads, dict(zip(models or [found[0].name], found, strict=True))
+
+
+def _summaries(pool: Pool, models: Collection[str]) -> dict[str, ModelSummary]:
+    """Of each model; all are opened once, and run, so that what is broken is found now."""
+    first = pool.summary
+    assert first is not None
+    names = [*models] or [first.name]
+    others = [pool.describe(name).result() for name in names[1:]]
+    if others:
+        pool.describe(names[0]).result()  # which stays open
+    return dict(zip(names, (first, *others), strict=True))

@@ -12,6 +12,7 @@ from typing import Any
 from lcmcore.errors import RuntimeUnavailableError, first_line
 from lcmcore.jobs.job import Job
 from lcmcore.jobs.process import WorkerSpec
+from lcmcore.jobs.switching import SwitchingWorker
 from lcmcore.jobs.worker import EncodedImage, ModelSummary, PipelineWorker
 
 _CONNECT_TIMEOUT = "10s"
@@ -75,7 +76,7 @@ class _CachedWorker:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._spec: bytes | None = None
-        self._worker: PipelineWorker | None = None
+        self._worker: PipelineWorker | SwitchingWorker | None = None
 
     def run(self, spec: bytes, job: Job) -> EncodedImage:
         with self._lock:
@@ -85,7 +86,7 @@ class _CachedWorker:
         with self._lock:
             return self._opened(spec).warm_up()
 
-    def _opened(self, spec: bytes) -> PipelineWorker:
+    def _opened(self, spec: bytes) -> PipelineWorker | SwitchingWorker:
         if self._worker is None or self._spec != spec:
             if self._worker is not None:
                 self._worker.close()

@@ -100,12 +100,16 @@ class Request:
 
 @dataclass(frozen=True)
 class Job:
-    """A request, the bytes of image files or None, and text to add to the PNG's record."""
+    """A request, the bytes of image files or None, and text to add to the PNG's record.
+
+    `model` is a name that a Pool of several models knows; None is the first of them.
+    """
 
     req: Request
     init_image: bytes | None = None
     record: Mapping[str, str] = field(default_factory=dict)
     mask: bytes | None = None
+    model: str | None = None
 
     @classmethod
     def read(cls, job: Any) -> Job:
@@ -122,9 +126,12 @@ class Job:
             raise ArgumentError(f"prompt must be text, not {_type_name(asked['prompt'])}")
         image, mask = (_bytes_of(job, name) for name in ("init_image", "mask"))
         record = _checked_record(getattr(job, "record", None) or {})
+        model = getattr(job, "model", None)
+        if not isinstance(model, (str, type(None))):
+            raise ArgumentError(f"model must be a name, not {_type_name(model)}")
         request = Request(**asked)
         request.check()
-        return cls(request, image, record, mask)
+        return cls(request, image, record, mask, model)
 
 
 def _bytes_of(job: Any, name: str) -> bytes | None:

@@ -10,19 +10,20 @@ from __future__ import annotations
 import atexit
 import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal, overload
 
-from lcmcore.errors import DeadlineExceeded, LcmError, QueueFull, WorkerDied
-from lcmcore.jobs.job import Job
+from lcmcore.errors import ArgumentError, DeadlineExceeded, LcmError, QueueFull, WorkerDied
+from lcmcore.jobs.job import Job, Request
 from lcmcore.jobs.process import WorkerProcess, WorkerSpec
-from lcmcore.jobs.worker import EncodedImage, EncodedImageWithLatents, OnStep
+from lcmcore.jobs.worker import EncodedImage, EncodedImageWithLatents, ModelSummary, OnStep
 from lcmcore.runtime_choice import RuntimeChoice
 from lcmcore.util.closeable import Closeable
-from lcmcore.util.validate import real_number, whole_number
+from lcmcore.util.validate import real_number, shown, whole_number
 
 _MAX_WORKERS = 1024
 _MAX_QUEUE = 2**20
@@ -46,9 +47,13 @@ class Pool(Closeable):
         queue_size: int | None = None,
         log_level: int | None = None,
         warm_up: bool = False,
+        models: Mapping[str, str | Path | None] | None = None,
         **options: Any,
     ) -> None:
         """Open the model in every worker; the other arguments are those of PipelineWorker.
+
+        `models`, folders by name, stand in place of `model_dir`: a job names one (`Job.model`), and
+        a worker has one of them open at a time, at first the first.
 
         With `warm_up` every worker runs its networks once before it is ready, and `summary` is set.
 
@@ -62,7 +67,8 @@ class Pool(Closeable):
         self._queue: SimpleQueue[_PendingJob | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._closed = self._aborted = False
-        spec = WorkerSpec(model_dir, runtime, options, warm_up)
+        self._models = dict(models or {})
+        spec = WorkerSpec(model_dir, runtime, options, warm_up, self._models)
         self._processes = [WorkerProcess(spec, index, count, log_level) for index in range(count)]
         _start_all(self._processes)
         self._threads = [
@@ -120,12 +126,24 @@ class Pool(Closeable):
         thread after each step, and again from the first if the job is retried; the worker waits for
         it, and if it returns False the job ends with Cancelled. The future raises what the worker
         or `on_step` raises, or WorkerDied. Raises QueueFull, and ArgumentError for what is not a
-        job.
+        job, or names a model that the pool does not have.
         """
         if deadline is not None:
             deadline = real_number("deadline", deadline, 0, _MAX_DEADLINE)
         job = Job.read(job)
         method = "run_job_with_latents" if latents else "run_job"
+        return self._enqueue(method, job, deadline, on_step)
+
+    def describe(self, model: str) -> Future[ModelSummary]:
+        """Warm up one of several models in a worker, which then has it open; raises as `submit`."""
+        described: Future[ModelSummary] = self._enqueue("describe", Job(Request(""), model=model))
+        return described
+
+    def _enqueue(
+        self, method: str, job: Job, deadline: float | None = None, on_step: OnStep | None = None
+    ) -> Any:
+        if job.model is not None and job.model not in self._models:
+            raise ArgumentError(f"the pool has no model {shown(job.model)}")
         with self._lock:
             if self._closed:
                 raise LcmError("the pool is closed")

@@ -9,16 +9,18 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, InvalidStateError, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
 from lcmcore.errors import ArgumentError, DeadlineExceeded, LcmError, WorkerDied, first_line
+from lcmcore.jobs.switching import SwitchingWorker
 from lcmcore.jobs.worker import JobStep, ModelSummary, OnStep, PipelineWorker
 from lcmcore.runtime import worker_options
 from lcmcore.runtime_choice import RuntimeChoice
@@ -34,17 +36,26 @@ _SPAWN = multiprocessing.get_context("spawn")
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """The arguments of a PipelineWorker, and whether it runs its networks before the first job."""
+    """The arguments of a PipelineWorker, and whether it runs its networks before the first job.
+
+    `models`, by name, stand in place of `model_dir`: one of them is open at a time.
+    """
 
     model_dir: str | Path | None = None
     runtime: RuntimeChoice = "auto"
     options: dict[str, Any] = field(default_factory=dict)
     warm_up: bool = False
+    models: Mapping[str, str | Path | None] = field(default_factory=dict)
 
-    def open(self, index: int = 0, count: int = 1) -> PipelineWorker:
+    def open(self, index: int = 0, count: int = 1) -> PipelineWorker | SwitchingWorker:
         """Open worker `index` of `count` on this machine, with its share of it; raises LcmError."""
         share = worker_options(index, count) if count > 1 else {}
-        return PipelineWorker(index, self.model_dir, self.runtime, **{**share, **self.options})
+        make = partial(PipelineWorker, index, runtime=self.runtime, **{**share, **self.options})
+        if not self.models:
+            return make(model_dir=self.model_dir)
+        return SwitchingWorker(
+            {name: partial(make, model_dir=path) for name, path in self.models.items()}
+        )
 
 
 class WorkerProcess:
@@ -323,7 +334,7 @@ def _receive_message(pipe: Connection) -> bytes | None:
         return None
 
 
-def _answer(worker: PipelineWorker, message: bytes, pipe: Connection) -> bytes:
+def _answer(worker: PipelineWorker | SwitchingWorker, message: bytes, pipe: Connection) -> bytes:
     def report(step: JobStep) -> bool:
         try:
             pipe.send((_STEP, step))

@@ -129,8 +129,12 @@ class PipelineWorker(Closeable):
         Raises NetworkError: what is broken is found now.
         """
         self.pipeline("", num_inference_steps=1, seed=0)
-        self._colours = colours_of(self.pipeline, self._origin["model-digest"])
+        self.learn_previews()
         return self.summary()
+
+    def learn_previews(self) -> None:
+        """Let steps have previews, whose map may take a run of the decoder; raises NetworkError."""
+        self._colours = colours_of(self.pipeline, self._origin["model-digest"])
 
     def _run(self, job: Any, on_step: OnStep | None) -> EncodedImageWithLatents:
         job = Job.read(job)

@@ -35,6 +35,7 @@ _STEPS, _CFG = 20, 7.0  # clients' defaults, and stand for the model's
 _MAX_CLIENT_STEPS = 1000
 _FITS = ("stretch", "cover", "contain", "stretch")  # by resize_mode; the last resizes latents
 _SAMPLER = "LCM"
+_CHECKPOINT = "sd_model_checkpoint"  # the option that names the model
 _SEEDS = (-(2**63), 2**64 - 1)
 
 
@@ -42,6 +43,7 @@ _SEEDS = (-(2**63), 2**64 - 1)
 class _Run:
     """A request in progress."""
 
+    model: str
     count: int  # of images
     made: dict[int, ImageDone] = field(default_factory=dict)
     steps: dict[int, JobStep] = field(default_factory=dict)  # the last step of each image
@@ -66,22 +68,26 @@ class _Api:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._runs: list[_Run] = []
+        self._model = service.default  # until a client sets another option
 
     async def txt2img(self, request: Request) -> Response:
         """An image of a prompt."""
         fields = await Fields.of_json(request)
-        asked = self._asked(fields)
-        return await self._answer(request, fields, self._jobs(fields, asked, [None], None))
+        model = self._model_of(fields)
+        asked = self._asked(model, fields)
+        jobs = self._jobs(model, fields, asked, [None], None)
+        return await self._answer(request, fields, model, jobs)
 
     async def img2img(self, request: Request) -> Response:
         """An image of others; `mask` is white where it is repainted."""
         fields = await Fields.of_json(request)
+        model = self._model_of(fields)
         images, masks = fields.pictures("init_images"), fields.pictures("mask")
         if not images:
             raise ArgumentError("init_images is missing: send at least one image")
-        asked = self._asked(fields, images=True, masked=bool(masks))
-        jobs = self._jobs(fields, asked, images, masks[0] if masks else None)
-        return await self._answer(request, fields, jobs)
+        asked = self._asked(model, fields, images=True, masked=bool(masks))
+        jobs = self._jobs(model, fields, asked, images, masks[0] if masks else None)
+        return await self._answer(request, fields, model, jobs)
 
     async def progress(self, request: Request) -> Response:
         """What the oldest request in progress has come to."""
@@ -125,7 +131,30 @@ class _Api:
                 run.task.cancel()
         return JSONResponse({})
 
-    def _asked(self, fields: Fields, images: bool = False, masked: bool = False) -> job.Request:
+    async def options(self, _: Request) -> Response:
+        """The model of who names none, and what clients ask for beside."""
+        options = {_CHECKPOINT: self._model, "sd_checkpoint_hash": ""}
+        return JSONResponse({**options, "samples_format": "png"})
+
+    async def set_options(self, request: Request) -> Response:
+        """Clients choose a model so, for all of them; there is nothing else to set."""
+        self._model = self._named(await Fields.of_json(request)) or self._model
+        return JSONResponse({})
+
+    def _model_of(self, fields: Fields) -> str:
+        """The model of a request; raises UnknownModel and ArgumentError."""
+        settings = fields.raw("override_settings")
+        named = self._named(Fields(settings)) if isinstance(settings, dict) else None
+        return named or self._model
+
+    def _named(self, options: Fields) -> str | None:
+        """The model that options name, if any; raises UnknownModel and ArgumentError."""
+        name = options.text(_CHECKPOINT) if self._service.by_name else None
+        return None if name is None else self._service.known(name)
+
+    def _asked(
+        self, model: str, fields: Fields, images: bool = False, masked: bool = False
+    ) -> job.Request:
         """What the fields ask for; raises ArgumentError."""
         if fields.text("script_name") is not None:
             raise ArgumentError("script_name: there are no scripts here")
@@ -135,11 +164,11 @@ class _Api:
         negative = fields.text("negative_prompt")
         request = {
             "prompt": fields.text("prompt", ""),
-            "size": self._size(fields),
+            "size": self._size(model, fields),
             "num_inference_steps": None if steps is None or steps >= _STEPS else steps,
             "guidance_scale": None if cfg == _CFG else cfg,
             "seed": None if seed == -1 else seed,
-            "negative_prompt": negative if self._service.summary.negative_prompt else None,
+            "negative_prompt": negative if self._service.models[model].negative_prompt else None,
         }
         if images:
             request["denoise_strength"] = fields.number("denoising_strength", 0, 1)
@@ -152,10 +181,10 @@ class _Api:
                 request["padding_mask_crop"] = crop or 0
         return job.Request(**request)  # type: ignore[arg-type]
 
-    def _size(self, fields: Fields) -> str | None:
+    def _size(self, model: str, fields: Fields) -> str | None:
         """The nearest size that the model can make; raises ArgumentError."""
         asked = [fields.whole(name, 1, self._service.limits.side) for name in ("width", "height")]
-        summary = self._service.summary
+        summary = self._service.models[model]
         if summary.compiled is not None:
             return None  # others, by tiles, are for who asks for them: a client always sends one
         if asked == [None, None]:
@@ -166,6 +195,7 @@ class _Api:
 
     def _jobs(
         self,
+        model: str,
         fields: Fields,
         asked: job.Request,
         images: Sequence[bytes | None],
@@ -173,10 +203,12 @@ class _Api:
     ) -> list[job.Job]:
         limit = self._service.limits.images
         count = math.prod(fields.whole(name, 1, limit) or 1 for name in ("batch_size", "n_iter"))
-        return self._service.jobs(asked, images, mask, count)
+        return self._service.jobs(model, asked, images, mask, count)
 
-    async def _answer(self, request: Request, fields: Fields, jobs: Sequence[job.Job]) -> Response:
-        run = _Run(len(jobs))
+    async def _answer(
+        self, request: Request, fields: Fields, model: str, jobs: Sequence[job.Job]
+    ) -> Response:
+        run = _Run(model, len(jobs))
         self._runs.append(run)
         try:
             await while_connected(request.receive, self._make(run, jobs))
@@ -186,7 +218,7 @@ class _Api:
         images = [base64_text(each.png) for each in made]
         if not made and run.previews:  # interrupted: what could be seen of it by then
             images = [run.previews[max(run.previews)]]
-        info = self._info(fields, made, run.interrupted)
+        info = self._info(fields, run, made)
         parameters = {key: fields.raw(key) for key in _ECHOED}
         return JSONResponse({"images": images, "parameters": parameters, "info": json.dumps(info)})
 
@@ -211,11 +243,11 @@ class _Api:
     async def _show(self, run: _Run, event: StepOfImage) -> None:
         run.steps[event.number] = event.step
         if event.step.preview is not None:
-            factor = self._service.summary.factor
+            factor = self._service.models[run.model].factor
             content = await run_in_threadpool(encoded_preview, event.step.preview, factor, "png")
             run.previews[event.number] = base64_text(content)
 
-    def _info(self, fields: Fields, made: Sequence[ImageDone], interrupted: bool) -> dict[str, Any]:
+    def _info(self, fields: Fields, run: _Run, made: Sequence[ImageDone]) -> dict[str, Any]:
         """What was used: of the first image, and the seeds and texts of all."""
         records = [texts_of(each.png) for each in made]
         record = records[0] if records else {}
@@ -239,12 +271,12 @@ class _Api:
             "steps": int(record.get("steps", 0)),
             "batch_size": len(made),
             "denoising_strength": float(record.get("strength", 0)),
-            "sd_model_name": self._service.summary.name,
+            "sd_model_name": run.model,
             "sd_model_hash": record.get("model-digest", ""),
             "job_timestamp": time.strftime("%Y%m%d%H%M%S"),
             "infotexts": [_infotext(prompt, each) for each in records],
             "index_of_first_image": 0,
-            "interrupted": interrupted,
+            "interrupted": run.interrupted,
         }
 
 
@@ -254,12 +286,12 @@ _ECHOED = ("prompt", "negative_prompt", "seed", "steps", "cfg_scale", "width", "
 def routes(service: Service) -> list[Route]:
     """The routes of the API."""
     api = _Api(service)
-    name = service.summary.name
-    model = {"title": name, "model_name": name, "hash": None, "sha256": None, "filename": name}
-    options = {"sd_model_checkpoint": name, "sd_checkpoint_hash": "", "samples_format": "png"}
+    nothing = {"hash": None, "sha256": None, "config": None}
     fixed = {
-        "options": options,
-        "sd-models": [{**model, "config": None}],
+        "sd-models": [
+            {"title": name, "model_name": name, "filename": name, **nothing}
+            for name in service.models
+        ],
         "samplers": [{"name": _SAMPLER, "aliases": [_SAMPLER.lower()], "options": {}}],
         "schedulers": [{"name": "automatic", "label": "Automatic", "aliases": None}],
         "upscalers": [{"name": "None", "model_name": None, "model_path": None, "scale": 4}],
@@ -274,15 +306,10 @@ def routes(service: Service) -> list[Route]:
         Route(f"{_ROOT}/img2img", api.img2img, methods=["POST"]),
         Route(f"{_ROOT}/progress", api.progress),
         Route(f"{_ROOT}/interrupt", api.interrupt, methods=["POST"]),
-        Route(f"{_ROOT}/options", _set_options, methods=["POST"]),
+        Route(f"{_ROOT}/options", api.options),
+        Route(f"{_ROOT}/options", api.set_options, methods=["POST"]),
         *(Route(f"{_ROOT}/{path}", _constant(body)) for path, body in fixed.items()),
     ]
-
-
-async def _set_options(request: Request) -> Response:
-    """Clients choose a model so; there is one, and nothing else to set."""
-    await Fields.of_json(request)
-    return JSONResponse({})
 
 
 def _constant(body: Any) -> Callable[[Request], Awaitable[Response]]:

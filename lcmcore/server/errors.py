@@ -32,6 +32,13 @@ _WORDS: dict[type[Exception], str] = {
 }
 
 
+class UnknownModel(LcmError):  # noqa: N818 - an answer, not a fault
+    """The server has no model of the name that was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__("there is no model of that name: GET /v1/models lists what there is")
+
+
 class Answer(NamedTuple):
     """A status, a message for the client, and OpenAI's word for what it is."""
 
@@ -43,6 +50,7 @@ class Answer(NamedTuple):
 _KINDS: dict[type[Exception], tuple[int, str]] = {
     ArgumentError: (400, "invalid_value"),
     ImageError: (400, "invalid_value"),
+    UnknownModel: (404, "model_not_found"),
     QueueFull: (429, "rate_limit_exceeded"),
     Stopping: (503, "unavailable"),
     DeadlineExceeded: (503, "unavailable"),

@@ -39,37 +39,39 @@ def routes(service: Service) -> list[Route]:
 
     async def generations(request: Request) -> Response:
         fields = await Fields.of_json(request)
-        jobs = service.jobs(_asked(service, fields), count=_count(service, fields))
-        return await _answer(service, request, fields, jobs, "image_generation")
+        model = _model_of(service, fields)
+        jobs = service.jobs(model, _asked(service, fields), count=_count(service, fields))
+        return await _answer(service, request, fields, model, jobs, "image_generation")
 
     async def edits(request: Request) -> Response:
         fields = await Fields.of_form(request)
+        model = _model_of(service, fields)
         images = fields.files("image")
         if not images:
             raise ArgumentError("image is missing: send a file of that name")
         mask = fields.file("mask")
         if mask is not None:
             mask = await run_in_threadpool(white_mask, mask)
-        jobs = service.jobs(_asked(service, fields), images, mask, _count(service, fields))
-        return await _answer(service, request, fields, jobs, "image_edit")
+        jobs = service.jobs(model, _asked(service, fields), images, mask, _count(service, fields))
+        return await _answer(service, request, fields, model, jobs, "image_edit")
 
     async def variations(request: Request) -> Response:
         fields = await Fields.of_form(request)
+        model = _model_of(service, fields)
         image = fields.file("image")
         if image is None:
             raise ArgumentError("image is missing: send a file of that name")
         asked = _asked(service, fields, prompt="")
-        jobs = service.jobs(asked, [image], None, _count(service, fields))
-        return await _answer(service, request, fields, jobs, "image_edit")
+        jobs = service.jobs(model, asked, [image], None, _count(service, fields))
+        return await _answer(service, request, fields, model, jobs, "image_edit")
 
     async def models(_: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [_model(service)]})
+        return JSONResponse(
+            {"object": "list", "data": [_model(service, name) for name in service.models]}
+        )
 
     async def model(request: Request) -> Response:
-        if request.path_params["model"] != service.summary.name:
-            message = "there is no model of that name: GET /v1/models lists what there is"
-            return JSONResponse(error_body(message, "model_not_found"), 404)
-        return JSONResponse(_model(service))
+        return JSONResponse(_model(service, service.known(request.path_params["model"])))
 
     return [
         Route("/v1/images/generations", generations, methods=["POST"]),
@@ -80,11 +82,16 @@ def routes(service: Service) -> list[Route]:
     ]
 
 
-def _model(service: Service) -> dict[str, Any]:
+def _model_of(service: Service, fields: Fields) -> str:
+    """The model that the fields name; raises UnknownModel and ArgumentError."""
+    return service.known(fields.text("model")) if service.by_name else service.default
+
+
+def _model(service: Service, name: str) -> dict[str, Any]:
     """OpenAI's description of a model, and what a client needs to know to ask for images."""
-    summary, limits = service.summary, service.limits
+    summary, limits = service.models[name], service.limits
     return {
-        "id": summary.name,
+        "id": name,
         "object": "model",
         "created": service.created,
         "owned_by": "lcmcore",
@@ -124,13 +131,18 @@ def _count(service: Service, fields: Fields) -> int:
 
 
 async def _answer(
-    service: Service, request: Request, fields: Fields, jobs: Sequence[job.Job], kind: str
+    service: Service,
+    request: Request,
+    fields: Fields,
+    model: str,
+    jobs: Sequence[job.Job],
+    kind: str,
 ) -> Response:
-    """The images of the jobs, or their events."""
+    """The images of a model's jobs, or their events."""
     output_format = fields.choice("output_format", FORMATS)
     if fields.flag("stream"):
         partial_images = fields.whole("partial_images", 0, service.limits.steps)
-        events = _events(service, jobs, kind, output_format, partial_images)
+        events = _events(service, model, jobs, kind, output_format, partial_images)
         # With the first event, so that an error before it has a status of its own.
         first = await while_connected(request.receive, anext(events))
         return EventStream(_chain(first, events), _error_event)
@@ -157,6 +169,7 @@ async def _chain(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenera
 
 async def _events(
     service: Service,
+    model: str,
     jobs: Sequence[job.Job],
     kind: str,
     output_format: str,
@@ -164,6 +177,7 @@ async def _events(
 ) -> AsyncGenerator[bytes, None]:
     """Server-sent events: up to so many previews of each image (None: one of each step), and it."""
     sent = [0] * len(jobs)
+    factor = service.models[model].factor
     common = {"background": "opaque", "output_format": output_format, "quality": "auto"}
     async for event in service.follow(jobs):
         body = {**common, "created_at": int(time.time())}
@@ -173,10 +187,8 @@ async def _events(
             yield _event(f"{kind}.completed", body, content)
         elif event.step.preview is not None and _is_shown(event.step, partial_images):
             step, preview = event.step, event.step.preview
-            content = await run_in_threadpool(
-                encoded_preview, preview, service.summary.factor, output_format
-            )
-            height, width = (side * service.summary.factor for side in preview.shape[:2])
+            content = await run_in_threadpool(encoded_preview, preview, factor, output_format)
+            height, width = (side * factor for side in preview.shape[:2])
             body |= {"partial_image_index": sent[event.number], "size": f"{width}x{height}"}
             body |= {"step": step.number, "steps": step.total}
             sent[event.number] += 1

@@ -1,4 +1,4 @@
-"""What the APIs share: the model, the limits of a request, and how its jobs are run."""
+"""What the APIs share: the models, the limits of a request, and how its jobs are run."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from lcmcore.errors import ArgumentError
 from lcmcore.jobs.job import Job, Request
 from lcmcore.jobs.worker import EncodedImage, JobStep, ModelSummary
+from lcmcore.server.errors import UnknownModel
 from lcmcore.server.queue import JobQueue
 from lcmcore.util.validate import read_size, whole_number
 
@@ -50,30 +51,53 @@ class ImageDone:
 
 @dataclass(frozen=True)
 class Service:
-    """The model, behind its queue."""
+    """The models, behind their queue; the first is for who names none.
+
+    `by_name`: a request names one of them. Otherwise there is one, and it answers to every name.
+    """
 
     queue: JobQueue
-    summary: ModelSummary
+    models: Mapping[str, ModelSummary]
     limits: Limits
     created: int  # when it was started, in seconds of the epoch
     record: Mapping[str, str]  # of each image, in place of entries that name paths
+    by_name: bool = False
+
+    @property
+    def default(self) -> str:
+        """The name of the first model."""
+        return next(iter(self.models))
+
+    def known(self, name: str | None) -> str:
+        """A model's name as it was given, or the default's; raises UnknownModel."""
+        if name is None:
+            return self.default
+        if name not in self.models:
+            raise UnknownModel
+        return name
 
     def jobs(
         self,
+        model: str,
         request: Request,
         images: Sequence[bytes | None] = (None,),
         mask: bytes | None = None,
         count: int = 1,
     ) -> list[Job]:
-        """`count` jobs for each init image, whose seeds count up; raises ArgumentError."""
+        """`count` jobs of a model for each init image, whose seeds count up.
+
+        Raises ArgumentError.
+        """
         whole_number("the number of images", len(images) * count, 1, self.limits.images)
-        if images[0] is not None and not self.summary.edits:
+        if images[0] is not None and not self.models[model].edits:
             raise ArgumentError("this model makes no images from images: it has no vae_encoder")
         seeds = (
             [None] * count if request.seed is None else range(request.seed, request.seed + count)
         )
+        record = {**self.record, "model": model}
+        name = model if self.by_name else None
         return [
-            Job(replace(request, seed=seed), image, self.record, mask)
+            Job(replace(request, seed=seed), image, record, mask, name)
             for image in images
             for seed in seeds
         ]

@@ -72,7 +72,7 @@ class Running:
 
     def __init__(self, pool, access, limits, waiting, workers):
         self.queue = JobQueue(pool.submit, lambda: workers, waiting)
-        self.service = Service(self.queue, pool.summary, limits, 0, {})
+        self.service = Service(self.queue, {pool.summary.name: pool.summary}, limits, 0, {})
         bound = bound_socket("127.0.0.1", 0)
         self.port = bound.getsockname()[1]
         self._server = make_server(make_app(self.service, access), self.queue)

@@ -54,7 +54,8 @@ def server(tmp_path_factory):
 
 @pytest.mark.parametrize(("variables", "words"), [*consoles("lcm")], ids=" ".join)
 def test_the_command_serves(variables, words, tmp_path):
-    options = [*words[2:], "--port", "0"]  # the last one counts
+    found = {"MODELS": str(lcmcore.demo_dir().parent)}
+    options = [*(found.get(word, word) for word in words[2:]), "--port", "0"]  # the last one counts
     with started(tmp_path / "log", *options, **variables) as command:
         url = command.url.replace("0.0.0.0", "127.0.0.1")
         assert httpx.get(f"{url}/health").json() == {"status": "ok"}

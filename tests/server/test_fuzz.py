@@ -22,6 +22,7 @@ NAMES = [
     *("padding_mask_crop", "width", "height", "steps", "cfg_scale", "batch_size", "n_iter"),
     *("init_images", "mask", "resize_mode", "denoising_strength", "inpaint_full_res", "image"),
     *("inpaint_full_res_padding", "inpainting_mask_invert", "script_name", "image[]"),
+    *("model", "override_settings", "sd_model_checkpoint"),
 ]
 PATHS = [
     *("/v1/images/generations", "/v1/images/edits", "/v1/images/variations"),
