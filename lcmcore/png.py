@@ -119,8 +119,8 @@ def _digest(
 def encode_png(image: Image.Image, record: Mapping[str, str]) -> bytes:
     """The image as PNG with each entry of the record as a text chunk (iTXt, UTF-8).
 
-    Compressed by zlib's Z_RLE, which is meant for PNG: four times as fast as its default, and of
-    these images at most a tenth larger.
+    Compressed by zlib's Z_RLE, which is meant for PNG: four times as fast as its default; files of
+    painted pictures are 1 to 8 % larger, of flat ones, which are small, up to a fifth.
     """
     chunks = PngImagePlugin.PngInfo()
     for key, text in record.items():
