@@ -254,8 +254,9 @@ def test_keep_compare_and_reload(visit):
     assert drive.page.locator("#other").is_visible()
     drive.page.keyboard.press("c")
     assert not drive.page.locator("#other").is_visible()
+    source = drive.source
     drive.page.click(".thumb")
-    drive.page.wait_for_function("() => document.getElementById('picture').complete")
+    drive.changed(source)
     assert drive.picture() == first != second
     drive.page.click("#compare")
     assert drive.page.locator("#names").inner_text().split() == ["newest", "kept"]
