@@ -141,7 +141,7 @@ def _backend(
         with _local_pool(spec, args.workers) as pool:
             yield Backend(pool.submit, lambda: 2 * args.workers, model)
         return
-    with _no_logging(), connect(args.scheduler) as (executor, threads):
+    with _no_logging(), connect(args.scheduler) as (executor, threads, _):
         if not threads():
             progress.say(f"waiting for a worker to join {args.scheduler}")
         model["files"] = _result(executor.submit(model_identity, *where), shutdown)

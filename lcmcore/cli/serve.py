@@ -17,7 +17,7 @@ from lcmcore.cli.generate import model_dir, runtime_choice, runtime_options
 from lcmcore.cli.progress import count_of
 from lcmcore.cli.signals import GracefulShutdown
 from lcmcore.errors import ArgumentError, RuntimeUnavailableError
-from lcmcore.jobs.cluster import connect, run_on_worker, summary_on_worker
+from lcmcore.jobs.cluster import connect, run_followed_on_worker, summary_on_worker
 from lcmcore.jobs.job import Job
 from lcmcore.jobs.pool import Pool
 from lcmcore.jobs.process import WorkerSpec
@@ -139,11 +139,10 @@ def _backend(
     specs = {
         name: pickle.dumps(WorkerSpec(path, runtime_choice(args), options)) for name, path in paths
     }
-    with connect(args.scheduler) as (executor, threads):
+    with connect(args.scheduler) as (executor, threads, steps):
 
         def submit(job: Job, *, on_step: OnStep) -> Future[EncodedImage]:
-            """Steps stay in the cluster: a job that runs there is not cancelled."""
-            return executor.submit(run_on_worker, specs[job.model], job)
+            return steps.submit(run_followed_on_worker, specs[job.model], job, on_step=on_step)
 
         if not threads():
             tell(f"lcm: waiting for a worker to join {args.scheduler}")

@@ -7,23 +7,35 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from lcmcore.errors import RuntimeUnavailableError, first_line
+from lcmcore.jobs.cluster_steps import ClusterSteps, teller
 from lcmcore.jobs.job import Job
 from lcmcore.jobs.process import WorkerSpec
 from lcmcore.jobs.switching import SwitchingWorker
-from lcmcore.jobs.worker import EncodedImage, ModelSummary, PipelineWorker
+from lcmcore.jobs.worker import EncodedImage, ModelSummary, OnStep, PipelineWorker
 
 _CONNECT_TIMEOUT = "10s"
 
 
-@contextmanager
-def connect(address: str) -> Iterator[tuple[Executor, Callable[[], int]]]:
-    """An executor on the cluster, and a function that returns how many threads its workers have.
+class Cluster(NamedTuple):
+    """A connection to a Dask cluster.
 
-    Raises RuntimeUnavailableError if `distributed` is not installed or no scheduler answers at the
-    address; the function raises it when the connection to the scheduler is lost.
+    `threads()` is how many its workers have; raises RuntimeUnavailableError when the connection is
+    lost.
+    """
+
+    executor: Executor
+    threads: Callable[[], int]
+    steps: ClusterSteps
+
+
+@contextmanager
+def connect(address: str) -> Iterator[Cluster]:
+    """The cluster of the scheduler at that address.
+
+    Raises RuntimeUnavailableError if `distributed` is not installed or no scheduler answers.
     """
     client = _client(address)
 
@@ -37,7 +49,8 @@ def connect(address: str) -> Iterator[tuple[Executor, Callable[[], int]]]:
 
     with client:
         # Not pure: two equal jobs without a seed give two images.
-        yield client.get_executor(pure=False), threads
+        executor = client.get_executor(pure=False)
+        yield Cluster(executor, threads, ClusterSteps(client, executor))
 
 
 def _client(address: str) -> Any:
@@ -65,6 +78,11 @@ def run_on_worker(spec: bytes, job: Job) -> EncodedImage:
     return _WORKER.run(spec, job)
 
 
+def run_followed_on_worker(spec: bytes, job: Job, topic: str, name: str) -> EncodedImage:
+    """As `run_on_worker`, by `ClusterSteps.submit`."""
+    return _WORKER.run(spec, job, teller(topic, name))
+
+
 def summary_on_worker(spec: bytes) -> ModelSummary:
     """Warm up a Dask worker; what a service tells of its model. `spec` is a pickled WorkerSpec."""
     return _WORKER.summary(spec)
@@ -78,9 +96,12 @@ class _CachedWorker:
         self._spec: bytes | None = None
         self._worker: PipelineWorker | SwitchingWorker | None = None
 
-    def run(self, spec: bytes, job: Job) -> EncodedImage:
+    def run(self, spec: bytes, job: Job, on_step: OnStep | None = None) -> EncodedImage:
         with self._lock:
-            return self._opened(spec).run_job(job)
+            worker = self._opened(spec)
+            if on_step is not None and isinstance(worker, PipelineWorker):
+                worker.learn_previews()  # one of several models has
+            return worker.run_job(job, on_step)
 
     def summary(self, spec: bytes) -> ModelSummary:
         with self._lock:

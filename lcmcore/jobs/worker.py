@@ -32,7 +32,7 @@ class JobStep(NamedTuple):
     """A step of a job that is done: its number, counted from 1, and how many there will be.
 
     `preview` is [height / 8, width / 8, 3] in uint8: what the image will be about, without a run of
-    the VAE (`lcmcore.preview`); None after the last step, and of a worker that was not warmed up.
+    the VAE (`lcmcore.preview`); None after the last step, and of a worker that has learned none.
     """
 
     number: int
@@ -134,7 +134,8 @@ class PipelineWorker(Closeable):
 
     def learn_previews(self) -> None:
         """Let steps have previews, whose map may take a run of the decoder; raises NetworkError."""
-        self._colours = colours_of(self.pipeline, self._origin["model-digest"])
+        if self._colours is None:
+            self._colours = colours_of(self.pipeline, self._origin["model-digest"])
 
     def _run(self, job: Any, on_step: OnStep | None) -> EncodedImageWithLatents:
         job = Job.read(job)

@@ -83,7 +83,7 @@ def test_waiting_for_a_worker_can_be_interrupted(cluster, photos, tmp_path):
 
 @pytest.mark.slow
 def test_the_client_is_not_the_default_of_the_process(cluster):
-    with connect(cluster.address) as (_, threads):
+    with connect(cluster.address) as (_, threads, _):
         assert threads() == 0
         with pytest.raises(ValueError, match="No clients found"):
             distributed.default_client()

@@ -34,12 +34,28 @@ def test_jobs_run_on_the_cluster(cluster, tmp_path, demo):
         for seed, image in zip((7, 8), images_of(answer), strict=True):
             expected = demo(PROMPT, seed=seed, width=64, height=64).images[0]
             assert np.array_equal(np.asarray(image), np.asarray(expected))
-        (event,) = events_of(httpx.post(url, json={**body, "stream": True}, timeout=60))
+        *partial, event = events_of(httpx.post(url, json={**body, "stream": True}, timeout=60))
         assert event["type"] == "image_generation.completed"
+        assert {each["type"] for each in partial} == {"image_generation.partial_image"}
+        assert [each["step"] for each in partial] == [1, 2, 3]
         refused = httpx.post(url, json={"prompt": PROMPT, "size": "65x64"}, timeout=60)
         assert refused.status_code == 400
         assert command.stop() == 0
         assert "3 images generated" in command.log.read_text()
+
+
+def test_a_job_of_the_cluster_ends_when_its_client_has_gone(cluster, tmp_path):
+    with started(tmp_path / "log", "--scheduler", cluster.address) as command:
+        body = {"prompt": PROMPT, "size": "256x256", "num_inference_steps": 50, "stream": True}
+        url = f"{command.url}/v1/images/generations"
+        with httpx.stream("POST", url, json=body, timeout=60) as answer:
+            next(answer.iter_lines())  # it runs
+        body = {"prompt": PROMPT, "size": "64x64", "num_inference_steps": 1}
+        assert httpx.post(url, json=body, timeout=60).status_code == 200
+        assert command.stop() == 0
+        assert "1 image generated, of which 0 for clients that had gone, 1 failed or cancelled" in (
+            command.log.read_text()
+        )
 
 
 def test_jobs_of_the_cluster_choose_their_model(cluster, tmp_path, demo, model):
