@@ -93,8 +93,14 @@ class JobQueue:
         loop = asyncio.get_running_loop()
         gone = threading.Event()
 
+        def in_loop(call: Callable[[], None]) -> None:
+            try:
+                loop.call_soon_threadsafe(call)
+            except RuntimeError:  # it is closed: a second signal ended the server at once
+                gone.set()
+
         def on_step(step: JobStep) -> bool:
-            loop.call_soon_threadsafe(_unless(gone, follow), step)
+            in_loop(lambda: None if gone.is_set() else follow(step))
             return not gone.is_set()
 
         start = time.monotonic()
@@ -108,7 +114,7 @@ class JobQueue:
             self._count(future, gone.is_set())
             self._end(start)
 
-        future.add_done_callback(lambda _: loop.call_soon_threadsafe(end))
+        future.add_done_callback(lambda _: in_loop(end))
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
@@ -155,11 +161,3 @@ class JobQueue:
             if not turn.done():
                 self._running += 1
                 turn.set_result(None)
-
-
-def _unless(gone: threading.Event, follow: Follow) -> Follow:
-    def call(step: JobStep) -> None:
-        if not gone.is_set():
-            follow(step)
-
-    return call

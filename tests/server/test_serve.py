@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -320,6 +321,29 @@ def test_a_signal_finishes_what_runs(tmp_path, signum):
         assert workers
         assert not any(Path(f"/proc/{each}").exists() for each in workers)
         assert "Traceback" not in command.log.read_text()
+
+
+def test_a_second_signal_ends_it_at_once(tmp_path):
+    body = {**BODY, "num_inference_steps": 50, "size": "256x256"}
+    with started(tmp_path / "log") as command, ThreadPoolExecutor() as pool:
+        asked = pool.submit(httpx.post, f"{command.url}{GENERATE}", json=body, timeout=60)
+        time.sleep(1)  # it runs
+        os.kill(command.process.pid, signal.SIGINT)
+        wait_for(lambda: is_refused(command.url))
+        os.kill(command.process.pid, signal.SIGINT)
+        assert command.process.wait(30) == 130
+        asked.exception()  # whatever it was answered
+        log = command.log.read_text()
+        assert "exception calling callback" not in log
+        assert log.endswith("lcm: interrupted\n")
+
+
+def is_refused(url):
+    try:
+        httpx.get(f"{url}/health")
+    except httpx.TransportError:
+        return True
+    return False
 
 
 def test_a_port_that_is_taken_is_reported_before_the_model_is_loaded(demo_server):
