@@ -97,7 +97,7 @@ check: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.light
 
-# Beside diffusers, optimum and OpenVINO GenAI, at full size; Linux, 30 GB of disk, 12 GB of memory, two hours.
+# Beside diffusers, optimum and others, at full size; Linux, 30 GB of disk, 12 GB of memory, two hours.
 peers: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.peers --dir $(PEERS)
 

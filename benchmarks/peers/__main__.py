@@ -1,4 +1,4 @@
-"""Compare lcmcore with diffusers, optimum and OpenVINO GenAI: `make peers`.
+"""Compare lcmcore with diffusers, optimum, OpenVINO GenAI and stable-diffusion.cpp: `make peers`.
 
     python -m benchmarks.peers --dir DIR [--rounds N] [--sizes 256 512] [--only NAME ...]
     python -m benchmarks.peers --dir DIR --within GB
@@ -47,7 +47,8 @@ def main() -> None:
     if args.within:
         print(limited.measure(work, args.within, args.sizes))
     else:
-        contestants = [CONTESTANTS[name] for name in args.only]
+        named = [CONTESTANTS[name] for name in args.only]
+        contestants = [each for each in named if environments.is_made(work, each.environment)]
         print(compared(work, contestants, args.sizes, args.rounds))
 
 
@@ -62,7 +63,10 @@ def compared(
     for done in range(1, rounds + 1):
         order = contestants[:: 1 if done % 2 else -1]  # so that none always follows the same other
         found["results"] += [
-            measured(work, contestant, size, images[size]) for size in sizes for contestant in order
+            measured(work, contestant, size, images[size])
+            for size in sizes
+            for contestant in order
+            if not contestant.slow or size == min(sizes)
         ]
         found |= compared_images(work, contestants, images) | {"rounds": done}
         record.save(work, "record", found, record.page(found))  # in case it is stopped
@@ -92,7 +96,7 @@ def measured(
     into_page_cache(work / contestant.reads)
     time.sleep(PAUSE_SECONDS)
     before = os.getloadavg()[0]
-    result = images_of(work, contestant, images, WARM)
+    result = images_of(work, contestant, images, 1 if contestant.slow else WARM)
     if contestant.opens_late:
         result["load"] = seconds_to_open_all(work, contestant)
     return {"contestant": contestant.name, "size": size, "load_average": before, **result}

@@ -1,4 +1,4 @@
-"""The contestants: diffusers, optimum, OpenVINO GenAI, and lcmcore with several options."""
+"""The contestants: diffusers, optimum, OpenVINO GenAI, stable-diffusion.cpp, and lcmcore."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ class Contestant:
     `opens_late`: the pipeline opens its networks when they are needed, so its loading is measured
     in a process of its own that opens them all. `first_use`: lcmcore's graph cache is empty.
     `reads`: the folder of the files that it opens. `own_noise`: its images cannot be compared.
+    `slow`: one warm image of each kind, and the smallest size alone.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Contestant:
     first_use: bool = False
     reads: str = "bundle"
     own_noise: bool = False
+    slow: bool = False
 
 
 def _lcmcore(name: str, reads: str, first_use: bool = False, **options: Any) -> Contestant:
@@ -59,9 +61,18 @@ GENAI, GENAI_BF16 = (
 WITH_OPENVINO = (OPENVINO, OPENVINO_BF16, GENAI, GENAI_BF16)
 DIFFUSERS = Contestant("diffusers", "with_diffusers", "diffusers", reads="checkpoint")
 OPTIMUM = Contestant("optimum", "with_optimum", "optimum")
+SDCPP = Contestant(
+    "stable-diffusion.cpp float16 weights",
+    "with_sdcpp",
+    "sdcpp",
+    {"wtype": "f16"},
+    reads="checkpoint",
+    own_noise=True,
+    slow=True,
+)
 
 _ALL = (
-    *(DIFFUSERS, OPTIMUM, GENAI, GENAI_BF16),
+    *(DIFFUSERS, OPTIMUM, GENAI, GENAI_BF16, SDCPP),
     *(LCMCORE, OPENVINO, OPENVINO_BF16, LOW, FIRST_USE, NO_CACHE),
 )
 CONTESTANTS = {each.name: each for each in _ALL}

@@ -1,11 +1,14 @@
 """The arithmetic of the comparison with peers."""
 
+import subprocess
+
 import numpy as np
 import pytest
 
-from benchmarks.peers import record
+from benchmarks.peers import __main__ as peers
+from benchmarks.peers import environments, record
 from benchmarks.peers.__main__ import differences
-from benchmarks.peers.contestants import DIFFUSERS, GENAI, GENAI_BF16, LCMCORE, OPTIMUM
+from benchmarks.peers.contestants import DIFFUSERS, GENAI, GENAI_BF16, LCMCORE, OPTIMUM, SDCPP
 from benchmarks.peers.pixels import difference
 from benchmarks.peers.process import image_path
 from benchmarks.peers.targets import Target
@@ -63,3 +66,45 @@ def test_images_of_other_noise_are_not_compared(tmp_path):
         np.save(image_path(tmp_path, contestant, image), np.zeros((8, 8, 3), np.float32))
     found = differences(tmp_path, [LCMCORE, DIFFUSERS, GENAI, GENAI_BF16], image)
     assert [each["other"] for each in found] == ["diffusers"]
+
+
+def test_a_slow_contestant_makes_few_images_of_the_smallest_size(monkeypatch, tmp_path):
+    """stable-diffusion.cpp takes minutes for what others take seconds for."""
+    measured = []
+    figures = {**dict.fromkeys(record.FIGURES, 1.0), "load": 1.0}
+
+    def images_of(work, contestant, images, warm):
+        measured.append((contestant.name, images, warm))
+        return dict(figures)
+
+    monkeypatch.setattr(peers.init_images, "make", lambda work, size: [size])
+    monkeypatch.setattr(peers, "seconds_to_open_all", lambda work, contestant: 1.0)
+    monkeypatch.setattr(peers, "compared_images", lambda *_: {"pixels": [], "installed": {}})
+    monkeypatch.setattr(peers, "images_of", images_of)
+    monkeypatch.setattr(peers, "PAUSE_SECONDS", 0)
+    peers.compared(tmp_path, [SDCPP, DIFFUSERS], [512, 256], 1)
+    assert measured == [
+        ("diffusers", [512], 3),
+        (SDCPP.name, [256], 1),
+        ("diffusers", [256], 3),
+    ]
+
+
+def test_an_environment_that_does_not_build_is_left_out(monkeypatch, tmp_path, capsys):
+    def make(work, name, packages, stamp):
+        if name == broken:
+            raise subprocess.CalledProcessError(1, ["pip", "install"])
+        folder = work / "venv" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "installed").write_text(stamp)
+
+    monkeypatch.setattr(environments, "_make", make)
+    monkeypatch.setattr(environments, "_pip", lambda *_: None)
+    broken = "sdcpp"
+    environments.set_up(tmp_path)
+    assert "sdcpp is left out, for it does not build here: " in capsys.readouterr().err
+    assert not environments.is_made(tmp_path, SDCPP.environment)
+    assert environments.is_made(tmp_path, DIFFUSERS.environment)
+    broken = "optimum"
+    with pytest.raises(subprocess.CalledProcessError):
+        environments.set_up(tmp_path)
