@@ -63,12 +63,14 @@ def breaches(
         return
     for component in components:
         try:
-            with closing(
-                runtime.open(component, bundle.folder(component), options or {})
-            ) as network:
+            folder = bundle.folder(component)
+            said = runtime.inputs(component, folder, options or {})
+            with closing(runtime.open(component, folder, options or {})) as network:
+                if said is not None and list(said) != list(network.inputs):
+                    yield f"{component}: inputs has {_listed(said)}, not {_listed(network.inputs)}"
                 for line in _of_network(network, component, bundle, tolerance):
                     yield f"{component}: {line}"
-            for line in _of_files(runtime, component, bundle.folder(component), options or {}):
+            for line in _of_files(runtime, component, folder, options or {}):
                 yield f"{component}: {line}"
             if "size" in runtime.options.difference(options or {}):
                 for line in _of_size(runtime, component, bundle, options or {}, tolerance):
@@ -231,6 +233,10 @@ def _same(one: Mapping[str, Array], other: Mapping[str, Array], tolerance: float
         and np.abs(array - other[name]).max() <= tolerance * max(np.abs(array).max(), 1)
         for name, array in one.items()
     )
+
+
+def _listed(specs: Sequence[TensorSpec]) -> str:
+    return ", ".join(map(str, specs))
 
 
 def _shown(error: BaseException) -> str:
