@@ -7,14 +7,13 @@ encoder that returns the moments, and an opset that rknn-toolkit2 converts.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import hashlib
 import logging
 import tempfile
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +29,7 @@ from lcmcore.errors import (
     RuntimeUnavailableError,
     first_line,
 )
+from lcmcore.util.memory import return_freed
 from lcmcore.util.validate import read_size
 from runtimes.onnx.runtime import OnnxRuntime, open_mapped
 from runtimes.staging import COMPANIONS, copy_each, copy_over, read_settings, staged, write_settings
@@ -158,8 +158,7 @@ def _free_weights(module: Any) -> None:
     """
     for tensor in (*module.parameters(), *module.buffers()):
         tensor.data = tensor.data.new_empty(0)
-    with suppress(AttributeError, OSError, TypeError):  # another C library than glibc
-        ctypes.CDLL(None).malloc_trim(0)
+    return_freed()
 
 
 def _latent_sizes(export: Export, size: str | None) -> list[LatentSize]:

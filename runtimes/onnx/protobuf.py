@@ -122,7 +122,7 @@ class TensorProto(Message):
         "dims": 1, "data_type": 2, "int32_data": 5, "name": 8, "raw_data": 9, "external_data": 13,
         "data_location": 14,
     }  # fmt: skip
-    FLOAT, INT64, BOOL, FLOAT16 = 1, 7, 9, 10  # DataType
+    FLOAT, INT32, INT64, BOOL, FLOAT16, DOUBLE = 1, 6, 7, 9, 10, 11  # DataType
     EXTERNAL = 1  # DataLocation
 
 

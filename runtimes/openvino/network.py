@@ -12,6 +12,7 @@ import numpy as np
 from lcmcore.errors import NetworkError
 from lcmcore.runtime import Network, TensorSpec, as_declared, core_spec
 from lcmcore.util.arrays import Array
+from lcmcore.util.memory import return_freed
 from runtimes.onnx.pages import UNMAP_LOCK, drop_pages
 from runtimes.openvino.package import reason_of
 
@@ -62,7 +63,11 @@ class OpenVINONetwork(Network):
         return {spec.name: array for spec, array in zip(self.outputs, outputs, strict=True)}
 
     def trim(self) -> None:
-        """Drop the pages of the mapped file, in a thread: once it has run, OpenVINO has its own."""
+        """Give back what was freed, and the pages of the mapped file: OpenVINO has its own.
+
+        The latter in a thread.
+        """
+        return_freed()
         if self._blob is not None:
             threading.Thread(target=drop_pages, args=(self._blob.resolve(),)).start()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -29,13 +29,15 @@ from lcmcore.runtime import (
 )
 from lcmcore.util.cpu import usable_cores
 from lcmcore.util.files import is_file
+from lcmcore.util.memory import return_freed
 from lcmcore.util.placeholder import placeholder_at
 from lcmcore.util.validate import one_of, shown, whole_number
 from runtimes.onnx import graph_cache, sampling
+from runtimes.onnx.inputs import inputs_of
 from runtimes.openvino import package
 from runtimes.openvino.files import IR, model_files
 from runtimes.openvino.network import OpenVINONetwork, declared
-from runtimes.rknn.shapes import Shape, input_shapes, parse_size
+from runtimes.rknn.shapes import Shape, Size, input_shapes, parse_size
 
 log = logging.getLogger("lcmcore.runtimes.openvino")
 
@@ -85,6 +87,29 @@ class OpenVINORuntime(Runtime):
         """An equal part of the CPU's cores for each of `count` workers."""
         return {"threads": max(1, len(usable_cores()) // count)}
 
+    def inputs(
+        self, component: str, folder: Path, options: Mapping[str, Any]
+    ) -> Sequence[TensorSpec] | None:
+        """What a model.onnx takes: to read it takes less time than OpenVINO's compiled model.
+
+        None for OpenVINO's own format, and for what cannot be read: `open` says what is wrong.
+        """
+        path = self.model_file(folder)
+        if path.suffix == ".xml":
+            return None
+        try:
+            shapes = _shapes(component, folder, _size(options))
+            return [
+                core_spec(spec._replace(shape=_fixed(spec, shapes)) if shapes else spec)
+                for spec in inputs_of(path)
+            ]
+        except (OSError, ValueError):
+            return None
+
+    def release_memory(self) -> None:
+        """Give what runs have freed back to the system."""
+        return_freed()
+
     def variants(self) -> Iterator[Mapping[str, Any]]:
         """Each precision of each device."""
         _, core = package.load()
@@ -101,8 +126,8 @@ class OpenVINORuntime(Runtime):
         cached = options.get("graph_cache", True)
         if not isinstance(cached, bool):
             raise ArgumentError(f"graph_cache must be true or false, not {shown(cached)}")
-        size = None if options.get("size") is None else parse_size(options["size"])
-        shapes = {} if size is None else input_shapes(component, folder.parent, size)
+        size = _size(options)
+        shapes = _shapes(component, folder, size)
         with _as_network_errors(component, path):
             model_files(path)
             _warn_of_draws(path)
@@ -205,6 +230,20 @@ def _configuration(core: Any, options: Mapping[str, Any]) -> tuple[str, dict[str
     return device, config
 
 
+def _size(options: Mapping[str, Any]) -> Size | None:
+    """(width, height) of the option `size`, if it is given; raises ArgumentError."""
+    size = options.get("size")
+    return None if size is None else parse_size(size)
+
+
+def _shapes(component: str, folder: Path, size: Size | None) -> Mapping[str, Shape]:
+    """Those of a network's inputs at that size, by name; none where it stays free.
+
+    Raises BundleError or ArgumentError.
+    """
+    return {} if size is None else input_shapes(component, folder.parent, size)
+
+
 def _precisions(core: Any, device: str) -> list[str]:
     """The precisions that a device has, by their names here."""
     capabilities = core.get_property(device, "OPTIMIZATION_CAPABILITIES")
@@ -229,18 +268,18 @@ def _compile(
     if shapes:
         model = core.read_model(model)
         inputs, _ = declared(component, model)
-        model.reshape({port: _fixed(spec, shapes) for port, spec in enumerate(inputs)})
+        model.reshape({port: list(_fixed(spec, shapes)) for port, spec in enumerate(inputs)})
     return core.compile_model(model, device, {**config, **cache})
 
 
-def _fixed(spec: TensorSpec, shapes: Mapping[str, Shape]) -> list[int]:
+def _fixed(spec: TensorSpec, shapes: Mapping[str, Shape]) -> Shape:
     """An input's shape, of `shapes` what it leaves free; the only input may have any name."""
     wanted = shapes.get(spec.name) or next(iter(shapes.values()))
     rank = len(spec.shape)  # that of a timestep may be 0
-    return [
+    return tuple(
         size if known is None else known
         for known, size in zip(spec.shape, wanted[:rank], strict=True)
-    ]
+    )
 
 
 def _open_cached(

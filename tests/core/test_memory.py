@@ -1,7 +1,9 @@
-"""How much memory there is, by made-up cgroups."""
+"""How much memory there is, by made-up cgroups, and giving freed memory back."""
 
+import platform
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lcmcore.util import memory
@@ -58,3 +60,15 @@ def test_no_limit_is_what_the_machine_has(tmp_path, monkeypatch):
 def test_the_peak_of_this_process_is_known():
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * 4096
     assert resident * 0.9 <= memory.peak_resident_bytes() < 2**40
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="others keep less")
+def test_freed_memory_is_given_back():
+    """Arrays too small for pages of their own: those that stay hold the others' pages."""
+    arrays = [np.ones(2**12, np.uint8) for _ in range(20_000)]
+    kept = arrays[::100]
+    before = memory.anonymous_bytes()
+    del arrays
+    memory.return_freed()
+    assert before - memory.anonymous_bytes() > 40e6
+    assert all(array.all() for array in kept)

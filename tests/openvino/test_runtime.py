@@ -4,15 +4,17 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
+import onnx
 import openvino
 import pytest
 
 import lcmcore
 from lcmcore import ArgumentError, NetworkError, RuntimeUnavailableError
-from lcmcore.bundle import Bundle
+from lcmcore.bundle import COMPONENTS, Bundle
 from lcmcore.cli.doctor import findings
 from lcmcore.cli.info import describe
 from lcmcore.cli.main import main
@@ -135,6 +137,78 @@ def test_what_a_model_fixes_stays(tmp_path):
         network = OpenVINORuntime().open(component, root / component, {"size": "64x64"})
         assert network.inputs[0].shape[2:] == sides
         network.close()
+
+
+FORMS = {  # of what an exporter declares: the type of a dimension, of the timestep, of the rest
+    "free": lambda model: None,
+    "named": lambda model: _set_dims(model, lambda dim: setattr(dim, "dim_param", "side")),
+    "fixed": lambda model: _set_dims(model, lambda dim: setattr(dim, "dim_value", 8)),
+    "timestep of rank 0": lambda model: _timestep(model).shape.ClearField("dim"),
+    "timestep in int32": lambda model: setattr(_timestep(model), "elem_type", 6),
+    "weights among the inputs": lambda model: model.graph.input.extend(
+        onnx.helper.make_tensor_value_info(each.name, each.data_type, each.dims)
+        for each in model.graph.initializer
+    ),
+}
+
+
+def _set_dims(model, change):
+    for dim in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        change(dim)
+
+
+def _timestep(model):
+    return next(each for each in model.graph.input if each.name == "timestep").type.tensor_type
+
+
+@pytest.mark.parametrize("options", [{}, {"size": "64x64"}], ids=["free", "size"])
+@pytest.mark.parametrize("form", FORMS)
+def test_inputs_are_those_that_openvino_finds(form, options, tmp_path):
+    """Read from the file, without OpenVINO."""
+    root = assemble("lcm", tmp_path)
+    path = root / "unet" / "model.onnx"
+    model = onnx.load(path)
+    FORMS[form](model)
+    onnx.save(model, path)
+    said = OpenVINORuntime().inputs("unet", root / "unet", options)
+    network = OpenVINORuntime().open("unet", root / "unet", options)
+    assert said == network.inputs
+    network.close()
+
+
+@pytest.mark.parametrize("bundle", [TINY / "lcm", lcmcore.demo_dir()], ids=["tiny", "demo"])
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_inputs_of_each_network(component, bundle):
+    folder = bundle / component
+    network = OpenVINORuntime().open(component, folder, {})
+    assert OpenVINORuntime().inputs(component, folder, {}) == network.inputs
+    network.close()
+
+
+def test_inputs_that_only_opening_tells(ir, tmp_path):
+    assert OpenVINORuntime().inputs("unet", ir / "unet", {}) is None
+    (tmp_path / "model.onnx").write_bytes(b"garbage")
+    assert OpenVINORuntime().inputs("unet", tmp_path, {}) is None
+    assert OpenVINORuntime().inputs("unet", tmp_path / "missing", {}) is None
+
+
+def test_the_text_encoder_runs_while_the_unet_is_opened(monkeypatch):
+    """A UNet of full size takes OpenVINO seconds to open."""
+    has_run = threading.Event()
+
+    class Waiting(OpenVINORuntime):
+        def open(self, component, folder, options):
+            if component == "unet":
+                assert has_run.wait(60), "the UNet was opened first"
+            network = super().open(component, folder, options)
+            if component == "text_encoder":
+                run = network.run
+                network.run = lambda inputs: (run(inputs), has_run.set())[0]
+            return network
+
+    monkeypatch.setattr("lcmcore.residency.usable_cores", lambda: {0, 1})
+    with lcmcore.load(TINY / "lcm", runtime=Waiting(), memory="high") as pipe:
+        pipe("a lake", seed=1, num_inference_steps=1)
 
 
 @pytest.mark.parametrize("device", ["CPU", "AUTO"])
