@@ -55,7 +55,8 @@ class CLIPTokenizer:
         Raises BundleError that names the file which is missing or invalid.
         """
         files = read_folder(Path(folder))
-        ranks = {pair: rank for rank, pair in enumerate(files.merges)}
+        own = {number: number for number in files.vocab.values()}  # each is held once: 1.5 MB
+        ranks = {pair: own.get(rank, rank) for rank, pair in enumerate(files.merges)}
         pad, length = files.vocab[files.pad], _model_length(files.config)
         return cls(files.vocab, ranks, pad, length, files.added, files.start, files.end)
 

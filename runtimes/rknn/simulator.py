@@ -14,9 +14,7 @@ from lcmcore.errors import LcmError, NetworkError
 from lcmcore.runtime import Finding, Network, Runtime, TensorSpec, require_available, require_file
 from lcmcore.util.arrays import Array
 from runtimes.rknn import diagnosis, shapes, toolkit
-from runtimes.rknn.calibration import Calibration
 from runtimes.rknn.onnxfile import OnnxFile
-from runtimes.rknn.prepare import prepare
 
 DEFAULT_PLATFORM = "rk3588"
 log = logging.getLogger("lcmcore.runtimes.rknn")
@@ -44,6 +42,8 @@ class RknnSimulator(Runtime):
 
     def open(self, component: str, folder: Path, options: Mapping[str, Any]) -> Network:
         """Convert folder/model.onnx; raises NetworkError or RuntimeUnavailableError."""
+        from runtimes.rknn.calibration import Calibration  # every command imports this file
+
         require_available(self)
         file = OnnxFile.read(component, require_file(component, folder, self.filename))
         try:
@@ -75,6 +75,8 @@ class SimulatedNetwork(Network):
         samples: Sequence[Mapping[str, Array]],
         platform: str,
     ) -> None:
+        from runtimes.rknn.prepare import prepare  # every command imports this file
+
         self.inputs: Sequence[TensorSpec] = file.at(at)
         self.outputs: Sequence[TensorSpec] = file.outputs
         self._toolkit = toolkit.Toolkit(file.component)
