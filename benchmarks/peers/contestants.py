@@ -32,8 +32,8 @@ def _lcmcore(name: str, reads: str, first_use: bool = False, **options: Any) -> 
     return Contestant(name, "with_lcmcore", "lcmcore", options, True, first_use, reads)
 
 
-LCMCORE = _lcmcore("lcmcore", "cache")
-LOW = _lcmcore("lcmcore, memory=low", "cache", memory="low")
+LCMCORE = _lcmcore("lcmcore", "cache/onnx")
+LOW = _lcmcore("lcmcore, memory=low", "cache/onnx", memory="low")
 FIRST_USE = _lcmcore("lcmcore, first use", "bundle", first_use=True)
 NO_CACHE = _lcmcore("lcmcore, graph_cache=False", "bundle", graph_cache=False)
 OPENVINO, OPENVINO_BF16 = (
@@ -43,9 +43,9 @@ OPENVINO, OPENVINO_BF16 = (
         "lcmcore-openvino",
         {"runtime": "openvino", "precision": precision},
         opens_late=True,
-        reads="cache",
+        reads=f"cache/openvino-cpu-{hint}",
     )
-    for precision in ("float32", "bfloat16")
+    for precision, hint in (("float32", "f32"), ("bfloat16", "bf16"))
 )
 GENAI, GENAI_BF16 = (
     Contestant(
@@ -53,7 +53,7 @@ GENAI, GENAI_BF16 = (
         "with_genai",
         "genai",
         {"INFERENCE_PRECISION_HINT": hint},
-        reads="genai",
+        reads="genai_cache",
         own_noise=True,
     )
     for precision, hint in (("float32", "f32"), ("bfloat16", "bf16"))
