@@ -103,7 +103,12 @@ def measured(
 
 
 def into_page_cache(folder: Path) -> None:
-    """Read all files in the folder, so that no contestant waits for the disk."""
+    """Read all files in the folder, so that no contestant waits for the disk.
+
+    Raises SystemExit if there is no such folder: another one's files would be read from the disk.
+    """
+    if not folder.is_dir():
+        raise SystemExit(f"{folder} is to be read before a process, and is not there")
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:

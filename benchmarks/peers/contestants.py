@@ -12,7 +12,7 @@ class Contestant:
     """A row of the table: its module here, its environment, and the options of its `load`.
 
     `opens_late`: the pipeline opens its networks when they are needed, so its loading is measured
-    in a process of its own that opens them all. `first_use`: lcmcore's graph cache is empty.
+    in a process of its own that opens them all. `first_use`: the cache of graphs is empty.
     `reads`: the folder of the files that it opens. `own_noise`: its images cannot be compared.
     `slow`: one warm image of each kind, and the smallest size alone.
     """

@@ -6,9 +6,17 @@ import numpy as np
 import pytest
 
 from benchmarks.peers import __main__ as peers
-from benchmarks.peers import environments, record
+from benchmarks.peers import environments, process, record
 from benchmarks.peers.__main__ import differences
-from benchmarks.peers.contestants import DIFFUSERS, GENAI, GENAI_BF16, LCMCORE, OPTIMUM, SDCPP
+from benchmarks.peers.contestants import (
+    DIFFUSERS,
+    FIRST_USE,
+    GENAI,
+    GENAI_BF16,
+    LCMCORE,
+    OPTIMUM,
+    SDCPP,
+)
 from benchmarks.peers.pixels import difference
 from benchmarks.peers.process import image_path
 from benchmarks.peers.targets import Target
@@ -82,12 +90,27 @@ def test_a_slow_contestant_makes_few_images_of_the_smallest_size(monkeypatch, tm
     monkeypatch.setattr(peers, "compared_images", lambda *_: {"pixels": [], "installed": {}})
     monkeypatch.setattr(peers, "images_of", images_of)
     monkeypatch.setattr(peers, "PAUSE_SECONDS", 0)
+    (tmp_path / "checkpoint").mkdir()  # which both read
     peers.compared(tmp_path, [SDCPP, DIFFUSERS], [512, 256], 1)
     assert measured == [
         ("diffusers", [512], 3),
         (SDCPP.name, [256], 1),
         ("diffusers", [256], 3),
     ]
+
+
+def test_a_folder_to_read_that_is_not_there(tmp_path):
+    with pytest.raises(SystemExit, match="genai_cache is to be read before a process"):
+        peers.measured(tmp_path, GENAI, 256, [])
+
+
+def test_a_first_use_leaves_the_cache_of_others(monkeypatch, tmp_path):
+    for name in ("onnx", "openvino-cpu-bf16"):
+        (tmp_path / "cache" / name).mkdir(parents=True)
+    monkeypatch.setattr(process, "python", lambda *_: "false")
+    with pytest.raises(process.ProcessDiedError):
+        process.images_of(tmp_path, FIRST_USE, [tmp_path / "a.png"], 1)
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["openvino-cpu-bf16"]
 
 
 def test_an_environment_that_does_not_build_is_left_out(monkeypatch, tmp_path, capsys):
