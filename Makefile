@@ -10,6 +10,8 @@ PEERS ?= .peers
 NPU ?= .npu
 EXPORT ?= .export
 BOARD ?= .board
+# Two files of tests at a time.
+PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 .PHONY: demo test test-all test-types test-server test-page strokes load test-openvino test-rknn test-board \
 	test-container test-export mutants check bench export peers rewrites npu fuzz kill-test soak throughput goldens \
@@ -24,10 +26,10 @@ demo: $(VENV)/.demo
 # The fast majority: all but those marked slow. Plain `pytest` runs all of them, like test-all.
 test: $(VENV)/.installed
 	@echo "The fast tests, about three minutes; make test-all runs all of them, in a quarter of an hour"
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(PYTEST) -m "not slow"
 
 test-all: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # A user's script, read by mypy and pyright beside the installed wheel: by explicit bases, for tests is a
 # package, and mypy would else read the sources beside it.
