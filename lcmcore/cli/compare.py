@@ -107,12 +107,16 @@ def _candidates(folder: Path, component: str) -> Iterator[Candidate]:
 
 
 def _reference(component: str, bundle: Bundle, candidates: Sequence[Candidate]) -> Runtime:
-    """The runtime of the lowest priority that "auto" would take: the NPU's has half precision."""
-    usable = [each.runtime for each in candidates if each.runtime.priority >= 0]
-    if not usable:
+    """The runtime of the lowest priority that "auto" would take: the NPU's has half precision.
+
+    Where "auto" would take none, one that is for being named; its default is float32, too.
+    """
+    if not candidates:
         folder = bundle.folder(component)
         raise NetworkError(component, f"no runtime that works here opens a file of {folder}")
-    return min(usable, key=lambda runtime: runtime.priority)
+    usable = [each.runtime for each in candidates]
+    automatic = [runtime for runtime in usable if runtime.priority >= 0]
+    return min(automatic or usable, key=lambda runtime: runtime.priority)
 
 
 def _plain(

@@ -107,7 +107,7 @@ def _describe_bundle(path: Path, describer: FileDescriber) -> Iterator[str]:
             f"{path} is not a model directory: it has none of {', '.join(COMPONENTS)}"
         )
     steps, guidance = bundle.settings.num_inference_steps, bundle.settings.guidance_scale
-    yield f"{path}: a latent consistency model"
+    yield f"{path}: a model directory"
     guided = "by the type of UNet" if guidance is None else guidance
     yield f"  defaults: {steps} steps, guidance {guided}"
     yield from (f"  made from {printable(line)}" for line in _made_from(bundle.settings.source))

@@ -43,7 +43,7 @@ class Rounded(OnnxRuntime):
 
         def rounded(inputs):
             outputs = run(inputs)
-            if options["precision"] == "float32":
+            if options.get("precision", "float32") == "float32":
                 CLOCK.now += 0.2
                 return outputs
             CLOCK.now += 0.01
@@ -160,6 +160,17 @@ def test_a_candidate_that_fails_is_named_and_left_out(bundle, capsys, monkeypatc
     out = capsys.readouterr().out
     assert "unet: runtime 'failing' failed: no device" in out
     assert "fastest within 40 dB: unet on onnx" in out
+
+
+def test_a_model_that_no_automatic_runtime_opens(bundle, capsys, monkeypatch):
+    """The runtime that must be asked for is held against itself in float32."""
+    monkeypatch.setattr(compare, "importable_runtimes", lambda: iter([Rounded()]))
+    assert lcm(bundle) == 0
+    out = capsys.readouterr().out
+    (exact,) = (row for row in out.splitlines() if row.startswith("unet ") and "float32" in row)
+    (rounded,) = (row for row in out.splitlines() if row.startswith("unet ") and "bfloat16" in row)
+    assert exact.split()[-1] == "equal"
+    assert float(rounded.split()[-1]) < 60
 
 
 def test_a_network_without_a_runtime(bundle, capsys, monkeypatch):

@@ -221,7 +221,7 @@ def test_names_in_a_model_directory_are_escaped(capfd, tmp_path, monkeypatch):
     )
     assert main(["info", str(model)]) == 0
     lines = capfd.readouterr().out.split("\n")
-    assert lines[0].endswith(r"/model\x1b[2J: a latent consistency model")
+    assert lines[0].endswith(r"/model\x1b[2J: a model directory")
     assert lines.count(r"      input \x1b[31m\nforged: line") == 3
     assert [line for line in lines if line.startswith("  vae_encoder: no model.onnx")]
 

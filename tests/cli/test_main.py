@@ -670,7 +670,7 @@ def test_a_folder_named_demo_is_no_silent_surprise(bundle, lcm, caplog):
 
 
 def test_the_demo_model_is_described_by_its_name(lcm):
-    assert lcm("info", "demo")[1].startswith(f"{demo_dir()}: a latent consistency model")
+    assert lcm("info", "demo")[1].startswith(f"{demo_dir()}: a model directory")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 import lcmcore
+from lcmcore.cli.main import main
 from tests.parity import variants
 from tests.parity.bundles import assemble
 from tests.parity.cases import TOLERANCE, distance, draw
@@ -88,3 +89,13 @@ def test_half_precision_at_the_boundary(form, tmp_path):
         change(bundle)
     with lcmcore.load(bundle, runtime="openvino", threads=1) as pipe:
         assert TOLERANCE < distance(draw(pipe, IMAGE), IMAGE) < 0.05
+
+
+def test_the_command_compares_where_only_openvino_has_files(tmp_path, capsys):
+    bundle = assemble("lcm", tmp_path / "bundle")
+    to_ir(bundle)
+    words = ["bench", "--compare", f"--model={bundle}", "--rounds=1", "--size=64x64"]
+    assert main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    exact = [line for line in lines if "openvino precision=float32" in line]
+    assert [line.split()[-1] for line in exact[:4]] == ["equal"] * 4
