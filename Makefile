@@ -11,7 +11,7 @@ NPU ?= .npu
 EXPORT ?= .export
 BOARD ?= .board
 # Two files of tests at a time.
-PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+IN_TWO = --numprocesses 2 --dist loadfile
 
 .PHONY: demo test test-all test-types test-server test-page strokes load test-openvino test-rknn test-board \
 	test-container test-export mutants check bench export peers rewrites npu fuzz kill-test soak throughput goldens \
@@ -26,10 +26,10 @@ demo: $(VENV)/.demo
 # The fast majority: all but those marked slow. Plain `pytest` runs all of them, like test-all.
 test: $(VENV)/.installed
 	@echo "The fast tests, about three minutes; make test-all runs all of them, in a quarter of an hour"
-	@$(PYTEST) -m "not slow"
+	@$(BIN)/python -m pytest $(IN_TWO) -m "not slow"
 
 test-all: $(VENV)/.installed
-	$(PYTEST)
+	$(BIN)/python -m pytest $(IN_TWO)
 
 # A user's script, read by mypy and pyright beside the installed wheel: by explicit bases, for tests is a
 # package, and mypy would else read the sources beside it.
@@ -63,7 +63,7 @@ load: $(VENV)/.installed
 
 # Rockchip's converter and simulator; x86-64 Linux.
 test-rknn: .venv-rknn/.installed
-	.venv-rknn/bin/python -m pytest tests/rknn/converter
+	.venv-rknn/bin/python -m pytest $(IN_TWO) tests/rknn/converter
 
 # An emulated RK3588 with Rockchip's own Python package; root, x86-64 Linux, Debian's packages.
 test-board: $(VENV)/.installed $(BOARD)/models/.built
@@ -75,7 +75,7 @@ test-container: dist $(VENV)/.installed
 
 # `lcm build onnx` and the demo model's recipe, beside torch and diffusers.
 test-export: .venv-build/.installed
-	.venv-build/bin/python -m pytest tests/onnx/exporter tests/recipe
+	.venv-build/bin/python -m pytest $(IN_TWO) tests/onnx/exporter tests/recipe
 
 # Small faults put into the code: does a module's own test find them? About 20 minutes on 2 cores.
 mutants: $(VENV)/.installed .venv-rknn/.installed
