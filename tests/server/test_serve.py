@@ -80,12 +80,16 @@ def test_a_client_that_hangs_up_ends_its_job_after_the_step_in_progress(steps, s
 
 def test_a_client_that_hangs_up_within_a_stream_ends_its_job(steps, steering):
     server, seen = steps()
+    steering.hold(after=2)
     with server.client.stream(
         "POST", GENERATE, json={**BODY, "num_inference_steps": 50, "stream": True}
     ) as answer:
         next(answer.iter_lines())
+        wait_for(lambda: len(seen) == 2)
+    settle()
+    steering.release()
     wait_for(lambda: idle(server))
-    assert len(seen) < 50
+    assert len(seen) == 3
 
 
 def test_a_job_that_waits_goes_with_its_client(steps, steering):
