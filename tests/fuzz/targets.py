@@ -81,14 +81,17 @@ def _only(folder: Path) -> Path:
 
 
 def check_image(folder: Path) -> None:
-    """An image becomes RGB pixels, however it is given."""
+    """An image becomes RGB pixels, however it is given.
+
+    A large one is fitted once: of the largest each takes a second, and an item has five.
+    """
     from lcmcore.image import FITS, fit_image, read_image
 
     path = _only(folder)
     image = read_image(path)
     if image.mode != "RGB" or not all(image.size):
         raise Fault(f"{image.mode} {image.size}")
-    for fit in FITS:
+    for fit in FITS if image.width * image.height <= 2**24 else FITS[:1]:
         if fit_image(image, (64, 48), fit).size != (64, 48):
             raise Fault(fit)
     del image
