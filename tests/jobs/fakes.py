@@ -58,7 +58,9 @@ class Steering:
         return {int(path.stem) for path in self.folder.glob("*.runs")}
 
     def wait_for_runs(self, count):
-        wait_for(lambda: len(self.pids()) >= count)
+        """Until runs of all processes have begun; the last may be held."""
+        files = self.folder.glob
+        wait_for(lambda: sum(path.stat().st_size for path in files("*.runs")) >= count)
 
 
 def wait_for(condition, seconds=30):

@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import httpx
@@ -126,8 +125,3 @@ def in_background(call, *arguments, **keywords):
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     return thread, results
-
-
-def settle(seconds=0.3):
-    """Give something time to happen that must not."""
-    time.sleep(seconds)

@@ -124,7 +124,7 @@ def test_progress_shows_the_steps_and_a_preview_and_interrupt_ends_it(steered, s
     server.service.queue._submit = submit
     asked = {**DEFAULTS, "steps": 5, **SMALL}
     thread, answers = in_background(ask, server.client, "txt2img", **asked)
-    wait_for(lambda: len(seen) == 2)
+    steering.wait_for_runs(3)
     wait_for(lambda: server.client.get("/sdapi/v1/progress").json()["state"]["sampling_step"] == 2)
     now = server.client.get("/sdapi/v1/progress").json()
     assert 0 < now["progress"] < 1

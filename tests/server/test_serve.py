@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -19,7 +18,7 @@ from lcmcore.server.app import Access
 from lcmcore.server.guard import is_loopback
 from lcmcore.server.service import Limits
 from tests.jobs.fakes import children, wait_for
-from tests.server.conftest import LCM, SCRIBBLE, in_background, settle, started
+from tests.server.conftest import LCM, SCRIBBLE, in_background, started
 
 pytestmark = pytest.mark.host  # the same on every processor, and each server loads Python anew
 
@@ -64,29 +63,39 @@ def hung_up(server, body):
     return connection
 
 
+@pytest.fixture
+def wait_for_hang_up(monkeypatch):
+    """Until the log has a line of it, which comes when the job has been told."""
+    lines = []
+    monkeypatch.setattr("lcmcore.server.guard.tell", lines.append)
+    return lambda: wait_for(lambda: any(json.loads(line)["status"] == 499 for line in lines))
+
+
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_hangs_up_ends_its_job_after_the_step_in_progress(steps, steering, stream):
+def test_a_client_that_hangs_up_ends_its_job_after_the_step_in_progress(
+    steps, steering, stream, wait_for_hang_up
+):
     server, seen = steps()
     steering.hold()
     connection = hung_up(server, {**BODY, "num_inference_steps": 40, "stream": stream})
     steering.wait_for_runs(1)
     connection.close()
-    settle()
+    wait_for_hang_up()
     assert server.queue.load["running"] == 1  # a step is not interrupted
     steering.release()
     wait_for(lambda: idle(server))
     assert len(seen) == 1
 
 
-def test_a_client_that_hangs_up_within_a_stream_ends_its_job(steps, steering):
+def test_a_client_that_hangs_up_within_a_stream_ends_its_job(steps, steering, wait_for_hang_up):
     server, seen = steps()
     steering.hold(after=2)
     with server.client.stream(
         "POST", GENERATE, json={**BODY, "num_inference_steps": 50, "stream": True}
     ) as answer:
         next(answer.iter_lines())
-        wait_for(lambda: len(seen) == 2)
-    settle()
+        steering.wait_for_runs(3)
+    wait_for_hang_up()
     steering.release()
     wait_for(lambda: idle(server))
     assert len(seen) == 3
@@ -278,7 +287,7 @@ class TestPlaces:
 def test_the_log_has_a_line_of_json_for_each_request_and_nothing_of_its_content(demo_server):
     httpx.get(f"{demo_server.url}/v1/models?secret=1", headers={"authorization": "Bearer abc"})
     httpx.get(f"{demo_server.url}/%0a%1b[31m{'x' * 1000}")
-    settle()
+    wait_for(lambda: '"status": 404' in demo_server.log.read_text())
     lines = [
         json.loads(line) for line in demo_server.log.read_text().splitlines() if line[0] == "{"
     ]
@@ -328,15 +337,16 @@ def test_a_signal_finishes_what_runs(tmp_path, signum):
 
 
 def test_a_second_signal_ends_it_at_once(tmp_path):
-    body = {**BODY, "num_inference_steps": 50, "size": "256x256"}
-    with started(tmp_path / "log") as command, ThreadPoolExecutor() as pool:
-        asked = pool.submit(httpx.post, f"{command.url}{GENERATE}", json=body, timeout=60)
-        time.sleep(1)  # it runs
+    body = {**BODY, "num_inference_steps": 50, "size": "256x256", "stream": True}
+    with (
+        started(tmp_path / "log") as command,
+        httpx.stream("POST", f"{command.url}{GENERATE}", json=body, timeout=60) as answer,
+    ):
+        next(answer.iter_lines())  # it runs
         os.kill(command.process.pid, signal.SIGINT)
         wait_for(lambda: is_refused(command.url))
         os.kill(command.process.pid, signal.SIGINT)
         assert command.process.wait(30) == 130
-        asked.exception()  # whatever it was answered
         log = command.log.read_text()
         assert "exception calling callback" not in log
         assert log.endswith("lcm: interrupted\n")
