@@ -12,47 +12,24 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, LCMScheduler, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from transformers import CLIPTextModel
 
 from lcmcore.cli.info import describe
 from lcmcore.errors import BundleError, LcmError, NetworkError
 from runtimes.onnx import OnnxRuntime, build
 from runtimes.onnx.checkpoint import exports
-from tests.rknn.fixtures import TINY
+from tests.onnx.exporter.shallow import unet, write_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("default")  # torch and diffusers warn of one another
 COMPONENTS = ("text_encoder", "unet", "vae_encoder", "vae_decoder")
 TOLERANCE = 1e-5
 
 
-def unet(**changes: Any) -> UNet2DConditionModel:
-    config = {
-        "sample_size": 8, "block_out_channels": (8, 16), "norm_num_groups": 4,
-        "layers_per_block": 1, "cross_attention_dim": 16, "attention_head_dim": 2,
-        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"), "time_cond_proj_dim": 256,
-    }  # fmt: skip
-    return UNet2DConditionModel(**(config | changes)).eval()
-
-
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint in half precision, as they are published."""
-    torch.manual_seed(0)
-    root = tmp_path_factory.mktemp("checkpoint")
-    text = CLIPTextConfig(vocab_size=99, hidden_size=16, intermediate_size=32,
-                          num_hidden_layers=2, num_attention_heads=2)  # fmt: skip
-    vae = AutoencoderKL(
-        block_out_channels=(4, 8), norm_num_groups=4, latent_channels=4, sample_size=16,
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-    )  # fmt: skip
-    CLIPTextModel(text).half().save_pretrained(root / "text_encoder")
-    unet().half().save_pretrained(root / "unet", variant="fp16")
-    vae.half().save_pretrained(root / "vae")
-    LCMScheduler().save_pretrained(root / "scheduler")
-    shutil.copytree(TINY / "tokenizer", root / "tokenizer")
-    return root
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture

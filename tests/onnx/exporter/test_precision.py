@@ -9,26 +9,27 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from safetensors.torch import save_file
+import torch
 
 from lcmcore.cli.info import describe
 from runtimes.onnx import OnnxRuntime, build
 from runtimes.rknn import shapes
 from runtimes.rknn.onnxfile import OnnxFile
-from tests.onnx.exporter.tiny_configs import TEXT, export, tensors, write_configs
+from tests.onnx.exporter.shallow import write_checkpoint
+from tests.onnx.exporter.tiny_configs import export
 
 pytestmark = pytest.mark.filterwarnings("default")  # torch and diffusers warn of one another
 COMPONENTS = ("text_encoder", "unet", "vae_encoder", "vae_decoder")
+SCALE = 4  # of the widths, so that most weights are large enough to be halved
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same checkpoint as float32 and float16."""
     root = tmp_path_factory.mktemp("precision")
-    save_file(tensors(), root / "model.safetensors")
-    words = ("--config-from", write_configs(root / "configs"))
+    checkpoint = write_checkpoint(root / "checkpoint", SCALE, torch.float32)
     for precision in ("float32", "float16"):
-        export(root / "model.safetensors", root / precision, *words, "--precision", precision)
+        export(checkpoint, root / precision, "--precision", precision)
     return root
 
 
@@ -40,11 +41,12 @@ def outputs(root: Path) -> dict[str, np.ndarray]:
     random = np.random.default_rng(0)
     normal = random.standard_normal
     inputs = {
-        "text_encoder": {"input_ids": random.integers(500, size=(2, 77))},
+        "text_encoder": {"input_ids": random.integers(99, size=(2, 77))},
         "unet": {
             "sample": normal((2, 4, 8, 16)).astype(np.float32),
             "timestep": np.array([259]),
-            "encoder_hidden_states": normal((2, 77, TEXT)).astype(np.float32),
+            "encoder_hidden_states": normal((2, 77, 16 * SCALE)).astype(np.float32),
+            "timestep_cond": normal((2, 256)).astype(np.float32),
         },
         "vae_encoder": {"sample": random.uniform(-1, 1, (1, 3, 64, 128)).astype(np.float32)},
         "vae_decoder": {"latent_sample": normal((1, 4, 8, 16)).astype(np.float32)},
@@ -86,7 +88,7 @@ def test_another_precision_is_another_export(
     exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = Path(shutil.copytree(exported / "float16", tmp_path / "out"))
-    export(exported / "model.safetensors", out, "--config-from", exported / "configs")
+    export(exported / "checkpoint", out)
     assert "already exported" not in capsys.readouterr().err
     assert size(out / "unet") == size(exported / "float32" / "unet")
 
@@ -114,9 +116,8 @@ def test_a_network_that_suffers_is_refused(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(build, "HALF_TOLERANCE", 1e-9)
-    words = ("--config-from", exported / "configs", "--precision", "float16")
     with pytest.raises(build.NetworkError, match="ONNX Runtime differs from torch by"):
-        export(exported / "model.safetensors", tmp_path / "out", *words)
+        export(exported / "checkpoint", tmp_path / "out", "--precision", "float16")
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
