@@ -104,4 +104,4 @@ unshare --mount sh -c '
     exec chroot "$root" env -i "$@"
 ' - "$root" PATH=/opt/lcmcore/bin:/usr/bin:/bin HOME=/root LANG=C.UTF-8 CI=1 \
     PYTHONPATH=/opt/lcmcore QEMU_LD_PREFIX=/boards/rk3588 \
-    sh -c 'cd /srv/lcmcore && exec python3 -m pytest -p no:cacheprovider "$@"' - "$@"
+    sh -c 'cd /srv/lcmcore && exec python3 -m pytest -p no:cacheprovider --numprocesses 2 --dist loadfile "$@"' - "$@"

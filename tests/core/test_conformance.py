@@ -90,6 +90,7 @@ def fails_in_its_own_way(network, inputs, run):
     raise OSError("the device is gone")
 
 
+@pytest.mark.host  # the checks are the same on every processor; emulated, networks take long
 @pytest.mark.parametrize(
     ("fault", "line"),
     [
@@ -133,11 +134,13 @@ class SharesItsScratch(OnnxRuntime):
         return network
 
 
+@pytest.mark.host  # the checks are the same on every processor; emulated, networks take long
 def test_runs_of_two_threads_are_compared():
     found = list(breaches(SharesItsScratch(), MODEL, ("vae_decoder",)))
     assert found == ["vae_decoder: runs of two threads at once give other outputs"]
 
 
+@pytest.mark.host  # the checks are the same on every processor; emulated, networks take long
 def test_inputs_that_are_said_are_those_of_the_network():
     class Ahead(OnnxRuntime):
         def inputs(self, component, folder, options):
