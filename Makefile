@@ -14,8 +14,8 @@ BOARD ?= .board
 IN_TWO = --numprocesses 2 --dist loadfile
 
 .PHONY: demo test test-all test-types test-server test-page strokes load test-openvino test-rknn test-board \
-	test-container test-export mutants check bench export peers rewrites npu fuzz kill-test soak throughput goldens \
-	pictures dist clean
+	board-system test-container test-export mutants check bench export peers rewrites npu fuzz kill-test soak \
+	throughput goldens pictures dist environments clean
 
 demo: $(VENV)/.demo
 	@mkdir -p $(OUT)
@@ -43,7 +43,8 @@ test-types: dist $(VENV)/.installed .venv-types/.installed
 
 # The OpenVINO runtime, whose package, 180 MB, is not in the environment of the other tests.
 test-openvino: .venv-openvino/.installed
-	.venv-openvino/bin/python -m pytest tests/openvino "tests/fuzz/test_fuzz.py::test_nothing_is_found[openvino]"
+	.venv-openvino/bin/python -m pytest $(IN_TWO) tests/openvino \
+		"tests/fuzz/test_fuzz.py::test_nothing_is_found[openvino]"
 
 # The server, asked by the clients that people have: the packages openai and webuiapi.
 test-server: .venv-server/.installed
@@ -65,9 +66,13 @@ load: $(VENV)/.installed
 test-rknn: .venv-rknn/.installed
 	.venv-rknn/bin/python -m pytest $(IN_TWO) tests/rknn/converter
 
-# An emulated RK3588 with Rockchip's own Python package; root, x86-64 Linux, Debian's packages.
-test-board: $(VENV)/.installed $(BOARD)/models/.built
+# An emulated RK3588 with Rockchip's own Python package; root, x86-64 Linux, Debian's packages. With --jobs,
+# its system and its models are made side by side.
+test-board: board-system $(foreach name,256x256 192x128 tiles,$(BOARD)/models/$(name).built)
 	BOARD=$(BOARD) PYTHON=$(BIN)/python tests/board/run.sh $(BOARD)/models
+
+board-system: $(VENV)/.installed
+	tests/board/root.sh $(BOARD) $(BIN)/python
 
 # The container's root, made in an empty folder; root, Debian or Ubuntu, Python of the same version.
 test-container: dist $(VENV)/.installed
@@ -139,6 +144,10 @@ dist: .venv-dist/.installed
 	.venv-dist/bin/python -m build --outdir dist .
 	.venv-dist/bin/twine check --strict dist/*
 
+# All environments of the suites; with --jobs, side by side.
+environments: $(VENV)/.browser .venv-server/.installed .venv-openvino/.installed .venv-rknn/.installed \
+	.venv-build/.installed .venv-dist/.installed .venv-types/.installed
+
 # What the demo needs, and on top of it what developers need.
 $(VENV)/.demo: pyproject.toml
 	@echo "Making a virtual environment in $(VENV)"
@@ -184,13 +193,15 @@ $(VENV)/.browser: $(VENV)/.installed tests/server/page/requirements.txt
 		"$$(.venv-rknn/bin/python -c 'from runtimes.rknn.toolkit import PACKAGE; print(PACKAGE)')"
 	@touch $@
 
-$(BOARD)/models/.built: .venv-rknn/.installed $(wildcard assets/demo/*/* runtimes/rknn/*.py runtimes/rknn/rewrites/*.py)
-	for size in 256x256 192x128; do \
-		.venv-rknn/bin/lcm build rknn assets/demo $(BOARD)/models/$$size \
-			--platform rk3588 --size $$size || exit 1; \
-	done
-	mkdir -p $(BOARD)/models/tiles && cp -r $(BOARD)/models/256x256/. $(BOARD)/models/tiles
-	.venv-rknn/bin/lcm build rknn assets/demo $(BOARD)/models/tiles --platform rk3588 --size 256x256 \
+# The demo model for the board, in two sizes; and in the first with the VAE compiled for tiles.
+$(BOARD)/models/%.built: .venv-rknn/.installed \
+		$(wildcard assets/demo/*/* runtimes/rknn/*.py runtimes/rknn/rewrites/*.py)
+	.venv-rknn/bin/lcm build rknn assets/demo $(basename $@) --platform rk3588 --size $*
+	@touch $@
+
+$(BOARD)/models/tiles.built: $(BOARD)/models/256x256.built
+	mkdir -p $(basename $@) && cp -r $(BOARD)/models/256x256/. $(basename $@)
+	.venv-rknn/bin/lcm build rknn assets/demo $(basename $@) --platform rk3588 --size 256x256 \
 		--tile vae_encoder=256x128 --tile vae_decoder=256x128
 	@touch $@
 
