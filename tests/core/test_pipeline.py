@@ -3,10 +3,8 @@
 import json
 import math
 import re
-import shutil
 import threading
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,7 +16,7 @@ from lcmcore import ArgumentError, Cancelled, ImageError, LcmError, NetworkError
 from lcmcore.fake import FakeRuntime, _embed, _enlarge, _shrink
 from lcmcore.image import fit_image
 from lcmcore.noise import TorchGenerator
-from tests.parity.bundles import TINY
+from tests.parity.bundles import assemble
 
 PROMPT = "a snowy lake at night"
 
@@ -348,7 +346,7 @@ def test_the_models_defaults(fake, configs):
 
 
 def test_without_a_vae_encoder_only_img2img_fails(tmp_path, photo):
-    model = Path(shutil.copytree(TINY / "lcm", tmp_path / "model"))
+    model = assemble("lcm", tmp_path / "model")
     (model / "vae_encoder" / "model.onnx").unlink()
     with lcmcore.load(model) as pipe:
         assert pipe(PROMPT, width=64, height=64).images[0].size == (64, 64)

@@ -58,9 +58,12 @@ class Steering:
         return {int(path.stem) for path in self.folder.glob("*.runs")}
 
     def wait_for_runs(self, count):
-        """Until runs of all processes have begun; the last may be held."""
-        files = self.folder.glob
-        wait_for(lambda: sum(path.stat().st_size for path in files("*.runs")) >= count)
+        """Until so many runs of all processes have begun; the last may be held."""
+
+        def runs():
+            return sum(path.stat().st_size for path in self.folder.glob("*.runs"))
+
+        wait_for(lambda: runs() >= count)
 
 
 def wait_for(condition, seconds=30):

@@ -112,6 +112,24 @@ def steered(steering):
         (steering.folder / "hold").unlink(missing_ok=True)
 
 
+@pytest.fixture
+def steps(steered):
+    """A server, and the steps that its jobs have reported."""
+
+    def start(**keywords):
+        server = steered(**keywords)
+        seen = []
+        real = server.queue._submit
+
+        def submit(job, *, on_step):
+            return real(job, on_step=lambda step: (seen.append(step.number), on_step(step))[1])
+
+        server.queue._submit = submit
+        return server, seen
+
+    return start
+
+
 def in_background(call, *arguments, **keywords):
     """The thread of a call, and where its result will be."""
     results = []

@@ -105,23 +105,11 @@ def test_sizes_are_made_multiples(demo_client):
     assert image.size == (info["width"], info["height"]) == (64, 72)
 
 
-def test_progress_shows_the_steps_and_a_preview_and_interrupt_ends_it(steered, steering):
-    server = steered()
+def test_progress_shows_the_steps_and_a_preview_and_interrupt_ends_it(steps, steering):
+    server, seen = steps()
     idle = server.client.get("/sdapi/v1/progress").json()
     assert (idle["progress"], idle["state"]["job_count"], idle["current_image"]) == (0, 0, None)
-    seen = []
-    real = server.service.queue._submit
-
-    def submit(job, *, on_step):
-        def step(each):
-            seen.append(each)
-            if len(seen) == 2:
-                steering.hold()
-            return on_step(each)
-
-        return real(job, on_step=step)
-
-    server.service.queue._submit = submit
+    steering.hold(after=2)
     asked = {**DEFAULTS, "steps": 5, **SMALL}
     thread, answers = in_background(ask, server.client, "txt2img", **asked)
     steering.wait_for_runs(3)

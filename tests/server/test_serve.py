@@ -36,24 +36,6 @@ def post(server, body=BODY, path=GENERATE, **keywords):
     return in_background(server.client.post, path, json=body, **keywords)
 
 
-@pytest.fixture
-def steps(steered):
-    """A server, and the steps that its jobs have reported."""
-
-    def start(**keywords):
-        server = steered(**keywords)
-        seen = []
-        real = server.queue._submit
-
-        def submit(job, *, on_step):
-            return real(job, on_step=lambda step: (seen.append(step.number), on_step(step))[1])
-
-        server.queue._submit = submit
-        return server, seen
-
-    return start
-
-
 def hung_up(server, body):
     """A connection that has asked and will be closed."""
     content = json.dumps(body).encode()

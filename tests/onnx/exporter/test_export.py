@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from lcmcore.errors import BundleError, LcmError, NetworkError
 from runtimes.onnx import OnnxRuntime, build
 from runtimes.onnx.checkpoint import exports
 from tests.onnx.exporter.shallow import unet, write_checkpoint
+from tests.onnx.exporter.tiny_configs import export
 
 pytestmark = pytest.mark.filterwarnings("default")  # torch and diffusers warn of one another
 COMPONENTS = ("text_encoder", "unet", "vae_encoder", "vae_decoder")
@@ -44,12 +44,6 @@ def exported(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("exported")
     export(original, out)
     return out
-
-
-def export(checkpoint: Path, out: Path, size: str | None = None) -> None:
-    parser = ArgumentParser()
-    build.add_arguments(parser)
-    build.run(parser.parse_args([str(checkpoint), str(out), *(["--size", size] if size else [])]))
 
 
 def run(root: Path, component: str, **inputs: Any) -> Any:
@@ -135,7 +129,7 @@ def test_digest_of_a_folder_is_that_of_its_weights(original: Path, exported: Pat
 
 def test_fixed_size(checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    export(checkpoint, out, "24x16")
+    export(checkpoint, out, "--size", "24x16")
     assert graph_inputs(out, "vae_encoder") == {"sample": [1, 3, 16, 24]}
     assert graph_inputs(out, "unet")["sample"] == [1, 4, 8, 12]
 
@@ -191,7 +185,7 @@ def test_network_that_disagrees_is_not_left(
 def test_refusals(checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(LcmError, match="multiples of 4"):
-        export(checkpoint, out, "18x16")
+        export(checkpoint, out, "--size", "18x16")
     with pytest.raises(BundleError, match="diffusers' layout"):
         export(checkpoint / "unet", out)
     weights = next((checkpoint / "text_encoder").glob("*.safetensors"))
